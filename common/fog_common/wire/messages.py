@@ -1,0 +1,234 @@
+"""Control messages: what daemons, coordinator and fogctl say to each other. msgpack of tagged structs.
+
+Unknown fields are ignored; unknown tags and malformed payloads raise WireError: counted and dropped by the receiver.
+What tasks say to each other travels in frames (fog_common.transfer.frames); the tables of both are the contract.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from fog_common.errors import TooLarge, WireError
+from fog_common.machine import Peer, RoundRecord, Waiting
+
+MAX_CONTROL_BYTES: Final = 1_000_000
+
+
+# -- nodes ---------------------------------------------------------------------------------
+
+
+class Profile(Struct, frozen=True):
+    """What a node is and has, as measured by its agent. Absent means unknown, never zero."""
+
+    tier: str
+    site: str
+    cores: int = 1
+    memory_bytes: int = 0
+    memory_free_bytes: int = 0
+    disk_free_bytes: int = 0
+    arch: str = ""
+    python: str = ""
+    version: str = ""
+    torch: bool = False
+    """A torch worker can run here."""
+    flops: float | None = None
+    """FLOP/s on the standard op; None until measured."""
+    battery: float | None = None
+    """Charge, 0 to 1."""
+    rtt_s: float | None = None
+    bandwidth_bytes_s: float | None = None
+    datasets: tuple[str, ...] = ()
+    energy_source: str = ""
+    labels: dict[str, str] = {}
+
+
+class Presence(Struct, frozen=True, tag=True):
+    """Retained; also the will (online=False). The nonce names the connection, so that a stale will is ignored."""
+
+    node: str
+    nonce: str
+    online: bool
+
+
+class Announce(Struct, frozen=True, tag=True):
+    """Agent -> coordinator on every connect and when asked: who I am and which workers I run."""
+
+    node: str
+    nonce: str
+    profile: Profile
+
+
+class Planes(Struct, frozen=True):
+    """Payload bytes by plane since the process began."""
+
+    up: int = 0
+    down: int = 0
+    d2d: int = 0
+    cast: int = 0
+    ctl: int = 0
+
+    def __add__(self, other: Planes) -> Planes:
+        return Planes(self.up + other.up, self.down + other.down, self.d2d + other.d2d, self.cast + other.cast, self.ctl + other.ctl)
+
+
+class TaskState(Struct, frozen=True):
+    """One task as its host sees it."""
+
+    task: str
+    since: int
+    """View in which the instance that reports was placed."""
+    labels: tuple[int, ...] = ()
+    """Durable Saves here, oldest first."""
+    round: int = 0
+    waiting: Waiting | None = None
+    now: float = 0.0
+    """Job time of this state."""
+    history: tuple[RoundRecord, ...] = ()
+    """Closed rounds newer than the coordinator has confirmed (root only)."""
+    finished: bool = False
+    why: str = ""
+    """Not '' if the task failed."""
+
+
+class ReplicaState(Struct, frozen=True):
+    """Saves of a task of another node that are kept here."""
+
+    task: str
+    labels: tuple[int, ...] = ()
+
+
+class WorkerState(Struct, frozen=True):
+    """One worker process as its daemon sees it. phase: queued, starting, ready (preflight passed), refused (problems), exited."""
+
+    job: str
+    incarnation: int
+    phase: str
+    view: int = 0
+    """Placement that the worker has applied."""
+    problems: tuple[str, ...] = ()
+    tasks: tuple[TaskState, ...] = ()
+    replicas: tuple[ReplicaState, ...] = ()
+    sent: Planes = Planes()
+    received: Planes = Planes()
+    ideal_bytes: int = 0
+    """Payload of the tensors sent, each counted once per Send or Cast, without headers and repairs."""
+    counters: dict[str, float] = {}
+    """Measured sums since the worker began: op_seconds, rejected_*, repaired_chunks, cpu_seconds …"""
+    gauges: dict[str, float] = {}
+    """Last values: rss_bytes, loss, accuracy, spool_bytes, queue …"""
+
+
+class Heartbeat(Struct, frozen=True, tag=True):
+    """Agent -> coordinator, periodically and at once on a change. desired: number of the last Desired that was applied."""
+
+    node: str
+    nonce: str
+    desired: int = 0
+    workers: tuple[WorkerState, ...] = ()
+    draining: bool = False
+    uptime_s: float = 0.0
+    gauges: dict[str, float] = {}
+    counters: dict[str, float] = {}
+    energy_j: dict[str, float] = {}
+    """Joules since the agent began, by source (measured, fitted, modelled). Absent if unknown."""
+
+
+class Goodbye(Struct, frozen=True, tag=True):
+    """Agent -> coordinator on SIGTERM or drain: move my tasks, then I go."""
+
+    node: str
+    nonce: str
+
+
+# -- jobs ----------------------------------------------------------------------------------
+
+
+class Placement(Struct, frozen=True):
+    """The table of a job's tasks under one view. root: task id whose Saves free the spools."""
+
+    job: str
+    view: int
+    root: str
+    tasks: tuple[Peer, ...]
+    rewind: int | None = None
+    """All tasks go back to this label (see Rewound); with the view in which that was decided."""
+    rewind_view: int = 0
+    buddies: dict[str, str] = {}
+    """task -> node that keeps a copy of its Saves."""
+    fetch: dict[str, str] = {}
+    """task -> node to ask for the task's newest Save, when the task was moved there."""
+
+
+class DesiredJob(Struct, frozen=True):
+    """What one node is to run of a job. spec: the job file as builtins (fog_learning.job decodes it)."""
+
+    job: str
+    spec: dict[str, Any]
+    placement: Placement
+    floor: int = 0
+    """The next worker's incarnation is at least this."""
+    history_seen: int = 0
+    """Rounds of the history that the coordinator has durably."""
+    age_s: float = 0.0
+    """Job time already used, for a task that starts without a Save."""
+
+
+class Desired(Struct, frozen=True, tag=True):
+    """Coordinator -> agent: all that should run there; what is not named stops. Level-triggered: repeated until confirmed."""
+
+    number: int
+    nonce: str
+    """Of the coordinator's process; numbers compare only within one."""
+    jobs: tuple[DesiredJob, ...] = ()
+    release: bool = False
+    """The drain is done: the agent may go."""
+
+
+class Identify(Struct, frozen=True, tag=True):
+    """Coordinator -> agent: announce yourself again (I do not know you)."""
+
+
+# -- people --------------------------------------------------------------------------------
+
+
+class Request(Struct, frozen=True, tag=True):
+    """fogctl -> coordinator. verb: see fog_coordinator.api; arguments are checked there."""
+
+    id: str
+    verb: str
+    arguments: dict[str, Any] = {}
+
+
+class Reply(Struct, frozen=True, tag=True):
+    """Coordinator -> fogctl. Either body or (exit_code, error)."""
+
+    id: str
+    body: dict[str, Any] = {}
+    exit_code: int = 0
+    error: str = ""
+
+
+Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Request | Reply
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Control)
+M = TypeVar("M")
+
+
+def encode(message: Control) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = MAX_CONTROL_BYTES) -> Control:
+    """The message in `payload`; WireError (malformed, unknown_tag) or TooLarge for anything else."""
+    if len(payload) > limit_bytes:
+        raise TooLarge(len(payload), limit_bytes, "control message")
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        raise WireError(f"control message: {error}", "unknown_tag" if "tag" in str(error).lower() or "Invalid value" in str(error) else "malformed") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise WireError(f"control message: {error}") from None
