@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True)
 class Connected:
@@ -59,3 +61,19 @@ class Bus(Protocol):
 
 
 OnEvent = Callable[[BusEvent], None]
+
+
+class BrokerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The `broker:` section of every configuration file."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    """Read at start; with systemd a credential ($CREDENTIALS_DIRECTORY/NAME when the path is relative)."""
+    tls_ca: str = ""
+    """CA file; not '' switches TLS on."""
+    keepalive_s: int = 15
+    max_payload_bytes: int = 0
+    """Cap for brokers that do not say theirs (AWS IoT 128 KB, …); 0 = what the broker says."""
