@@ -1,0 +1,813 @@
+"""The host of a job's tasks on one node: runs machines, keeps the Save barrier, views, spools and refs. Sans-IO.
+
+A shell (the live worker, the simulator) calls the handlers with `now` (its own monotonic seconds), performs what `take()`
+returns, and comes back with what happened. Effects:
+
+- `Publish(topic, payload, plane)` (from the endpoint): put it on the bus;
+- `Compute(...)`: run an op after those before it, store its outputs with `host.refs.store`, then `on_ran` or `on_failed`;
+- `Persist(record)`: write the record and its blobs, one fsync, keep the last two labels of the task, then `on_persisted`;
+- `Listen(roles)`: the roles whose casts this host wants now;
+- `Changed(urgent)`: the daemon may want to know (see `state`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fog_common import saves
+from fog_common.errors import OpError, WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.machine import (
+    Blob,
+    Cancel,
+    Cast,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Finish,
+    Handle,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Numbers,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    Run,
+    Save,
+    Send,
+    Started,
+    Tag,
+    WakeAt,
+    Woke,
+    map_refs,
+    refs_in,
+)
+from fog_common.refs import Refs, digests_of
+from fog_common.saves import Codebook, Program, Record
+from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
+from fog_common.wire import topics
+from fog_common.wire.messages import DesiredJob, Placement, ReplicaState, TaskState
+
+HOST: Final = "@host"
+"""Addressee of letters between hosts (replicas of Saves)."""
+RESULT: Final = "@coordinator"
+"""Addressee of a job's result."""
+
+
+# -- effects -------------------------------------------------------------------------------
+
+
+class Compute(Struct, frozen=True):
+    """Run `op` for a task. epoch: of the task; its end is reported with it, and is ignored if the task was rewound meanwhile."""
+
+    task: str
+    epoch: int
+    tag: Tag
+    op: str
+    refs: dict[str, Ref]
+    numbers: dict[str, float | int | str]
+    into: dict[str, Handle]
+
+
+class Persist(Struct, frozen=True):
+    """replica: the record belongs to a task of another node and is only kept here."""
+
+    record: Record
+    replica: bool = False
+
+
+class Listen(Struct, frozen=True):
+    roles: tuple[str, ...]
+
+
+class Changed(Struct, frozen=True):
+    urgent: bool
+
+
+Effect = Publish | Compute | Persist | Listen | Changed
+
+
+# -- letters between hosts -----------------------------------------------------------------
+
+
+class Replica(Struct, frozen=True, tag=True):
+    """Keep this Save for me (to a buddy), or: here is the Save you asked for."""
+
+    record: Record
+
+
+class Fetch(Struct, frozen=True, tag=True):
+    """Send me your newest Save of this task."""
+
+    task: str
+
+
+class Result(Struct, frozen=True, tag=True):
+    """Root's host -> coordinator: the job is done. refs in `weights` order are the letter's blobs, by name."""
+
+    job: str
+    task: str
+    numbers: Numbers
+    refs: dict[str, Blob]
+    history: tuple[Any, ...] = ()
+    why: str = ""
+
+
+_host_decoder = msgspec.msgpack.Decoder(Replica | Fetch)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Saved(Struct, frozen=True):
+    """A Save on this node's disk, as the store tells it at start."""
+
+    record: Record
+    replica: bool
+
+
+class Shelf:
+    """The Saves on this node's disk: of tasks that run here and replicas. Filled by the store at start, kept up by the host."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, dict[int, Record]] = {}
+        self._replica: set[str] = set()
+
+    def add(self, record: Record, replica: bool) -> None:
+        labels = self._records.setdefault(record.task, {})
+        labels[record.label] = record
+        for old in sorted(labels)[:-2]:
+            del labels[old]
+        if replica:
+            self._replica.add(record.task)
+        else:
+            self._replica.discard(record.task)
+
+    def newest(self, task: str, at_most: int | None = None) -> Record | None:
+        labels = [label for label in self._records.get(task, {}) if at_most is None or label <= at_most]
+        return self._records[task][max(labels)] if labels else None
+
+    def cut(self, task: str, above: int) -> None:
+        """Forget labels above `above`: the job went back behind them."""
+        for label in [label for label in self._records.get(task, {}) if label > above]:
+            del self._records[task][label]
+
+    def labels(self, task: str) -> tuple[int, ...]:
+        return tuple(sorted(self._records.get(task, {})))
+
+    def replicas(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for task in sorted(self._replica):
+            yield task, self.labels(task)
+
+    def digests(self) -> set[str]:
+        return {digest for labels in self._records.values() for record in labels.values() for digest in record.digests()}
+
+
+# -- one task ------------------------------------------------------------------------------
+
+
+class _Task:
+    """A machine and what surrounds it."""
+
+    def __init__(self, peer: Peer, machine: Machine, zero: float) -> None:
+        self.peer = peer
+        self.machine = machine
+        self.zero = zero  # host time at which the task's job time was 0
+        self.epoch = 0
+        self.wake_at: float | None = None  # job time
+        self.saving: deque[int] = deque()  # labels on their way to the disk
+        self.held: list[tuple[int, Send | Cast | Finish]] = []  # (Save number it waits for, command)
+        self.saves_begun = 0
+        self.saves_done = 0
+        self.kept: list[Send] = []
+        self.computing: dict[Tag, Compute] = {}
+        self.cancelled: set[Tag] = set()
+        self.finished = False
+        self.why = ""
+        self.rewound_view = 0
+        self.kinds = type(machine).__name__
+
+    def job_now(self, now: float) -> float:
+        return max(0.0, now - self.zero)
+
+
+class Host:
+    def __init__(
+        self,
+        me: Address,
+        *,
+        job: str,
+        incarnation: int,
+        program: Program,
+        build: Callable[[Peer], Machine],
+        refs: Refs,
+        endpoint: Endpoint,
+        shelf: Shelf,
+        gauge: Callable[[str, str, float], None] = lambda task, name, value: None,
+    ) -> None:
+        """build: the initial machine of a task. gauge: hears every `Measure` of a task."""
+        self.me = me
+        self.job = job
+        self.incarnation = incarnation
+        self.refs = refs
+        self.endpoint = endpoint
+        self.shelf = shelf
+        self.placement: Placement | None = None
+        self.root_saved = -1
+        self.measured: dict[str, float] = {}
+        self.counters: dict[str, float] = {}
+        self.ideal_bytes = 0
+        self._build = build
+        self._codebook = Codebook(program)
+        self._gauge = gauge
+        self._tasks: dict[str, _Task] = {}
+        self._by_name: dict[str, Peer] = {}
+        self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
+        self._age = (0.0, 0.0)  # (host time, job time then)
+        self._queue: deque[tuple[str, int, Event]] = deque()
+        self._parked: list[Letter] = []
+        self._effects: list[Effect] = []
+        self._sends: dict[tuple[str, int], tuple[str, Send | Cast]] = {}  # endpoint key -> (task, command)
+        self._send_number = 0
+        self._latest: dict[tuple[str, str, str], tuple[str, int]] = {}
+        self._listening: tuple[str, ...] = ()
+        self._replicating: dict[tuple[str, int], tuple[str, int]] = {}  # endpoint key -> (task, label)
+        self._replica_letters: dict[tuple[str, int], Letter] = {}
+        self._result_key: tuple[str, int] | None = None
+        self._urgent: bool | None = None
+
+    # -- from the shell --------------------------------------------------------------------
+
+    def on_placement(self, now: float, desired: DesiredJob) -> None:
+        """A table of the coordinator. Older views than the known one change nothing."""
+        new = desired.placement
+        old = self.placement
+        if old is not None and new.view <= old.view:
+            return
+        self.placement = new
+        self._age = (now, desired.age_s)
+        before, self._by_name = self._by_name, {peer.task: peer for peer in new.tasks}
+        gone = [peer for peer in before.values() if peer.live and not _same(peer, self._by_name.get(peer.task))]
+        come = [peer for peer in new.tasks if peer.live and not _same(peer, before.get(peer.task))]
+        here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
+        for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
+            self.endpoint.forget_peer(node)
+        self.endpoint.stamp(now, new.view, self.root_saved)
+        for task in list(self._tasks):
+            if not self._mine(task):
+                self._drop(task)
+        running = set(self._tasks)
+        for task in self._tasks.values():
+            task.peer = self._by_name[task.peer.task]
+        if new.rewind is not None:
+            for name in sorted(running):
+                if self._tasks[name].rewound_view < new.rewind_view:
+                    running.discard(name)
+                    self._rewind(now, name, new.rewind, new.rewind_view)
+        for name in sorted(running):
+            for peer in gone:
+                if peer.task != name:
+                    self._post(name, Left(peer, self._by_name.get(peer.task) is not None and self._by_name[peer.task].live, new.view))
+            for peer in come:
+                if peer.task != name:
+                    self._post(name, Joined(peer, new.view))
+        for peer in new.tasks:
+            if self._mine(peer.task) and peer.task not in self._tasks:
+                self._open(now, peer)
+        for name in sorted(running):
+            self._resend(now, name, {peer.task for peer in come})
+        self._listen()
+        self._unpark(now)
+        self._change(urgent=True)
+        self._pump(now)
+
+    def on_frame(self, now: float, route: topics.Route, payload: bytes) -> None:
+        self.endpoint.on_frame(now, route, payload)
+        self._pump(now)
+
+    def on_ran(self, now: float, compute: Compute, refs: dict[str, Ref], numbers: Numbers) -> None:
+        """The op is done; its outputs are stored under `refs`."""
+        self._end_op(now, compute, Ran(compute.tag, refs, numbers))
+
+    def on_failed(self, now: float, compute: Compute, why: str) -> None:
+        self._end_op(now, compute, Failed(compute.tag, why))
+
+    def on_persisted(self, now: float, record: Record, replica: bool) -> None:
+        """The record and its blobs are on disk."""
+        self.shelf.add(record, replica)
+        if replica:
+            letter = self._replica_letters.pop((record.task, record.label), None)
+            if letter is not None:
+                self.endpoint.accept(letter)
+            if self._wanted.pop(record.task, None) is not None and self._mine(record.task) and record.task not in self._tasks:
+                self._open(now, self._by_name[record.task])
+            self._change(urgent=True)
+            self._pump(now)
+            return
+        task = self._tasks.get(record.task)
+        if task is not None and task.saving and task.saving[0] == record.label:
+            task.saving.popleft()
+            task.saves_done += 1
+            held, task.held = task.held, []
+            for number, command in held:
+                if number <= task.saves_done:
+                    self._perform_send(now, task, command)
+                else:
+                    task.held.append((number, command))
+            self._replicate(now, record)
+        self._change(urgent=task is not None and self._is_root(record.task))
+        self._pump(now)
+
+    def on_connected(self, now: float) -> None:
+        self.endpoint.connected(now)
+        self._pump(now)
+
+    def on_disconnected(self, now: float) -> None:
+        self.endpoint.disconnected(now)
+
+    def on_timer(self, now: float) -> None:
+        """Call when `next_timer()` is reached (or at any other time)."""
+        self.endpoint.on_timer(now)
+        for task in self._tasks.values():
+            if task.wake_at is not None and task.job_now(now) >= task.wake_at - 1e-9:
+                task.wake_at = None
+                self._post(task.peer.task, Woke())
+        self._pump(now)
+
+    def next_timer(self) -> float | None:
+        times = [task.zero + task.wake_at for task in self._tasks.values() if task.wake_at is not None]
+        at = self.endpoint.next_timer()
+        return min(times if at is None else [*times, at], default=None)
+
+    def take(self) -> list[Effect]:
+        if self._urgent is not None:
+            self._effects.append(Changed(self._urgent))
+            self._urgent = None
+        effects, self._effects = self._effects, []
+        return effects
+
+    # -- what a daemon reports -------------------------------------------------------------
+
+    def task_states(self, now: float, history_seen: int = 0) -> tuple[TaskState, ...]:
+        states = []
+        for name, task in self._tasks.items():
+            round_, history = task.machine.progress()
+            at = task.job_now(now)
+            states.append(
+                TaskState(
+                    task=name,
+                    since=task.peer.since,
+                    labels=self.shelf.labels(name),
+                    round=round_,
+                    waiting=None if task.finished else task.machine.waiting(at),
+                    now=at,
+                    history=tuple(record for record in history if record.round > history_seen),
+                    finished=task.finished,
+                    why=task.why,
+                )
+            )
+        running = {state.task for state in states}
+        for name in sorted(self._own_saved() - running):  # placed here before: the coordinator must know what is on this disk
+            states.append(TaskState(task=name, since=0, labels=self.shelf.labels(name)))
+        return tuple(states)
+
+    def _own_saved(self) -> set[str]:
+        replicas = {task for task, _ in self.shelf.replicas()}
+        return {task for task in self.shelf._records if task not in replicas}
+
+    def replica_states(self) -> tuple[ReplicaState, ...]:
+        return tuple(ReplicaState(task, labels) for task, labels in self.shelf.replicas())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes in the spools: updates that the root has not saved yet."""
+        return sum(ref.size for task in self._tasks.values() for send in task.kept for ref in refs_in(send.message) if isinstance(ref, Blob))
+
+    @property
+    def view(self) -> int:
+        return self.placement.view if self.placement else 0
+
+    # -- tasks -----------------------------------------------------------------------------
+
+    def _mine(self, name: str) -> bool:
+        peer = self._by_name.get(name)
+        return peer is not None and peer.node == self.me.node and peer.incarnation == self.incarnation
+
+    def _is_root(self, name: str) -> bool:
+        return self.placement is not None and self.placement.root == name
+
+    def _roster(self) -> tuple[Peer, ...]:
+        return tuple(peer for peer in self._by_name.values() if peer.live)
+
+    def _open(self, now: float, peer: Peer) -> None:
+        """Start a task here: from its newest Save, else from that of another node, else from the beginning."""
+        placement = self.placement
+        assert placement is not None
+        record = self.shelf.newest(peer.task, placement.rewind if placement.rewind is not None and placement.rewind_view == placement.view else None)
+        source = placement.fetch.get(peer.task)
+        if source and source != self.me.node and self._wanted.get(peer.task) != "done":
+            newest = self.shelf.labels(peer.task)
+            self._wanted[peer.task] = source
+            self._letter(now, source, Fetch(peer.task), ())
+            if not newest:
+                return
+            return
+        if record is None:
+            host_then, job_then = self._age
+            task = _Task(peer, self._build(peer), zero=host_then - job_then)
+            task.rewound_view = placement.rewind_view
+            self._tasks[peer.task] = task
+            self._post(peer.task, Started(self._roster()))
+        else:
+            self._restore(now, peer, record, placement.rewind_view)
+
+    def _restore(self, now: float, peer: Peer, record: Record, rewind_view: int) -> None:
+        task = _Task(peer, self._codebook.machine(record), zero=now - record.job_now)
+        task.wake_at = record.wake_at
+        task.rewound_view = rewind_view
+        old = self._tasks.get(peer.task)
+        task.epoch = old.epoch + 1 if old else 0
+        self._tasks[peer.task] = task
+        self.shelf.cut(peer.task, record.label)
+        self.shelf.add(record, replica=False)
+        for send in self._codebook.kept(record):
+            self._perform_send(now, task, send)
+        self._perform(now, task, self._codebook.rest(record))
+        self._post(peer.task, Rewound(record.label, self._roster()))
+        self.counters["restored_total"] = self.counters.get("restored_total", 0) + 1
+
+    def _rewind(self, now: float, name: str, label: int, view: int) -> None:
+        record = self.shelf.newest(name, label)
+        peer = self._by_name[name]
+        self._drop(name)
+        if record is not None:
+            self._restore(now, peer, record, view)
+            return
+        host_then, job_then = self._age
+        self._tasks[name] = task = _Task(peer, self._build(peer), zero=host_then - job_then)
+        task.rewound_view = view
+        self._post(name, Started(self._roster()))
+
+    def _drop(self, name: str) -> None:
+        """The task is no longer ours: it stops where it is; its Saves stay."""
+        del self._tasks[name]
+        self.refs.forget_task(name)
+        for key in [key for key, (task, _) in self._sends.items() if task == name]:
+            self.endpoint.cancel(key)
+            del self._sends[key]
+        self._latest = {at: key for at, key in self._latest.items() if at[0] != name}
+        self._queue = deque(item for item in self._queue if item[0] != name)
+
+    def _listen(self) -> None:
+        roles = tuple(sorted({task.peer.role for task in self._tasks.values()} | {p.role for p in self._by_name.values() if p.node == self.me.node}))
+        if roles != self._listening:
+            self._listening = roles
+            self._effects.append(Listen(roles))
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def _post(self, name: str, event: Event) -> None:
+        task = self._tasks.get(name)
+        if task is not None:
+            self._queue.append((name, task.epoch, event))
+
+    def _pump(self, now: float) -> None:
+        """Run until nothing is left to do: letters, then events, then what the endpoint wants to say."""
+        while True:
+            for output in self.endpoint.take():
+                match output:
+                    case Publish():
+                        self._effects.append(output)
+                    case Arrived(letter):
+                        self._arrived(now, letter)
+                    case Acked(key, _):
+                        self._acked(now, key)
+                    case Refused(_, _, reason):
+                        self._count(f"refused_{reason}_total")
+            if not self._queue:
+                break
+            name, epoch, event = self._queue.popleft()
+            task = self._tasks.get(name)
+            if task is None or task.epoch != epoch or task.finished:
+                continue
+            self._perform(now, task, task.machine.step(event, task.job_now(now)))
+        self._sweep()
+
+    def _perform(self, now: float, task: _Task, commands: list[Command]) -> None:
+        for index, command in enumerate(commands):
+            match command:
+                case Send() | Cast() | Finish():
+                    if isinstance(command, Send) and command.keep is not None:
+                        command = self._keep(task, command)
+                    if task.saves_begun > task.saves_done:
+                        task.held.append((task.saves_begun, command))
+                    else:
+                        self._perform_send(now, task, command)
+                case Run():
+                    compute = Compute(task.peer.task, task.epoch, command.tag, command.op, command.refs, command.numbers, command.into)
+                    task.computing[command.tag] = compute
+                    self._effects.append(compute)
+                case Cancel(tag):
+                    if tag in task.computing:
+                        task.cancelled.add(tag)
+                case WakeAt(when):
+                    task.wake_at = when
+                case Save(label):
+                    self._save(now, task, label, commands[index + 1 :])
+                case Measure(name, value):
+                    self._gauge(task.peer.task, name, value)
+                    self.measured[name] = value
+
+    def _keep(self, task: _Task, send: Send) -> Send:
+        fixed: Send = map_refs(send, lambda ref: self.refs.blob(task.peer.task, ref))
+        if fixed not in task.kept:
+            task.kept.append(fixed)
+        return fixed
+
+    def _save(self, now: float, task: _Task, label: int, rest: list[Command]) -> None:
+        name = task.peer.task
+
+        def durable(ref: Ref) -> Ref:
+            return self.refs.blob(name, ref)
+
+        def if_known(ref: Ref) -> Ref:  # a Run behind the Save may name a handle that another one makes first
+            try:
+                return self.refs.blob(name, ref)
+            except OpError:
+                return ref
+
+        machine = map_refs(task.machine, durable)
+        commands = [map_refs(command, if_known) for command in rest]
+        record = self._codebook.encode_record(name, task.peer.role, label, task.job_now(now), machine, commands, list(task.kept), task.wake_at)
+        task.saving.append(label)
+        task.saves_begun += 1
+        self._effects.append(Persist(record))
+
+    def _end_op(self, now: float, compute: Compute, event: Ran | Failed) -> None:
+        task = self._tasks.get(compute.task)
+        if task is not None and task.epoch == compute.epoch and task.computing.pop(compute.tag, None) is not None:
+            if compute.tag in task.cancelled:
+                task.cancelled.discard(compute.tag)
+            else:
+                self._post(compute.task, event)
+        self._pump(now)
+
+    def _sweep(self) -> None:
+        handles: set[tuple[str, str]] = set()
+        digests: set[str] = set(self.endpoint.digests())
+        for name, task in self._tasks.items():
+            parts: list[Any] = [task.machine, task.kept, [command for _, command in task.held]]
+            parts += [[compute.refs, compute.into] for compute in task.computing.values()]
+            for ref in refs_in(parts):
+                if isinstance(ref, Handle):
+                    handles.add((name, ref.name))
+                else:
+                    digests.add(ref.digest)
+        for letter in [*self._parked, *self._replica_letters.values()]:
+            digests |= {meta.digest for meta in letter.content.blobs}
+        for task in self._tasks.values():
+            if task.saving:
+                digests |= {blob.digest for effect in self._effects if isinstance(effect, Persist) for blob in effect.record.blobs}
+        for effect in self._effects:
+            if isinstance(effect, Persist):
+                digests |= effect.record.digests()
+        digests |= self._persisting_digests()
+        self.refs.sweep(handles, digests)
+
+    def _persisting_digests(self) -> set[str]:
+        return set()
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def _perform_send(self, now: float, task: _Task, command: Send | Cast | Finish) -> None:
+        match command:
+            case Send():
+                self._send(now, task, command)
+            case Cast():
+                self._cast(now, task, command)
+            case Finish():
+                self._finish(now, task, command)
+
+    def _send(self, now: float, task: _Task, send: Send) -> None:
+        name = task.peer.task
+        if send.keep is not None:
+            if send.keep <= self.root_saved:
+                return
+            send = self._keep(task, send)
+        peer = self._by_name.get(send.to)
+        if peer is None or not peer.live:
+            self._count("sends_without_receiver_total")  # a kept one leaves when the receiver is placed; others the machine repeats on Joined
+            return
+        fixed: Send = map_refs(send, lambda ref: self.refs.blob(name, ref, send.once))
+        if peer.node == self.me.node:
+            self._post(send.to, Delivered(name, fixed.message))
+            return
+        if send.latest:
+            self._outdate(name, send.message, {send.to, peer.role})
+        key = self._key(name)
+        self._sends[key] = (name, fixed)
+        if send.latest:
+            self._latest[name, type(send.message).__name__, send.to] = key
+        self.endpoint.send(now, self._address(peer), self._content(name, send.to, fixed.message), key)
+
+    def _cast(self, now: float, task: _Task, cast: Cast) -> None:
+        name = task.peer.task
+        peers = [peer for peer in self._by_name.values() if peer.role == cast.role and peer.live and peer.task != name]
+        if not peers:
+            return
+        fixed: Cast = map_refs(cast, lambda ref: self.refs.blob(name, ref))
+        for peer in peers:
+            if peer.node == self.me.node:
+                self._post(peer.task, Delivered(name, fixed.message))
+        members = {peer.node: self._address(peer) for peer in peers if peer.node != self.me.node}
+        if cast.latest:
+            self._outdate(name, cast.message, {cast.role, *(peer.task for peer in peers)})
+        if not members:
+            return
+        scope = self.me.site if all(address.site == self.me.site for address in members.values()) else topics.ALL_SITES
+        key = self._key(name)
+        self._sends[key] = (name, fixed)
+        if cast.latest:
+            self._latest[name, type(cast.message).__name__, cast.role] = key
+        self.endpoint.cast(now, scope, cast.role, list(members.values()), self._content(name, cast.role, fixed.message), key)
+
+    def _outdate(self, name: str, message: Any, targets: set[str]) -> None:
+        kind = type(message).__name__
+        for at in [at for at in self._latest if at[0] == name and at[1] == kind and at[2] in targets]:
+            key = self._latest.pop(at)
+            self.endpoint.cancel(key)
+            self._sends.pop(key, None)
+
+    def _finish(self, now: float, task: _Task, finish: Finish) -> None:
+        name = task.peer.task
+        task.finished, task.why = True, finish.why
+        task.wake_at = None
+        if self._is_root(name):
+            blobs = {key: self.refs.blob(name, ref) for key, ref in finish.refs.items()}
+            history = task.machine.progress()[1]
+            result = Result(self.job, name, finish.numbers, blobs, history, finish.why)
+            content = Content(sender=name, to=RESULT, body=_encoder.encode(result), blobs=tuple(BlobMeta(b.digest, b.size) for b in blobs.values()))
+            key = self._key(name)
+            self._sends[key] = (name, Send(RESULT, result))
+            self.endpoint.send(now, Address(COORDINATOR, CLOUD_SITE, "cloud", f"{topics.BULK}~{self.job}"), content, key)
+        self._change(urgent=True)
+
+    def _resend(self, now: float, name: str, come: set[str]) -> None:
+        """Kept messages go again to receivers that are new instances."""
+        task = self._tasks[name]
+        for send in [send for send in task.kept if send.to in come]:
+            for key in [key for key, (_, old) in self._sends.items() if old == send]:
+                self.endpoint.cancel(key)
+                del self._sends[key]
+            if task.saves_begun == task.saves_done:
+                self._send(now, task, send)
+
+    def _content(self, sender: str, to: str, message: Any) -> Content:
+        blobs = {ref.digest: ref for ref in refs_in(message) if isinstance(ref, Blob)}
+        self.ideal_bytes += sum(blob.size for blob in blobs.values())
+        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs.values())
+        return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
+
+    def _letter(self, now: float, node: str, message: Replica | Fetch, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
+        peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
+        if peer is None:
+            return None
+        key = self._key(HOST)
+        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)
+        self.endpoint.send(now, self._address(peer), Content(sender=HOST, to=HOST, body=_encoder.encode(message), blobs=metas), key)
+        return key
+
+    def _address(self, peer: Peer) -> Address:
+        return Address(peer.node, peer.site, peer.tier, f"{topics.BULK}~{self.job}")
+
+    def _key(self, name: str) -> tuple[str, int]:
+        self._send_number += 1
+        return name, self._send_number
+
+    def _acked(self, now: float, key: Any) -> None:
+        if key in self._replicating:
+            task, label = self._replicating.pop(key)
+            if self._is_root(task):
+                self._announce(now, label)
+            return
+        entry = self._sends.get(key)
+        if entry is not None and isinstance(entry[1], Send):
+            del self._sends[key]
+
+    # -- durability ------------------------------------------------------------------------
+
+    def _replicate(self, now: float, record: Record) -> None:
+        placement = self.placement
+        buddy = placement.buddies.get(record.task) if placement else None
+        if buddy and buddy != self.me.node and any(peer.node == buddy and peer.live for peer in self._by_name.values()):
+            for key in [key for key, (task, _) in self._replicating.items() if task == record.task]:
+                self.endpoint.cancel(key)  # a newer Save makes the copy of the older one pointless
+                del self._replicating[key]
+            key_ = self._letter(now, buddy, Replica(record), record.blobs)
+            if key_ is not None:
+                self._replicating[key_] = (record.task, record.label)
+                return
+        if self._is_root(record.task):
+            self._announce(now, record.label)
+
+    def _announce(self, now: float, label: int) -> None:
+        """The root's Save(label) is safe: every letter says so from now on, and spools let go."""
+        if label > self.root_saved:
+            self.root_saved = label
+            self.endpoint.stamp(now, self.view, label)
+            self._release()
+
+    def _release(self) -> None:
+        for task in self._tasks.values():
+            task.kept = [send for send in task.kept if send.keep is not None and send.keep > self.root_saved]
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def _arrived(self, now: float, letter: Letter) -> None:
+        content = letter.content
+        if letter.root_saved > self.root_saved and letter.view >= self.view:
+            self.root_saved = letter.root_saved
+            self.endpoint.stamp(now, self.view, self.root_saved)
+            self._release()
+        if letter.view > self.view:
+            self._park(letter)
+            return
+        known = [peer for peer in self._by_name.values() if peer.node == letter.node]
+        if any(peer.incarnation > letter.incarnation for peer in known):
+            self._refuse(letter, "dead_incarnation")
+            return
+        if content.to == HOST:
+            self._host_letter(now, letter)
+            return
+        if letter.view < self.view:
+            self._refuse(letter, "stale_view")
+            return
+        sender = self._by_name.get(content.sender)
+        if sender is None or sender.node != letter.node or sender.incarnation != letter.incarnation:
+            self._refuse(letter, "not_placed")
+            return
+        targets = [peer.task for peer in self._by_name.values() if content.to in (peer.task, peer.role) and self._mine(peer.task)]
+        if not targets:
+            self._refuse(letter, "no_such_task")
+            return
+        if any(target not in self._tasks for target in targets):
+            self._park(letter)
+            return
+        try:
+            message = self._codebook.decode_message(content.body)
+        except WireError:
+            self._refuse(letter, "malformed")
+            return
+        self.endpoint.accept(letter)
+        for target in targets:
+            self._post(target, Delivered(content.sender, message))
+
+    def _host_letter(self, now: float, letter: Letter) -> None:
+        try:
+            message = _host_decoder.decode(letter.content.body)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            self._refuse(letter, "malformed")
+            return
+        match message:
+            case Replica(record):
+                if record.task in self._tasks:  # it runs here meanwhile: an old copy is of no use
+                    self.endpoint.accept(letter)
+                    return
+                self._replica_letters[record.task, record.label] = letter
+                self._effects.append(Persist(record, replica=True))
+            case Fetch(task):
+                self.endpoint.accept(letter)
+                record_ = self.shelf.newest(task)
+                if record_ is not None and task not in self._tasks:
+                    self._letter(now, letter.node, Replica(record_), record_.blobs)
+
+    def _park(self, letter: Letter) -> None:
+        self._parked.append(letter)
+        self._change(urgent=True)
+
+    def _unpark(self, now: float) -> None:
+        parked, self._parked = self._parked, []
+        for letter in parked:
+            self._arrived(now, letter)
+
+    def _refuse(self, letter: Letter, reason: str) -> None:
+        self._count(f"rejected_{reason}_total")
+        self.endpoint.refuse(letter, reason)
+
+    def _change(self, urgent: bool) -> None:
+        self._urgent = urgent or bool(self._urgent)
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _same(old: Peer, new: Peer | None) -> bool:
+    """Still the same instance of the task?"""
+    return new is not None and (new.node, new.incarnation, new.since) == (old.node, old.incarnation, old.since) and new.live == old.live
