@@ -2,49 +2,63 @@
 
 Sections `method` and `model` carry the parameters of the named method or model; their types are the `Plan` of the method
 (fog_learning.methods) and the parameters of the model (fog_learning.models). A key that nothing enforces yet is refused.
+Ranges stand in the types, so that they hold wherever a job comes from; `fog_learning.jobfile` reads files and checks all
+sections together.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
+
+from fog_common import config
+from fog_common.errors import ConfigError
+
+Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z", description="1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")]
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+MAX_NODES: Final = 10_000
 
 
 class Partition(Struct, frozen=True, forbid_unknown_fields=True):
     """How the training set is divided over the roster's slots; deterministic under the job's seed."""
 
     kind: Literal["iid", "dirichlet", "shards"] = "iid"
-    alpha: float = 0.5
+    alpha: Positive = 0.5
     """dirichlet: concentration; smaller is less alike."""
-    shards_per_node: int = 2
+    shards_per_node: Count = 2
     """shards: the set is sorted by label and cut; each slot gets this many shards."""
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
-    name: str = "digits"
+    name: Id = "digits"
     partition: Partition = Partition()
     local: bool = False
     """True: each node owns its data (the agent's `datasets:` maps the name to a path); nothing is partitioned."""
-    train_limit: int | None = None
+    train_limit: Count | None = None
     """Use only the first so many training examples (after a seeded shuffle)."""
-    test_limit: int | None = None
+    test_limit: Count | None = None
 
 
 class Train(Struct, frozen=True, forbid_unknown_fields=True):
-    rounds: int = 30
-    batch_size: int = 32
+    rounds: Count = 30
+    batch_size: Count = 32
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    lr: Positive = 0.1
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    weight_decay: NotNegative = 0.0
     dtype: Literal["float32", "float64"] = "float32"
 
 
 class Select(Struct, frozen=True, forbid_unknown_fields=True):
-    tier: list[str] = []
-    site: list[str] = []
-    names: list[str] = []
+    tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
+    site: list[Id] = []
+    names: list[Id] = []
     """Exactly these; one that is offline is waited for, visibly."""
 
 
@@ -52,43 +66,43 @@ class Nodes(Struct, frozen=True, forbid_unknown_fields=True):
     """Which nodes own data slots. The roster is fixed at submit: all that match then, or `count` of them (waits until so many are there)."""
 
     select: Select = Select(tier=["thing", "edge"])
-    count: int | None = None
+    count: Annotated[int, Meta(ge=1, le=MAX_NODES)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Stragglers(Struct, frozen=True, forbid_unknown_fields=True):
     """When a round may close (DESIGN section 6) and what happens to an update that comes later."""
 
-    quorum: float = 1.0
+    quorum: Fraction = 1.0
     """Fraction of the live data tasks that must have answered before the deadline counts."""
-    deadline_s: float | None = None
+    deadline_s: Positive | None = None
     """Fixed: seconds after the round opened. None: adaptive, median + mad_factor x MAD of recent arrival times."""
-    mad_factor: float = 4.0
-    grace_s: float = 1.0
+    mad_factor: NotNegative = 4.0
+    grace_s: NotNegative = 1.0
     """The adaptive deadline is at least this long after the median."""
     late: Literal["drop", "accept"] = "drop"
-    staleness: float = 0.5
+    staleness: NotNegative = 0.5
     """late=accept: an update that is s rounds old counts with n x (1 + s) ** -staleness."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
     where: Literal["central", "federated", "none"] = "central"
-    every: int = 1
+    every: Count = 1
     """Rounds between evaluations; the last round is always evaluated."""
-    holdout: float = 0.2
+    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """federated: the fraction of each node's data that is held out."""
 
 
 class Resources(Struct, frozen=True, forbid_unknown_fields=True):
-    memory_mb: int | None = None
+    memory_mb: Count | None = None
     """What a worker of this job needs; None: estimated from the model."""
-    threads: int = 1
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
     """One job file."""
 
-    name: str
+    name: Id
     method: dict[str, Any]
     model: dict[str, Any]
     data: Data = Data()
@@ -97,4 +111,36 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     stragglers: Stragglers = Stragglers()
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+
+
+def job_from(spec: Mapping[str, Any], source: str = "") -> Job:
+    """A job from builtins (a decoded message), its fixed sections checked; ConfigError names the key.
+
+    The sections `method` and `model` are only known to be mappings with a name: see fog_learning.jobfile.checked_job.
+    """
+    job = config.convert(spec, Job, source)
+    check(job)
+    return job
+
+
+def job_spec(job: Job) -> dict[str, Any]:
+    """The job as builtins, all defaults written out: what job_from takes and the coordinator stores."""
+    return msgspec.to_builtins(job)  # type: ignore[no-any-return]
+
+
+def check(job: Job) -> None:
+    """What no single key shows. ConfigError begins with the key at fault."""
+    for section in ("method", "model"):
+        table = getattr(job, section)
+        if "name" not in table and not (section == "model" and "import" in table):
+            raise ConfigError(f"{section}: key 'name' is missing; `fogctl {section}s` lists what there is")
+    if job.data.local and job.data.partition != Partition():
+        raise ConfigError("data.partition: nodes that own their data (data.local: true) have nothing to partition; remove the section")
+    if job.nodes.select.names and job.nodes.count is not None and job.nodes.count > len(job.nodes.select.names):
+        raise ConfigError(f"nodes.count: {job.nodes.count} nodes wanted, but nodes.select.names lists {len(job.nodes.select.names)}")
+    if len(set(job.nodes.select.names)) != len(job.nodes.select.names):
+        raise ConfigError("nodes.select.names: a node is listed twice")
+    slots, limit = job.nodes.count or len(job.nodes.select.names), job.data.train_limit
+    if not job.data.local and limit is not None and slots > limit:
+        raise ConfigError(f"data.train_limit: {limit} examples cannot be divided over {slots} nodes; raise it or lower nodes.count")
