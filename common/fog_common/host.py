@@ -4,7 +4,7 @@ A shell (the live worker, the simulator) calls the handlers with `now` (its own 
 returns, and comes back with what happened. Effects:
 
 - `Publish(topic, payload, plane)` (from the endpoint): put it on the bus;
-- `Compute(...)`: run an op after those before it, store its outputs with `host.refs.store`, then `on_ran` or `on_failed`;
+- `Compute(...)`: run an op after those before it, store outputs named in `into` with `refs.store` at once, then `on_ran` or `on_failed`;
 - `Persist(record)`: write the record and its blobs, one fsync, keep the last two labels of the task, then `on_persisted`;
 - `Listen(roles)`: the roles whose casts this host wants now;
 - `Changed(urgent)`: the daemon may want to know (see `state`).
@@ -13,13 +13,12 @@ returns, and comes back with what happened. Effects:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from fog_common import saves
+from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, decode_host_message
 from fog_common.errors import OpError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.machine import (
@@ -51,124 +50,14 @@ from fog_common.machine import (
     map_refs,
     refs_in,
 )
-from fog_common.refs import Refs, digests_of
+from fog_common.refs import Refs
 from fog_common.saves import Codebook, Program, Record
+from fog_common.shelf import Shelf
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement, ReplicaState, TaskState
 
-HOST: Final = "@host"
-"""Addressee of letters between hosts (replicas of Saves)."""
-RESULT: Final = "@coordinator"
-"""Addressee of a job's result."""
-
-
-# -- effects -------------------------------------------------------------------------------
-
-
-class Compute(Struct, frozen=True):
-    """Run `op` for a task. epoch: of the task; its end is reported with it, and is ignored if the task was rewound meanwhile."""
-
-    task: str
-    epoch: int
-    tag: Tag
-    op: str
-    refs: dict[str, Ref]
-    numbers: dict[str, float | int | str]
-    into: dict[str, Handle]
-
-
-class Persist(Struct, frozen=True):
-    """replica: the record belongs to a task of another node and is only kept here."""
-
-    record: Record
-    replica: bool = False
-
-
-class Listen(Struct, frozen=True):
-    roles: tuple[str, ...]
-
-
-class Changed(Struct, frozen=True):
-    urgent: bool
-
-
-Effect = Publish | Compute | Persist | Listen | Changed
-
-
-# -- letters between hosts -----------------------------------------------------------------
-
-
-class Replica(Struct, frozen=True, tag=True):
-    """Keep this Save for me (to a buddy), or: here is the Save you asked for."""
-
-    record: Record
-
-
-class Fetch(Struct, frozen=True, tag=True):
-    """Send me your newest Save of this task."""
-
-    task: str
-
-
-class Result(Struct, frozen=True, tag=True):
-    """Root's host -> coordinator: the job is done. refs in `weights` order are the letter's blobs, by name."""
-
-    job: str
-    task: str
-    numbers: Numbers
-    refs: dict[str, Blob]
-    history: tuple[Any, ...] = ()
-    why: str = ""
-
-
-_host_decoder = msgspec.msgpack.Decoder(Replica | Fetch)
 _encoder = msgspec.msgpack.Encoder()
-
-
-class Saved(Struct, frozen=True):
-    """A Save on this node's disk, as the store tells it at start."""
-
-    record: Record
-    replica: bool
-
-
-class Shelf:
-    """The Saves on this node's disk: of tasks that run here and replicas. Filled by the store at start, kept up by the host."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, dict[int, Record]] = {}
-        self._replica: set[str] = set()
-
-    def add(self, record: Record, replica: bool) -> None:
-        labels = self._records.setdefault(record.task, {})
-        labels[record.label] = record
-        for old in sorted(labels)[:-2]:
-            del labels[old]
-        if replica:
-            self._replica.add(record.task)
-        else:
-            self._replica.discard(record.task)
-
-    def newest(self, task: str, at_most: int | None = None) -> Record | None:
-        labels = [label for label in self._records.get(task, {}) if at_most is None or label <= at_most]
-        return self._records[task][max(labels)] if labels else None
-
-    def cut(self, task: str, above: int) -> None:
-        """Forget labels above `above`: the job went back behind them."""
-        for label in [label for label in self._records.get(task, {}) if label > above]:
-            del self._records[task][label]
-
-    def labels(self, task: str) -> tuple[int, ...]:
-        return tuple(sorted(self._records.get(task, {})))
-
-    def replicas(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        for task in sorted(self._replica):
-            yield task, self.labels(task)
-
-    def digests(self) -> set[str]:
-        return {digest for labels in self._records.values() for record in labels.values() for digest in record.digests()}
-
 
 # -- one task ------------------------------------------------------------------------------
 
@@ -176,11 +65,11 @@ class Shelf:
 class _Task:
     """A machine and what surrounds it."""
 
-    def __init__(self, peer: Peer, machine: Machine, zero: float) -> None:
+    def __init__(self, peer: Peer, machine: Machine, zero: float, epoch: int) -> None:
         self.peer = peer
         self.machine = machine
         self.zero = zero  # host time at which the task's job time was 0
-        self.epoch = 0
+        self.epoch = epoch  # differs between all tasks that this host ever opened
         self.wake_at: float | None = None  # job time
         self.saving: deque[int] = deque()  # labels on their way to the disk
         self.held: list[tuple[int, Send | Cast | Finish]] = []  # (Save number it waits for, command)
@@ -192,7 +81,6 @@ class _Task:
         self.finished = False
         self.why = ""
         self.rewound_view = 0
-        self.kinds = type(machine).__name__
 
     def job_now(self, now: float) -> float:
         return max(0.0, now - self.zero)
@@ -229,18 +117,22 @@ class Host:
         self._gauge = gauge
         self._tasks: dict[str, _Task] = {}
         self._by_name: dict[str, Peer] = {}
-        self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
+        self._wanted: set[str] = set()  # tasks whose Save another node was asked for
+        self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
+        self._epochs = 0
+        self._dirty = False
+        self._persisting: dict[tuple[str, int], set[str]] = {}
         self._age = (0.0, 0.0)  # (host time, job time then)
         self._queue: deque[tuple[str, int, Event]] = deque()
         self._parked: list[Letter] = []
         self._effects: list[Effect] = []
         self._sends: dict[tuple[str, int], tuple[str, Send | Cast]] = {}  # endpoint key -> (task, command)
+        self._unacked: dict[tuple[str, int], set[str]] = {}  # endpoint key of a cast -> nodes that have not acknowledged
         self._send_number = 0
         self._latest: dict[tuple[str, str, str], tuple[str, int]] = {}
         self._listening: tuple[str, ...] = ()
         self._replicating: dict[tuple[str, int], tuple[str, int]] = {}  # endpoint key -> (task, label)
         self._replica_letters: dict[tuple[str, int], Letter] = {}
-        self._result_key: tuple[str, int] | None = None
         self._urgent: bool | None = None
 
     # -- from the shell --------------------------------------------------------------------
@@ -259,19 +151,19 @@ class Host:
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
+        for name in list(self._tasks):
+            if not self._mine(name):
+                self._drop(name)
+        back = sorted(name for name, task in self._tasks.items() if new.rewind is not None and task.rewound_view < new.rewind_view)
+        for name in back:
+            self._drop(name)  # before the stamp: what it sent must not be offered again under the new view
         self.endpoint.stamp(now, new.view, self.root_saved)
-        for task in list(self._tasks):
-            if not self._mine(task):
-                self._drop(task)
-        running = set(self._tasks)
-        for task in self._tasks.values():
-            task.peer = self._by_name[task.peer.task]
-        if new.rewind is not None:
-            for name in sorted(running):
-                if self._tasks[name].rewound_view < new.rewind_view:
-                    running.discard(name)
-                    self._rewind(now, name, new.rewind, new.rewind_view)
-        for name in sorted(running):
+        running = sorted(self._tasks)
+        for name in running:
+            self._tasks[name].peer = self._by_name[name]
+        for name in back:
+            self._reopen(now, self._by_name[name], self.shelf.newest(name, new.rewind))
+        for name in running:
             for peer in gone:
                 if peer.task != name:
                     self._post(name, Left(peer, self._by_name.get(peer.task) is not None and self._by_name[peer.task].live, new.view))
@@ -281,7 +173,7 @@ class Host:
         for peer in new.tasks:
             if self._mine(peer.task) and peer.task not in self._tasks:
                 self._open(now, peer)
-        for name in sorted(running):
+        for name in running:
             self._resend(now, name, {peer.task for peer in come})
         self._listen()
         self._unpark(now)
@@ -292,8 +184,16 @@ class Host:
         self.endpoint.on_frame(now, route, payload)
         self._pump(now)
 
-    def on_ran(self, now: float, compute: Compute, refs: dict[str, Ref], numbers: Numbers) -> None:
-        """The op is done; its outputs are stored under `refs`."""
+    def on_ran(self, now: float, compute: Compute, outputs: dict[str, Any], numbers: Numbers) -> None:
+        """The op is done. outputs: its values by name."""
+        task = self._tasks.get(compute.task)
+        refs: dict[str, Ref] = {}
+        if task is not None and task.epoch == compute.epoch:
+            for name, value in outputs.items():
+                handle = compute.into.get(name) or self.refs.invent()
+                if name not in compute.into:
+                    self.refs.store(compute.task, handle, value)
+                refs[name] = handle
         self._end_op(now, compute, Ran(compute.tag, refs, numbers))
 
     def on_failed(self, now: float, compute: Compute, why: str) -> None:
@@ -301,13 +201,16 @@ class Host:
 
     def on_persisted(self, now: float, record: Record, replica: bool) -> None:
         """The record and its blobs are on disk."""
+        self._persisting.pop((record.task, record.label), None)
+        self._dirty = True
+        if replica and record.task in self._tasks:
+            return  # it was placed here meanwhile
         self.shelf.add(record, replica)
         if replica:
             letter = self._replica_letters.pop((record.task, record.label), None)
             if letter is not None:
                 self.endpoint.accept(letter)
-            if self._wanted.pop(record.task, None) is not None and self._mine(record.task) and record.task not in self._tasks:
-                self._open(now, self._by_name[record.task])
+            self._obtained(now, record.task)
             self._change(urgent=True)
             self._pump(now)
             return
@@ -374,13 +277,9 @@ class Host:
                 )
             )
         running = {state.task for state in states}
-        for name in sorted(self._own_saved() - running):  # placed here before: the coordinator must know what is on this disk
+        for name in sorted(self.shelf.own() - running):  # placed here before: the coordinator must know what is on this disk
             states.append(TaskState(task=name, since=0, labels=self.shelf.labels(name)))
         return tuple(states)
-
-    def _own_saved(self) -> set[str]:
-        replicas = {task for task, _ in self.shelf.replicas()}
-        return {task for task in self.shelf._records if task not in replicas}
 
     def replica_states(self) -> tuple[ReplicaState, ...]:
         return tuple(ReplicaState(task, labels) for task, labels in self.shelf.replicas())
@@ -410,30 +309,37 @@ class Host:
         """Start a task here: from its newest Save, else from that of another node, else from the beginning."""
         placement = self.placement
         assert placement is not None
-        record = self.shelf.newest(peer.task, placement.rewind if placement.rewind is not None and placement.rewind_view == placement.view else None)
         source = placement.fetch.get(peer.task)
-        if source and source != self.me.node and self._wanted.get(peer.task) != "done":
-            newest = self.shelf.labels(peer.task)
-            self._wanted[peer.task] = source
+        if source and source != self.me.node and (peer.task, peer.since) not in self._fetched:
+            self._fetched.add((peer.task, peer.since))
+            self._wanted.add(peer.task)
             self._letter(now, source, Fetch(peer.task), ())
-            if not newest:
-                return
             return
+        limit = placement.rewind if placement.rewind_view == placement.view else None
+        self._reopen(now, peer, self.shelf.newest(peer.task, limit))
+
+    def _obtained(self, now: float, name: str) -> None:
+        """The answer to a Fetch is on this disk, or does not exist."""
+        if name in self._wanted:
+            self._wanted.discard(name)
+            if self._mine(name) and name not in self._tasks:
+                self._open(now, self._by_name[name])
+                self._unpark(now)
+
+    def _reopen(self, now: float, peer: Peer, record: Record | None) -> None:
+        placement = self.placement
+        assert placement is not None
+        self._epochs += 1
         if record is None:
             host_then, job_then = self._age
-            task = _Task(peer, self._build(peer), zero=host_then - job_then)
+            task = _Task(peer, self._build(peer), host_then - job_then, self._epochs)
             task.rewound_view = placement.rewind_view
             self._tasks[peer.task] = task
             self._post(peer.task, Started(self._roster()))
-        else:
-            self._restore(now, peer, record, placement.rewind_view)
-
-    def _restore(self, now: float, peer: Peer, record: Record, rewind_view: int) -> None:
-        task = _Task(peer, self._codebook.machine(record), zero=now - record.job_now)
+            return
+        task = _Task(peer, self._codebook.machine(record), now - record.job_now, self._epochs)
         task.wake_at = record.wake_at
-        task.rewound_view = rewind_view
-        old = self._tasks.get(peer.task)
-        task.epoch = old.epoch + 1 if old else 0
+        task.rewound_view = placement.rewind_view
         self._tasks[peer.task] = task
         self.shelf.cut(peer.task, record.label)
         self.shelf.add(record, replica=False)
@@ -441,19 +347,7 @@ class Host:
             self._perform_send(now, task, send)
         self._perform(now, task, self._codebook.rest(record))
         self._post(peer.task, Rewound(record.label, self._roster()))
-        self.counters["restored_total"] = self.counters.get("restored_total", 0) + 1
-
-    def _rewind(self, now: float, name: str, label: int, view: int) -> None:
-        record = self.shelf.newest(name, label)
-        peer = self._by_name[name]
-        self._drop(name)
-        if record is not None:
-            self._restore(now, peer, record, view)
-            return
-        host_then, job_then = self._age
-        self._tasks[name] = task = _Task(peer, self._build(peer), zero=host_then - job_then)
-        task.rewound_view = view
-        self._post(name, Started(self._roster()))
+        self._count("restored_total")
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
@@ -461,7 +355,7 @@ class Host:
         self.refs.forget_task(name)
         for key in [key for key, (task, _) in self._sends.items() if task == name]:
             self.endpoint.cancel(key)
-            del self._sends[key]
+            self._forget_send(key)
         self._latest = {at: key for at, key in self._latest.items() if at[0] != name}
         self._queue = deque(item for item in self._queue if item[0] != name)
 
@@ -487,25 +381,28 @@ class Host:
                         self._effects.append(output)
                     case Arrived(letter):
                         self._arrived(now, letter)
-                    case Acked(key, _):
-                        self._acked(now, key)
+                    case Acked(key, node):
+                        self._acked(now, key, node)
                     case Refused(_, _, reason):
                         self._count(f"refused_{reason}_total")
             if not self._queue:
                 break
             name, epoch, event = self._queue.popleft()
             task = self._tasks.get(name)
+            self._dirty = True
             if task is None or task.epoch != epoch or task.finished:
                 continue
             self._perform(now, task, task.machine.step(event, task.job_now(now)))
-        self._sweep()
+        if self._dirty:
+            self._dirty = False
+            self._sweep()
 
     def _perform(self, now: float, task: _Task, commands: list[Command]) -> None:
         for index, command in enumerate(commands):
             match command:
                 case Send() | Cast() | Finish():
                     if isinstance(command, Send) and command.keep is not None:
-                        command = self._keep(task, command)
+                        command = self._keep(task, command)  # noqa: PLW2901
                     if task.saves_begun > task.saves_done:
                         task.held.append((task.saves_begun, command))
                     else:
@@ -548,7 +445,7 @@ class Host:
         record = self._codebook.encode_record(name, task.peer.role, label, task.job_now(now), machine, commands, list(task.kept), task.wake_at)
         task.saving.append(label)
         task.saves_begun += 1
-        self._effects.append(Persist(record))
+        self._persist(record)
 
     def _end_op(self, now: float, compute: Compute, event: Ran | Failed) -> None:
         task = self._tasks.get(compute.task)
@@ -572,17 +469,13 @@ class Host:
                     digests.add(ref.digest)
         for letter in [*self._parked, *self._replica_letters.values()]:
             digests |= {meta.digest for meta in letter.content.blobs}
-        for task in self._tasks.values():
-            if task.saving:
-                digests |= {blob.digest for effect in self._effects if isinstance(effect, Persist) for blob in effect.record.blobs}
-        for effect in self._effects:
-            if isinstance(effect, Persist):
-                digests |= effect.record.digests()
-        digests |= self._persisting_digests()
+        for saving in self._persisting.values():
+            digests |= saving
         self.refs.sweep(handles, digests)
 
-    def _persisting_digests(self) -> set[str]:
-        return set()
+    def _persist(self, record: Record, replica: bool = False) -> None:
+        self._persisting[record.task, record.label] = record.digests()
+        self._effects.append(Persist(record, replica))
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -634,6 +527,7 @@ class Host:
         scope = self.me.site if all(address.site == self.me.site for address in members.values()) else topics.ALL_SITES
         key = self._key(name)
         self._sends[key] = (name, fixed)
+        self._unacked[key] = set(members)
         if cast.latest:
             self._latest[name, type(cast.message).__name__, cast.role] = key
         self.endpoint.cast(now, scope, cast.role, list(members.values()), self._content(name, cast.role, fixed.message), key)
@@ -643,7 +537,7 @@ class Host:
         for at in [at for at in self._latest if at[0] == name and at[1] == kind and at[2] in targets]:
             key = self._latest.pop(at)
             self.endpoint.cancel(key)
-            self._sends.pop(key, None)
+            self._forget_send(key)
 
     def _finish(self, now: float, task: _Task, finish: Finish) -> None:
         name = task.peer.task
@@ -662,12 +556,16 @@ class Host:
     def _resend(self, now: float, name: str, come: set[str]) -> None:
         """Kept messages go again to receivers that are new instances."""
         task = self._tasks[name]
-        for send in [send for send in task.kept if send.to in come]:
+        held = [command for _, command in task.held]
+        for send in [send for send in task.kept if send.to in come and send not in held]:
             for key in [key for key, (_, old) in self._sends.items() if old == send]:
                 self.endpoint.cancel(key)
-                del self._sends[key]
-            if task.saves_begun == task.saves_done:
-                self._send(now, task, send)
+                self._forget_send(key)
+            self._send(now, task, send)
+
+    def _forget_send(self, key: tuple[str, int]) -> None:
+        self._sends.pop(key, None)
+        self._unacked.pop(key, None)
 
     def _content(self, sender: str, to: str, message: Any) -> Content:
         blobs = {ref.digest: ref for ref in refs_in(message) if isinstance(ref, Blob)}
@@ -675,7 +573,7 @@ class Host:
         metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs.values())
         return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
 
-    def _letter(self, now: float, node: str, message: Replica | Fetch, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
+    def _letter(self, now: float, node: str, message: Replica | Fetch | Missing, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
         peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
         if peer is None:
             return None
@@ -691,15 +589,18 @@ class Host:
         self._send_number += 1
         return name, self._send_number
 
-    def _acked(self, now: float, key: Any) -> None:
+    def _acked(self, now: float, key: Any, node: str) -> None:
         if key in self._replicating:
             task, label = self._replicating.pop(key)
             if self._is_root(task):
                 self._announce(now, label)
             return
-        entry = self._sends.get(key)
-        if entry is not None and isinstance(entry[1], Send):
-            del self._sends[key]
+        left = self._unacked.get(key)
+        if left is not None:
+            left.discard(node)
+        if not left:
+            self._forget_send(key)
+        self._dirty = True
 
     # -- durability ------------------------------------------------------------------------
 
@@ -771,8 +672,8 @@ class Host:
 
     def _host_letter(self, now: float, letter: Letter) -> None:
         try:
-            message = _host_decoder.decode(letter.content.body)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+            message = decode_host_message(letter.content.body)
+        except WireError:
             self._refuse(letter, "malformed")
             return
         match message:
@@ -781,12 +682,16 @@ class Host:
                     self.endpoint.accept(letter)
                     return
                 self._replica_letters[record.task, record.label] = letter
-                self._effects.append(Persist(record, replica=True))
+                self._persist(record, replica=True)
             case Fetch(task):
                 self.endpoint.accept(letter)
                 record_ = self.shelf.newest(task)
-                if record_ is not None and task not in self._tasks:
-                    self._letter(now, letter.node, Replica(record_), record_.blobs)
+                if task in self._tasks:
+                    return  # still ours: the coordinator's newer table is on its way to one of us
+                self._letter(now, letter.node, Replica(record_) if record_ else Missing(task), record_.blobs if record_ else ())
+            case Missing(task):
+                self.endpoint.accept(letter)
+                self._obtained(now, task)
 
     def _park(self, letter: Letter) -> None:
         self._parked.append(letter)

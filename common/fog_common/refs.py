@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from blake3 import blake3
@@ -49,7 +49,7 @@ class BlobTable(Blobs):
         return digest in self._memory or (isinstance(digest, str) and self._disk.read(digest) is not None)
 
     def keep_only(self, digests: set[str]) -> None:
-        for digest in [digest for digest in self._memory if digest not in digests]:
+        for digest in [digest for digest in list(self._memory) if digest not in digests]:
             del self._memory[digest]
 
     @property
@@ -109,14 +109,14 @@ class Refs:
         return blob
 
     def forget_task(self, task: str) -> None:
-        for key in [key for key in self._values if key[0] == task]:
+        for key in [key for key in list(self._values) if key[0] == task]:
             self._values.pop(key, None)
             self._encoded.pop(key, None)
 
-    def sweep(self, handles: set[tuple[str, str]], digests: set[str], keep_bytes: Callable[[str], bool] = lambda _: False) -> None:
+    def sweep(self, handles: set[tuple[str, str]], digests: set[str]) -> None:
         """Drop every value and every blob in memory that is not named."""
-        for key in [key for key in self._values if key not in handles]:
-            del self._values[key]
+        for key in [key for key in list(self._values) if key not in handles]:  # a copy: op threads store meanwhile
+            self._values.pop(key, None)
             self._encoded.pop(key, None)
         live = digests | {self._encoded[key].digest for key in handles if key in self._encoded}
         self.blobs.keep_only(live)

@@ -1,0 +1,439 @@
+"""The worker: hosts one job's tasks on this node, owns torch, has its own broker connection.
+
+    python -m fog_agent.worker --fd N        (N: socket to the daemon; its end is the worker's end)
+
+Three threads beside the bus's: the owner (this file's loop; the only one that touches the host), one for ops, one for the disk.
+They speak through one inbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from fog_agent import pipe
+from fog_agent.store import JobStore
+from fog_common.bus.base import Connected, Disconnected, Received
+from fog_common.bus.mqtt import MqttBus
+from fog_common.effects import Changed, Compute, Listen, Persist
+from fog_common.errors import FogError, WireError
+from fog_common.host import Host
+from fog_common.ids import TIERS
+from fog_common.refs import BlobTable, Refs
+from fog_common.saves import Program, Record
+from fog_common.transfer.endpoint import Address, Endpoint, Limits, Publish
+from fog_common.wire import topics
+from fog_common.wire.messages import DesiredJob, Planes, WorkerState
+
+log = logging.getLogger(__name__)
+
+REPORT_S: Final = 2.0
+"""Seconds between reports to the daemon when nothing urgent happens."""
+RETRY_SAVE_S: Final = 2.0
+"""Seconds until a Save that the disk refused (full) is tried again."""
+
+
+class Workbench(Protocol):
+    """The op backend: fog_learning.ops.Workbench, or the torch-free stand-in."""
+
+    def preflight(self) -> list[str]: ...
+
+    def run(self, op: str, task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]: ...
+
+    def encode(self, value: Any) -> bytes | bytearray: ...
+
+    def decode(self, content: Any) -> Any: ...
+
+    def assign(self, slots: dict[str, int], roster_size: int) -> None: ...
+
+
+# -- what reaches the inbox beside bus events and frames of the daemon ---------------------------
+
+
+class _OpDone(Struct, frozen=True):
+    compute: Compute
+    outputs: dict[str, Any]
+    numbers: dict[str, float]
+    seconds: float
+
+
+class _OpFailed(Struct, frozen=True):
+    compute: Compute
+    why: str
+
+
+class _Written(Struct, frozen=True):
+    record: Record
+    replica: bool
+    why: str = ""
+
+
+class _DaemonGone(Struct, frozen=True):
+    pass
+
+
+class Worker:
+    def __init__(self, sock: socket.socket, setup: pipe.Setup) -> None:
+        self._sock = sock
+        self._setup = setup
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._ops: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
+        self._disk: queue.SimpleQueue[Persist | None] = queue.SimpleQueue()
+        self._sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
+        self._received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
+        self._counters: dict[str, float] = {}
+        self._phase = "starting"
+        self._problems: list[str] = []
+        self._host: Host | None = None
+        self._bus: MqttBus | None = None
+        self._bench: Workbench | None = None
+        self._desired: DesiredJob | None = None
+        self._listening: list[str] = []
+        self._retry: list[tuple[float, Persist]] = []
+        self._report_at = 0.0
+        self._urgent = False
+
+    # -- life ------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until the daemon says Stop or is gone. 0 in order, 3 if the job's folder is held by another worker."""
+        threading.Thread(target=self._read_pipe, name="pipe", daemon=True).start()
+        try:
+            self._store = JobStore(self._setup.state_dir, self._setup.job)
+            lock = _lock(self._store.folder / "lock")
+        except BlockingIOError:
+            log.error("another worker of this job holds its folder job=%s", self._setup.job)
+            return 3
+        with lock:
+            while True:
+                item = self._next()
+                if isinstance(item, _DaemonGone | pipe.Stop):
+                    break
+                self._handle(item)
+                self._perform()
+                if self._urgent or time.monotonic() >= self._report_at:
+                    self._report()
+            self._end()
+        return 0
+
+    def _next(self) -> Any:
+        host = self._host
+        due = [self._report_at]
+        if host is not None and (at := host.next_timer()) is not None:
+            due.append(at)
+        due += [at for at, _ in self._retry]
+        try:
+            return self._inbox.get(timeout=max(0.0, min(due) - time.monotonic()))
+        except queue.Empty:
+            return None
+
+    def _handle(self, item: Any) -> None:
+        now, host = time.monotonic(), self._host
+        match item:
+            case Received(topic, payload):
+                self._receive(now, topic, payload)
+            case Connected(max_payload):
+                self._connected(now, max_payload)
+            case Disconnected(why):
+                log.warning("broker connection lost why=%s", why)
+                if host is not None:
+                    host.on_disconnected(now)
+            case pipe.Assign(desired):
+                self._assign(now, desired)
+            case _OpDone(compute, outputs, numbers, seconds):
+                self._counters["op_seconds"] = self._counters.get("op_seconds", 0.0) + seconds
+                self._counters[f"op_{compute.op}_seconds"] = self._counters.get(f"op_{compute.op}_seconds", 0.0) + seconds
+                assert host is not None
+                host.on_ran(now, compute, outputs, numbers)
+            case _OpFailed(compute, why):
+                assert host is not None
+                host.on_failed(now, compute, why)
+            case _Written(record, replica, why):
+                assert host is not None
+                self._written(now, host, record, replica, why)
+            case _:
+                pass
+        if host is not None and (at := host.next_timer()) is not None and at <= now:
+            host.on_timer(now)
+        for at, persist in list(self._retry):
+            if at <= now:
+                self._retry.remove((at, persist))
+                self._disk.put(persist)
+
+    def _end(self) -> None:
+        self._ops.put(None)
+        self._disk.put(None)
+        if self._bus is not None:
+            self._bus.close()
+
+    # -- start -----------------------------------------------------------------------------
+
+    def _assign(self, now: float, desired: DesiredJob) -> None:
+        self._desired = desired
+        if self._host is None:
+            try:
+                self._build(desired)
+            except FogError as error:
+                self._problems = [str(error)]
+            except Exception as error:  # a broken node must say so, not vanish in a restart loop
+                log.exception("preparing the job failed job=%s", desired.job)
+                self._problems = [f"{type(error).__name__}: {error}"]
+            if self._problems:
+                self._phase, self._urgent = "refused", True
+                return
+        host, bench = self._host, self._bench
+        assert host is not None and bench is not None
+        bench.assign(*_slots(desired, self._setup.node))
+        host.on_placement(now, desired)
+        self._urgent = True
+
+    def _build(self, desired: DesiredJob) -> None:
+        from fog_learning.jobfile import job_from
+        from fog_learning.methods import resolve_method
+
+        setup = self._setup
+        job = job_from(desired.spec, f"job {desired.job}")
+        method, plan = resolve_method(job)
+        slots, roster_size = _slots(desired, setup.node)
+        bench = _workbench(setup, job, slots, roster_size)
+        self._problems = bench.preflight()
+        if self._problems:
+            return
+        self._bench = bench
+        shelf = self._store.load()
+        me = Address(setup.node, setup.site, setup.tier, f"{topics.BULK}~{setup.job}")
+        blobs = BlobTable(self._store)
+        refs = Refs(bench, blobs, f"{setup.node}-{setup.incarnation}")
+        fan_in = max(1, len(desired.placement.tasks))
+        limits = Limits(chunk_bytes=setup.chunk_bytes, window_chunks=max(2, min(32, 900 // fan_in)))
+        endpoint = Endpoint(me, setup.fleet, setup.job, setup.incarnation, blobs, limits)
+        self._host = Host(
+            me,
+            job=setup.job,
+            incarnation=setup.incarnation,
+            program=Program({role.name: role.machine for role in method.roles}, method.messages),
+            build=lambda peer: method.build(job, plan, peer),
+            refs=refs,
+            endpoint=endpoint,
+            shelf=shelf,
+        )
+        threading.Thread(target=self._run_ops, name="ops", daemon=True).start()
+        threading.Thread(target=self._run_disk, name="disk", daemon=True).start()
+        client_id = f"{setup.node}-{setup.job}-{setup.incarnation}"
+        self._bus = MqttBus(setup.broker, client_id, self._inbox.put)
+        self._bus.subscribe(*topics.inbox_filters(setup.fleet, setup.site, setup.node, f"{topics.BULK}~{setup.job}"))
+        self._bus.start()
+        self._phase = "connecting"
+
+    def _connected(self, now: float, max_payload: int) -> None:
+        host = self._host
+        assert host is not None
+        if max_payload:
+            limits = host.endpoint.limits
+            host.endpoint.set_limits(_fit(limits, max_payload))
+        host.on_connected(now)
+        if self._phase == "connecting":
+            self._phase, self._urgent = "ready", True
+            log.info("ready job=%s incarnation=%d", self._setup.job, self._setup.incarnation)
+
+    # -- bus -------------------------------------------------------------------------------
+
+    def _receive(self, now: float, topic: str, payload: bytes) -> None:
+        host = self._host
+        assert host is not None
+        try:
+            route = topics.parse(topic)
+        except WireError as error:
+            self._reject(error.reason)
+            return
+        self._received[self._plane(route)] += len(payload)
+        host.on_frame(now, route, payload)
+
+    def _plane(self, route: topics.Route) -> str:
+        if route.plane in {"d2d", "cast"}:
+            return route.plane
+        tasks = self._desired.placement.tasks if self._desired else ()
+        tier = next((peer.tier for peer in tasks if peer.node == route.sender), "cloud")
+        return "up" if TIERS.index(self._setup.tier) >= TIERS.index(tier) else "down"
+
+    def _reject(self, reason: str) -> None:
+        self._counters[f"rejected_{reason}_total"] = self._counters.get(f"rejected_{reason}_total", 0) + 1
+
+    # -- effects ---------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        host = self._host
+        if host is None:
+            return
+        assert self._bus is not None
+        for effect in host.take():
+            match effect:
+                case Publish(topic, payload, plane):
+                    self._sent[plane] += len(payload)
+                    self._bus.publish(topic, payload)
+                case Compute():
+                    self._ops.put(effect)
+                case Persist():
+                    self._disk.put(effect)
+                case Listen(roles):
+                    self._listen(roles)
+                case Changed(urgent):
+                    self._urgent |= urgent
+
+    def _listen(self, roles: tuple[str, ...]) -> None:
+        assert self._bus is not None
+        setup = self._setup
+        kind = f"{topics.BULK}~{setup.job}"
+        wanted = [filter_ for role in roles for filter_ in topics.cast_filters(setup.fleet, setup.site, setup.job, role, kind)]
+        if gone := [filter_ for filter_ in self._listening if filter_ not in wanted]:
+            self._bus.unsubscribe(*gone)
+        if new := [filter_ for filter_ in wanted if filter_ not in self._listening]:
+            self._bus.subscribe(*new)
+        self._listening = wanted
+
+    def _written(self, now: float, host: Host, record: Record, replica: bool, why: str) -> None:
+        if why:
+            self._problems = [f"cannot save: {why}; free some space, the job goes on from there"]
+            self._retry.append((now + RETRY_SAVE_S, Persist(record, replica)))
+            self._urgent = True
+            return
+        self._problems = []
+        host.on_persisted(now, record, replica)
+
+    # -- threads ---------------------------------------------------------------------------
+
+    def _read_pipe(self) -> None:
+        while True:
+            try:
+                frame = pipe.receive(self._sock)
+            except Exception:
+                log.exception("bad frame from the daemon")
+                frame = None
+            if frame is None:
+                self._inbox.put(_DaemonGone())
+                threading.Timer(2.0, os._exit, (1,)).start()  # an op may hold the owner: the worker never outlives its daemon
+                return
+            self._inbox.put(frame)
+
+    def _run_ops(self) -> None:
+        host, bench = self._host, self._bench
+        assert host is not None and bench is not None
+        while (compute := self._ops.get()) is not None:
+            began = time.perf_counter()
+            try:
+                inputs = {name: host.refs.value(compute.task, ref) for name, ref in compute.refs.items()}
+                outputs, numbers = bench.run(compute.op, compute.task, inputs, dict(compute.numbers))
+                for name, handle in compute.into.items():
+                    host.refs.store(compute.task, handle, outputs[name])
+            except Exception as error:
+                log.error("op failed op=%s task=%s\n%s", compute.op, compute.task, traceback.format_exc())
+                self._inbox.put(_OpFailed(compute, f"{compute.op}: {error}"))
+            else:
+                self._inbox.put(_OpDone(compute, outputs, numbers, time.perf_counter() - began))
+
+    def _run_disk(self) -> None:
+        host = self._host
+        assert host is not None
+        while (persist := self._disk.get()) is not None:
+            try:
+                self._store.write(persist.record, persist.replica, host.refs.blobs.get)
+            except OSError as error:
+                self._inbox.put(_Written(persist.record, persist.replica, str(error)))
+            else:
+                self._inbox.put(_Written(persist.record, persist.replica))
+
+    # -- reports ---------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        self._report_at = now + REPORT_S
+        urgent, self._urgent = self._urgent, False
+        host, desired = self._host, self._desired
+        counters, gauges = dict(self._counters), {}
+        if host is not None:
+            counters |= host.counters | {f"rejected_{reason}_total": float(n) for reason, n in host.endpoint.rejected.items()}
+            counters |= {name: float(n) for name, n in host.endpoint.counters.items()}
+            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
+        usage = os.times()
+        counters["cpu_seconds"] = usage.user + usage.system
+        gauges["rss_bytes"] = _rss_bytes()
+        state = WorkerState(
+            job=self._setup.job,
+            incarnation=self._setup.incarnation,
+            phase=self._phase,
+            view=host.view if host else 0,
+            problems=tuple(self._problems),
+            tasks=host.task_states(now, desired.history_seen if desired else 0) if host else (),
+            replicas=host.replica_states() if host else (),
+            sent=Planes(**self._sent),
+            received=Planes(**self._received),
+            ideal_bytes=host.ideal_bytes if host else 0,
+            counters=counters,
+            gauges=gauges,
+        )
+        with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
+            pipe.send(self._sock, pipe.State(state, urgent))
+
+
+def _slots(desired: DesiredJob, node: str) -> tuple[dict[str, int], int]:
+    """(task -> slot of this node's data tasks, number of slots in the job's roster)."""
+    tasks = desired.placement.tasks
+    mine = {peer.task: peer.slot for peer in tasks if peer.node == node and peer.slot >= 0}
+    return mine, len({peer.slot for peer in tasks if peer.slot >= 0})
+
+
+def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
+    if setup.backend == "standin":
+        from fog_learning.ops.standin import Workbench as Standin
+
+        return Standin(job, slots, roster_size)
+    from fog_learning.ops import Workbench as Torch
+
+    return Torch(job, slots, roster_size, setup.datasets, allow_models=setup.allow_models)
+
+
+def _fit(limits: Limits, max_payload: int) -> Limits:
+    import msgspec
+
+    return msgspec.structs.replace(limits, chunk_bytes=min(limits.chunk_bytes, max_payload), inline_bytes=min(limits.inline_bytes, max_payload // 2))
+
+
+def _lock(path: Path) -> Any:
+    file = open(path, "w")  # noqa: SIM115 - held for the life of the worker
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
+def _rss_bytes() -> float:
+    with open("/proc/self/statm") as file:
+        return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(fd: int) -> int:
+    """Run the worker on the socket `fd`; returns the exit code."""
+    sock = socket.socket(fileno=fd)
+    setup = pipe.receive(sock)
+    if not isinstance(setup, pipe.Setup):
+        return 1
+    logging.basicConfig(level=setup.log_level, stream=sys.stderr, format=f"%(levelname)s worker {setup.node}/{setup.job}: %(message)s", force=True)
+    return Worker(sock, setup).run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(int(sys.argv[sys.argv.index("--fd") + 1])))

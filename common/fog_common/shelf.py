@@ -1,0 +1,47 @@
+"""Which Saves are on this node's disk: of tasks that run here, and replicas of tasks of other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fog_common.saves import Record
+
+
+class Shelf:
+    """The last two labels of every task. Filled by the store at start, kept up by the host."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, dict[int, Record]] = {}
+        self._replica: set[str] = set()
+
+    def add(self, record: Record, replica: bool) -> None:
+        labels = self._records.setdefault(record.task, {})
+        labels[record.label] = record
+        for old in sorted(labels)[:-2]:
+            del labels[old]
+        if replica:
+            self._replica.add(record.task)
+        else:
+            self._replica.discard(record.task)
+
+    def newest(self, task: str, at_most: int | None = None) -> Record | None:
+        labels = [label for label in self._records.get(task, {}) if at_most is None or label <= at_most]
+        return self._records[task][max(labels)] if labels else None
+
+    def cut(self, task: str, above: int) -> None:
+        """Forget labels above `above`: the job went back behind them."""
+        for label in [label for label in self._records.get(task, {}) if label > above]:
+            del self._records[task][label]
+
+    def labels(self, task: str) -> tuple[int, ...]:
+        return tuple(sorted(self._records.get(task, {})))
+
+    def replicas(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for task in sorted(self._replica):
+            yield task, self.labels(task)
+
+    def digests(self) -> set[str]:
+        return {digest for labels in self._records.values() for record in labels.values() for digest in record.digests()}
+
+    def own(self) -> set[str]:
+        return set(self._records) - self._replica
