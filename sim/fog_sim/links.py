@@ -1,0 +1,70 @@
+"""Models of links and nodes. Figures are defaults to be replaced by measured ones (`--links FILE`); every result is labelled simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from fog_common.config import load
+from fog_common.errors import ConfigError
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Between a node and its broker, full duplex."""
+
+    up_bytes_s: Positive
+    down_bytes_s: Positive
+    latency_s: NotNegative
+    """One way."""
+    loss: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Fraction of QoS 0 frames that are lost (TCP hides single losses; this is for overload and reconnects)."""
+    joules_per_byte: NotNegative = 0.0
+    """Of the node's radio or NIC, for sent and received bytes alike."""
+
+
+class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a simulated node computes and consumes."""
+
+    flops: Positive = 4e9
+    """Sustained FLOP/s of training."""
+    disk_bytes_s: Positive = 20e6
+    save_s: NotNegative = 0.01
+    """Fixed cost of a durable Save."""
+    idle_w: NotNegative = 2.0
+    joules_per_flop: NotNegative = 1e-9
+    op_overhead_s: NotNegative = 1e-3
+
+
+class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of a `--links` file."""
+
+    link: Link
+    cloud_link: Link | None = None
+    node: NodeModel = NodeModel()
+    cloud: NodeModel = NodeModel(flops=50e9, disk_bytes_s=200e6)
+    spread: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Nodes' speed and rates are drawn from [1 - spread, 1 + spread] x the model, by the seed."""
+
+
+PRESETS: dict[str, Fleet] = {
+    # rates and latencies: typical sustained values, not a standard's peak; joules per byte: see docs/simulation.md for the sources
+    "lan": Fleet(link=Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=5e-9)),
+    "wifi": Fleet(link=Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=1e-7), spread=0.3),
+    "lte": Fleet(link=Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=1e-6), spread=0.4),
+}
+WIRED = Link(up_bytes_s=1e9, down_bytes_s=1e9, latency_s=0.0001)
+"""What the cloud and the coordinator have to the broker unless a file says otherwise."""
+
+
+def fleet(name: str) -> Fleet:
+    """A preset by name, or a YAML file of that shape."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).is_file():
+        return load(Path(name), Fleet)
+    raise ConfigError(f"links {name!r}: neither a preset ({', '.join(PRESETS)}) nor a file")
