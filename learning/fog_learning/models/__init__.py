@@ -1,0 +1,98 @@
+"""The table of models and the way from the job file's `model:` section to a spec. Torch-free; models/build.py makes modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from fog_common.errors import ConfigError, Refused
+from fog_learning.models.layers import Shape
+from fog_learning.models.spec import Block, BlockFacts, ModelSpec
+from fog_learning.models.zoo import CnnParameters, LeafParameters, MlpParameters, NoParameters, VggParameters, cnn, leaf_cnn, lenet5, mlp, vgg16
+
+__all__ = ["MODELS", "Block", "BlockFacts", "ModelEntry", "ModelSpec", "Shape", "check_model", "resolve_model"]
+
+
+class ModelEntry(Struct, frozen=True):
+    title: str
+    parameters: type[Struct]
+    """Type of the `model` section without `name`, `classes` and `input_shape` (frozen, strict)."""
+    spec: Callable[[Any, Shape, int], ModelSpec]
+
+
+MODELS: dict[str, ModelEntry] = {
+    "mlp": ModelEntry("fully connected, any input", MlpParameters, mlp),
+    "cnn": ModelEntry("two convolutions, images from 4x4", CnnParameters, cnn),
+    "lenet5": ModelEntry("LeNet-5, images from 12x12", NoParameters, lenet5),
+    "leaf_cnn": ModelEntry("CNN of the LEAF benchmark (C1 C2 F1 F2)", LeafParameters, leaf_cnn),
+    "vgg16": ModelEntry("VGG-16 with group normalisation, images from 32x32", VggParameters, vgg16),
+}
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def check_model(model: dict[str, Any]) -> None:
+    """ConfigError for whatever is wrong with a `model:` section and can be told without knowing the data."""
+    _parse(model)
+
+
+def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int | None, allow_models: Sequence[str] | None = None) -> ModelSpec:
+    """The spec for a job's `model:` section on data of this shape.
+
+    model: {name: mlp, …its parameters} or {import: "pkg.mod:Factory", arguments: {…}}; both may say `classes` and
+        `input_shape`, which then count instead of the data's (a node that has no data must be told).
+    allow_models: "pkg.mod:Factory" or "pkg.mod" that this node imports; None: not asked here (no import happens either way).
+    ConfigError: unknown name or parameter, shape does not fit, shape not known. Refused: import not on the list.
+    """
+    entry, parameters, own_shape, own_classes = _parse(model)
+    shape, outputs = own_shape or input_shape, own_classes or classes
+    if shape is None or outputs is None:
+        raise ConfigError("the shape of the data is not known here; say model.input_shape and model.classes in the job file")
+    if entry is None:
+        factory = str(model["import"])
+        if allow_models is not None and factory not in allow_models and factory.split(":")[0] not in allow_models:
+            allowed = ", ".join(sorted(allow_models)) or "none"
+            raise Refused(f"model {factory} may not be imported on this node (allowed: {allowed}); add it to allow_models in the agent's configuration")
+        return ModelSpec(factory, shape, outputs, factory=factory, arguments=dict(parameters))
+    spec = entry.spec(parameters, shape, outputs)
+    spec.check()
+    return spec
+
+
+def _parse(model: dict[str, Any]) -> tuple[ModelEntry | None, Any, Shape | None, int | None]:
+    rest = dict(model)
+    classes, input_shape = rest.pop("classes", None), rest.pop("input_shape", None)
+    if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
+        raise ConfigError(f"model.classes must be a whole number of at least 2, got {classes!r}")
+    if input_shape is not None and not _is_shape(input_shape):
+        raise ConfigError(f"model.input_shape must be 1 to 3 whole numbers of at least 1, such as [1, 28, 28], got {input_shape!r}")
+    shape = tuple(input_shape) if input_shape is not None else None
+    if "import" in rest:
+        factory, arguments = rest.pop("import"), rest.pop("arguments", {})
+        if not isinstance(factory, str) or not _FACTORY.fullmatch(factory):
+            raise ConfigError(f'model.import must look like "package.module:Factory", got {factory!r}')
+        if not isinstance(arguments, dict) or any(not isinstance(key, str) for key in arguments):
+            raise ConfigError("model.arguments must be a mapping of names to values")
+        if rest:
+            raise ConfigError(f"model.{min(rest)} is unknown beside model.import; allowed: arguments, classes, input_shape")
+        return None, arguments, shape, classes
+    name = rest.pop("name", None)
+    if not isinstance(name, str) or name not in MODELS:
+        raise ConfigError(f'model.name {name!r} is unknown; allowed: {", ".join(MODELS)} (or import: "package.module:Factory")')
+    entry = MODELS[name]
+    if unknown := [key for key in rest if key not in entry.parameters.__struct_fields__]:
+        allowed = ", ".join(("name", *entry.parameters.__struct_fields__, "classes", "input_shape"))
+        raise ConfigError(f"model.{unknown[0]} is unknown for model {name}; allowed: {allowed}")
+    try:
+        return entry, msgspec.convert(rest, entry.parameters), shape, classes
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        raise ConfigError(f"model{where.rstrip('`')}: {what}") from None
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 1 <= len(value) <= 3 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in value)
