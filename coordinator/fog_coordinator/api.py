@@ -1,0 +1,36 @@
+"""The verbs of the control API: `Request(verb, arguments)` from fogctl, `Reply(body)` or `Reply(exit_code, error)` back.
+
+Requests come on `ctl/{user}/request~{session}`; replies go to the user's inbox, kind `reply~{session}`. Unknown arguments are
+refused. exit_code is that of the CLI: 1 failed, 2 bad input or unknown name, 4 refused. Times are seconds of the coordinator's
+clock (`now` is in every body that has times, so that `now - since` is a duration); absent values are null.
+
+| verb | arguments | body |
+|---|---|---|
+| `ping` | – | `{now, nonce, version, started_at, nodes, nodes_online, jobs_active}` |
+| `job.submit` | `spec` (job file as builtins), `token`? | `{job, state, repeated}`; repeated: this token was submitted before |
+| `job.list` | `active`? (bool) | `{now, jobs: [SUMMARY]}`, newest first |
+| `job.status` | `job`, `after`? (history only of later rounds) | `STATUS` |
+| `job.cancel` | `job` | `{job, state}`; of an ended job: refused |
+| `job.logs` | `job`, `lines`? (default 100, at most 500) | `{now, job, events: [{at, text}]}`, oldest first |
+| `job.result` | `job` | `{now, job, state, numbers, rounds, digest, status: STATUS}`; and the weights (safetensors) follow as a letter to `Address(user, "cloud", "cloud", "bulk~{session}")`: to = `@result`, body = msgpack `{job, numbers}`, one blob whose digest is `digest` (no letter if that is '') |
+| `node.list` | – | `{now, nodes: [NODE]}`, sorted by name |
+| `node.show` | `node` | `NODE` with `profile`, `workers: [{job, phase, incarnation, view, problems, tasks, gauges, counters}]`, `gauges`, `counters`, `energy_j` |
+| `node.drain` | `node`, `undo`? (bool) | `{node, state, moving: [task of job]}` |
+
+SUMMARY = `{job, name, method, state, line, round, rounds, nodes, submitted_at, started_at, ended_at, why}`
+state: `waiting_nodes | queued | preparing | running | finished | failed | cancelled`; line: one sentence for a person.
+
+STATUS = SUMMARY plus
+- `now`, `view`, `user`, `wall_s` (since started_at, until ended_at; 0 before), `problems: [text]`
+- `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
+- `tasks: [{task, role, slot, node, site, tier, live, incarnation, since, round, labels, phase, rss_bytes}]`
+- `history: [{round, wall_s, updates, examples, bytes, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the
+  start; accuracy and loss are null when not evaluated; the method's further numbers stand beside them
+- `metrics`: the last value of every number in the history; after the end also the result's
+- `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
+- `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
+- `buddies: {task: node}`, `digest` ('' before the end)
+
+NODE = `{node, state, since, tier, site, draining, jobs: [job], cores, memory_bytes, memory_free_bytes, torch, datasets, version, note}`
+state: `online | offline | unknown` (not heard of since the coordinator's start); note: one line for a person, e.g. what a drain waits for.
+"""
