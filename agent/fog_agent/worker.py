@@ -21,19 +21,18 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from fog_common.bus.mqtt import MqttBus
+from fog_common.transfer.endpoint import Publish
 from msgspec import Struct
 
-from fog_agent import pipe
+from fog_agent import hosting, pipe
 from fog_agent.store import JobStore
 from fog_common.bus.base import Connected, Disconnected, Received
-from fog_common.bus.mqtt import MqttBus
 from fog_common.effects import Changed, Compute, Listen, Persist
 from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.ids import TIERS
-from fog_common.refs import BlobTable, Refs
-from fog_common.saves import Program, Record
-from fog_common.transfer.endpoint import Address, Endpoint, Limits, Publish
+from fog_common.saves import Record
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 
@@ -195,45 +194,38 @@ class Worker:
                 return
         host, bench = self._host, self._bench
         assert host is not None and bench is not None
-        bench.assign(*_slots(desired, self._setup.node))
+        bench.assign(*hosting.slots_of(desired, self._setup.node))
         host.on_placement(now, desired)
         self._urgent = True
 
     def _build(self, desired: DesiredJob) -> None:
         from fog_learning.jobfile import job_from
-        from fog_learning.methods import resolve_method
 
         setup = self._setup
         job = job_from(desired.spec, f"job {desired.job}")
-        method, plan = resolve_method(job)
-        slots, roster_size = _slots(desired, setup.node)
-        bench = _workbench(setup, job, slots, roster_size)
+        bench = _workbench(setup, job, *hosting.slots_of(desired, setup.node))
         self._problems = bench.preflight()
         if self._problems:
             return
         self._bench = bench
-        shelf = self._store.load()
-        me = Address(setup.node, setup.site, setup.tier, f"{topics.BULK}~{setup.job}")
-        blobs = BlobTable(self._store)
-        refs = Refs(bench, blobs, f"{setup.node}-{setup.incarnation}")
-        fan_in = max(1, len(desired.placement.tasks))
-        limits = Limits(chunk_bytes=setup.chunk_bytes, window_chunks=max(2, min(32, 900 // fan_in)))
-        endpoint = Endpoint(me, setup.fleet, setup.job, setup.incarnation, blobs, limits)
-        self._host = Host(
-            me,
-            job=setup.job,
+        self._host = hosting.open_host(
+            desired,
+            job,
+            node=setup.node,
+            site=setup.site,
+            tier=setup.tier,
+            fleet=setup.fleet,
             incarnation=setup.incarnation,
-            program=Program({role.name: role.machine for role in method.roles}, method.messages),
-            build=lambda peer: method.build(job, plan, peer),
-            refs=refs,
-            endpoint=endpoint,
-            shelf=shelf,
+            codec=bench,
+            disk=self._store,
+            shelf=self._store.load(),
+            chunk_bytes=setup.chunk_bytes,
         )
         threading.Thread(target=self._run_ops, name="ops", daemon=True).start()
         threading.Thread(target=self._run_disk, name="disk", daemon=True).start()
         client_id = f"{setup.node}-{setup.job}-{setup.incarnation}"
         self._bus = MqttBus(setup.broker, client_id, self._inbox.put)
-        self._bus.subscribe(*topics.inbox_filters(setup.fleet, setup.site, setup.node, f"{topics.BULK}~{setup.job}"))
+        self._bus.subscribe(*hosting.inbox(self._host, setup.fleet))
         self._bus.start()
         self._phase = "connecting"
 
@@ -241,8 +233,7 @@ class Worker:
         host = self._host
         assert host is not None
         if max_payload:
-            limits = host.endpoint.limits
-            host.endpoint.set_limits(_fit(limits, max_payload))
+            host.endpoint.set_limits(hosting.fit(host.endpoint.limits, max_payload))
         host.on_connected(now)
         if self._phase == "connecting":
             self._phase, self._urgent = "ready", True
@@ -294,9 +285,8 @@ class Worker:
 
     def _listen(self, roles: tuple[str, ...]) -> None:
         assert self._bus is not None
-        setup = self._setup
-        kind = f"{topics.BULK}~{setup.job}"
-        wanted = [filter_ for role in roles for filter_ in topics.cast_filters(setup.fleet, setup.site, setup.job, role, kind)]
+        assert self._host is not None
+        wanted = hosting.casts(self._host, self._setup.fleet, roles)
         if gone := [filter_ for filter_ in self._listening if filter_ not in wanted]:
             self._bus.unsubscribe(*gone)
         if new := [filter_ for filter_ in wanted if filter_ not in self._listening]:
@@ -363,8 +353,7 @@ class Worker:
         host, desired = self._host, self._desired
         counters, gauges = dict(self._counters), {}
         if host is not None:
-            counters |= host.counters | {f"rejected_{reason}_total": float(n) for reason, n in host.endpoint.rejected.items()}
-            counters |= {name: float(n) for name, n in host.endpoint.counters.items()}
+            counters |= hosting.counters_of(host)
             gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
         usage = os.times()
         counters["cpu_seconds"] = usage.user + usage.system
@@ -387,13 +376,6 @@ class Worker:
             pipe.send(self._sock, pipe.State(state, urgent))
 
 
-def _slots(desired: DesiredJob, node: str) -> tuple[dict[str, int], int]:
-    """(task -> slot of this node's data tasks, number of slots in the job's roster)."""
-    tasks = desired.placement.tasks
-    mine = {peer.task: peer.slot for peer in tasks if peer.node == node and peer.slot >= 0}
-    return mine, len({peer.slot for peer in tasks if peer.slot >= 0})
-
-
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
     if setup.backend == "standin":
         from fog_learning.ops.standin import Workbench as Standin
@@ -402,12 +384,6 @@ def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: 
     from fog_learning.ops import Workbench as Torch
 
     return Torch(job, slots, roster_size, setup.datasets, allow_models=setup.allow_models)
-
-
-def _fit(limits: Limits, max_payload: int) -> Limits:
-    import msgspec
-
-    return msgspec.structs.replace(limits, chunk_bytes=min(limits.chunk_bytes, max_payload), inline_bytes=min(limits.inline_bytes, max_payload // 2))
 
 
 def _lock(path: Path) -> Any:
