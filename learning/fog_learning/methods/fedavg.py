@@ -1,0 +1,565 @@
+"""Federated averaging (McMahan et al. 2017). Both sides of the protocol.
+
+local_steps = 1 is FedSGD; prox_mu > 0 is FedProx (Li et al. 2020); server_optimizer momentum or adam is FedOpt (Reddi et
+al. 2021: the mean's difference to the old weights is the server's gradient); `layers` averages only the named blocks and
+leaves the others to each trainer (as gFL does).
+
+Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
+
+| op             | inputs                        | numbers in                                   | outputs             | numbers out             |
+|----------------|-------------------------------|----------------------------------------------|---------------------|-------------------------|
+| init           |                               | layers                                       | weights             |                         |
+| train          | weights, own?                 | round, slot, steps, prox_mu, layers          | weights, own?       | examples, loss          |
+| evaluate_local | weights, own?                 | slot, layers                                 |                     | accuracy, loss, examples |
+| accumulate     | sum?, add                     | n                                            | sum                 |                         |
+| mean           | sum                           |                                              | weights             |                         |
+| server_opt     | weights, mean, m?, v?         | kind, lr, beta1, beta2, eps, round           | weights, m?, v?     |                         |
+| evaluate       | weights                       | round                                        |                     | accuracy, loss          |
+
+`layers` is a comma-separated string, '' = all: then `weights` holds only those blocks and `own` holds the rest (absent: as
+`init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
+
+What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
+In the open round it counts with its examples n. One of an older round counts, with `late: accept` and not more than
+`late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
+of rounds between; it never helps the quorum. Everything else is dropped and measured.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.errors import ConfigError
+from fog_common.machine import (
+    Cancel,
+    Cast,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Finish,
+    Handle,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Numbers,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Save,
+    Send,
+    Slots,
+    Started,
+    Waiting,
+    WakeAt,
+    Woke,
+)
+from fog_learning.job import Evaluation, Job, Stragglers
+from fog_learning.methods.base import Method, Role
+from fog_learning.methods.rounds import deadline, needed, stale_weight
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    local_steps: int = 10
+    """Optimiser steps per round on each node; 1 = FedSGD."""
+    prox_mu: float = 0.0
+    """FedProx: adds mu/2 |w - w_round|^2 to the local loss."""
+    server_optimizer: Literal["none", "momentum", "adam"] = "none"
+    server_lr: float = 1.0
+    beta1: float = 0.9
+    """momentum: its factor; adam: decay of the first moment."""
+    beta2: float = 0.99
+    eps: float = 1e-3
+    """adam: added to the root of the second moment."""
+    layers: list[str] = []
+    """Blocks that are averaged; the others stay each trainer's own. Empty = all."""
+
+
+# -- what they say -------------------------------------------------------------------------
+
+
+class Round(Struct, frozen=True, tag=True):
+    """Server -> trainers: start from these weights. rate: evaluate them first on the held-out part; train=False: only that."""
+
+    number: int
+    weights: Ref
+    train: bool = True
+    rate: bool = False
+
+
+class Update(Struct, frozen=True, tag=True):
+    """Trainer -> who sent the Round. `slots`: whose data is in it. numbers: loss; with `rate` accuracy, rated_loss, rated_examples."""
+
+    round: int
+    weights: Ref | None
+    examples: int
+    slots: Slots
+    numbers: Numbers = {}
+
+
+class Trouble(Struct, frozen=True, tag=True):
+    """Trainer -> server: no update of mine in this round, and why."""
+
+    round: int
+    slots: Slots
+    why: str
+
+
+# -- the root ------------------------------------------------------------------------------
+
+
+class Answer(Struct):
+    """One update of the open round, without its weights."""
+
+    slots: Slots
+    examples: int
+    numbers: Numbers
+    why: str = ""
+    """Not '' if it could not be added."""
+
+
+class Server(Machine):
+    plan: Plan
+    stragglers: Stragglers
+    evaluation: Evaluation
+    rounds: int
+    phase: Literal["starting", "idle", "open", "averaging", "rating", "done"] = "starting"
+    round: int = 0
+    """The open round, or the last closed one."""
+    weights: Ref | None = None
+    moments: dict[str, Ref] = field(default_factory=dict)
+    trainers: dict[str, int] = field(default_factory=dict)
+    """Live trainers: task -> slot."""
+    sum: Handle | None = None
+    answers: list[Answer] = field(default_factory=list)
+    heard: dict[int, dict[int, bool]] = field(default_factory=dict)
+    """round -> slots whose update came, for the open round and the few before it."""
+    troubled: dict[int, str] = field(default_factory=dict)
+    """slot -> why it has no update in this round."""
+    late: list[Update] = field(default_factory=list)
+    """Late updates that wait to be added to the open or the next round."""
+    since: float = 0.0
+    opened_at: float = 0.0
+    before_at: float = 0.0
+    """Opening of the round before."""
+    closes_at: float | None = None
+    overdue: bool = False
+    """The deadline has passed: the round closes as soon as the quorum is there."""
+    recent: list[float] = field(default_factory=list)
+    """Arrival times of recent updates, seconds after the opening of their round."""
+    unrated: RoundRecord | None = None
+    history: list[RoundRecord] = field(default_factory=list)
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        if self.phase == "done":
+            return []
+        match event:
+            case Started(roster):
+                self._meet(roster)
+                self.since = now
+                return [Run("init", {}, ("init",), {"layers": ",".join(self.plan.layers)})]
+            case Rewound(_, roster):  # what stood behind the Save was performed again, the Cast included
+                self._meet(roster)
+                return self._open(now) if self.phase == "idle" else self._close_if_ready(now)
+            case Joined(peer) if peer.role == "trainer":
+                self.trainers[peer.task] = peer.slot
+                if self.phase == "idle":
+                    return self._open(now)
+                if self.phase == "open" and peer.slot not in self.heard[self.round]:
+                    self.troubled.pop(peer.slot, None)
+                    return [Send(peer.task, self._call(), latest=True)]
+            case Left(peer) if peer.role == "trainer":
+                self.trainers.pop(peer.task, None)
+                return self._close_if_ready(now)
+            case Delivered(_, Update() as update):
+                return self._hear(update, now)
+            case Delivered(_, Trouble(number, slots, why)) if self.phase == "open" and number == self.round:
+                self.troubled |= {slot: why for slot in slots if slot not in self.heard[number]}
+                return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
+            case Woke():
+                return self._close_if_ready(now)
+            case Ran(("init",), refs):
+                self.weights = refs["weights"]
+                return [Save(0), *self._open(now)]
+            case Ran(("weights", number), refs) if self.phase == "averaging" and number == self.round:
+                return self._closed(refs, now)
+            case Ran(("rated", number), _, numbers):
+                return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
+            case Failed(("added", number, index), why):
+                return self._not_added(int(number), int(index), why, now)
+            case Failed((what, *_), why):
+                return self._fail(f"{_OPS.get(str(what), str(what))} failed in round {self.round}: {self._first_trouble() or why}")
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        if self.phase == "idle" or (self.phase == "open" and not self.trainers):
+            return Waiting("trainers", 0, 1, (), self.since)
+        if self.phase != "open":
+            return None
+        who = tuple(task for task, slot in self.trainers.items() if not self._answered(slot))
+        have = len(self.heard[self.round])
+        quorum = needed(self.stragglers.quorum, len(self.trainers))
+        return Waiting("updates", have, min(quorum, have + len(who)), who, self.opened_at, self.closes_at)
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return min(self.round, self.rounds), tuple(self.history)
+
+    # -- a round opens -----------------------------------------------------------------
+
+    def _meet(self, roster: tuple[Peer, ...]) -> None:
+        self.trainers = {peer.task: peer.slot for peer in roster if peer.role == "trainer"}
+
+    def _open(self, now: float) -> list[Command]:
+        """Open the next round (the one after the last only rates the result), or wait for trainers."""
+        self.since = now
+        if not self.trainers:
+            self.phase = "idle"
+            return []
+        self.phase = "open"
+        self.round += 1
+        self.before_at, self.opened_at = self.opened_at, now
+        self.answers, self.troubled, self.overdue = [], {}, False
+        self.heard[self.round] = {}
+        kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
+        self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
+        del self.recent[: -max(16, 4 * len(self.trainers))]
+        after = deadline(self.stragglers, self.recent)
+        self.closes_at = None if after is None else now + after
+        return [Cast("trainer", self._call(), latest=True), *self._alarm()]
+
+    def _call(self) -> Round:
+        assert self.weights is not None
+        rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
+        return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate)
+
+    def _alarm(self) -> list[Command]:
+        return [] if self.closes_at is None else [WakeAt(self.closes_at)]
+
+    def _is_rated(self, number: int) -> bool:
+        return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
+
+    # -- updates come ------------------------------------------------------------------
+
+    def _hear(self, update: Update, now: float) -> list[Command]:
+        number = update.round
+        if number > self.round or number not in self.heard:  # of a life before ours, or too old
+            return [Measure("late_updates", 1)]
+        heard = self.heard[number]
+        if any(slot in heard for slot in update.slots):
+            return [Measure("repeated_updates", 1)]
+        heard |= dict.fromkeys(update.slots, True)
+        if number < self.round or self.phase != "open":
+            if number >= self.round - 1:
+                self.recent.append(now - (self.opened_at if number == self.round else self.before_at))
+            if self.stragglers.late == "accept" and update.weights is not None:
+                self.late.append(update)
+            return [Measure("late_updates", 1)]
+        self.recent.append(now - self.opened_at)
+        for slot in update.slots:
+            self.troubled.pop(slot, None)
+        self.answers.append(Answer(update.slots, update.examples, update.numbers))
+        adding: list[Command] = []
+        if update.weights is not None:
+            adding = [*self._add_late(), self._add(update.weights, update.examples, len(self.answers) - 1)]
+        return [*adding, *self._close_if_ready(now)]
+
+    def _add(self, weights: Ref, n: float, index: int) -> Command:
+        self.sum = Handle(f"sum{self.round}")
+        return Run("accumulate", {"sum": self.sum, "add": weights}, ("added", self.round, index), {"n": n}, {"sum": self.sum})
+
+    def _add_late(self) -> list[Command]:
+        """Not before the round's first own update: until then `sum` must be empty, for the Save."""
+        late, self.late = self.late, []
+        weighted = [(update.weights, stale_weight(update.examples, self.round - update.round, self.stragglers.staleness)) for update in late]
+        return [self._add(weights, n, -1) for weights, n in weighted if weights is not None]
+
+    def _not_added(self, number: int, index: int, why: str, now: float) -> list[Command]:
+        if number != self.round or index < 0:
+            return [Measure("bad_updates", 1)]
+        answer = self.answers[index]
+        answer.why = why
+        for slot in answer.slots:
+            self.heard[number].pop(slot, None)
+            self.troubled[slot] = f"its update cannot be averaged: {why}"
+        return [Measure("bad_updates", 1), *self._close_if_ready(now)]
+
+    # -- a round closes ----------------------------------------------------------------
+
+    def _answered(self, slot: int) -> bool:
+        return slot in self.heard[self.round] or slot in self.troubled
+
+    def _close_if_ready(self, now: float) -> list[Command]:
+        if self.phase != "open":
+            return []
+        if self.closes_at is not None and now >= self.closes_at:
+            self.closes_at, self.overdue = None, True
+        have = len(self.heard[self.round])
+        enough = have >= needed(self.stragglers.quorum, len(self.trainers)) and self.stragglers.quorum < 1.0
+        if not (enough or have + len(self.troubled) >= len(self.trainers)):
+            return self._alarm()
+        if all(self._answered(slot) for slot in self.trainers.values()):
+            if have:
+                return self._close(now)
+            return self._fail(f"no trainer can go on in round {self.round}: {self._first_trouble()}") if self.trainers else self._alarm()
+        if not enough:
+            return self._alarm()
+        if self.overdue:
+            return self._close(now)
+        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+            after = deadline(self.stragglers, self.recent)
+            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        return self._alarm()
+
+    def _close(self, now: float) -> list[Command]:
+        self.closes_at = None
+        if self.round > self.rounds:
+            return self._rated(self.rounds, self._federated())
+        self.phase = "averaging"
+        number = self.round
+        if self.plan.server_optimizer == "none":
+            return [Run("mean", self._sum(), ("weights", number))]
+        mean = Handle(f"mean{number}")
+        plan = self.plan
+        assert self.weights is not None
+        return [
+            Run("mean", self._sum(), ("mean", number), into={"weights": mean}),
+            Run(
+                "server_opt",
+                {"weights": self.weights, "mean": mean, **self.moments},
+                ("weights", number),
+                {"kind": plan.server_optimizer, "lr": plan.server_lr, "beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps, "round": number},
+            ),
+        ]
+
+    def _sum(self) -> dict[str, Ref]:
+        return {} if self.sum is None else {"sum": self.sum}
+
+    def _closed(self, refs: dict[str, Ref], now: float) -> list[Command]:
+        """The new weights are there: save, say so, go on."""
+        self.weights = refs["weights"]
+        self.moments = {name: refs[name] for name in ("m", "v") if name in refs}
+        self.sum = None
+        good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
+        record = RoundRecord(
+            self.round, now, len(good), sum(a.examples for a in good), {"loss": _mean([(a.examples, a.numbers.get("loss")) for a in good])}
+        )
+        if self.unrated is not None:  # federated: the trainers of this round rated the weights of the one before
+            self._rate(self.unrated, self._federated())
+        self.unrated = None
+        measured = [Measure("loss", record.numbers["loss"])]
+        last = self.round >= self.rounds
+        if not self._is_rated(self.round):
+            self.history.append(record)
+            return [Save(self.round), *measured, *(self._finish() if last else self._open(now))]
+        self.unrated = record
+        number = self.round
+        if self.evaluation.where == "federated":
+            return [Save(number), *measured, *self._open(now)]
+        rating = Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})
+        if last:
+            self.phase = "rating"
+            return [Save(number), *measured, rating]
+        return [Save(number), *measured, *self._open(now), rating]  # the evaluation overlaps the next round
+
+    def _federated(self) -> Numbers:
+        good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
+        return {
+            name: _mean([(answer.numbers.get("rated_examples", 0.0), answer.numbers.get(name)) for answer in good])
+            for name in ("accuracy", "rated_loss")
+        }
+
+    def _rate(self, record: RoundRecord, numbers: Numbers) -> None:
+        self.history.append(msgspec.structs.replace(record, numbers={**record.numbers, **numbers}))
+
+    def _rated(self, number: int, numbers: Numbers) -> list[Command]:
+        if self.unrated is None or self.unrated.round != number:
+            return []
+        self._rate(self.unrated, numbers)
+        self.unrated = None
+        done: list[Command] = self._finish() if number >= self.rounds else []
+        return [*(Measure(name, numbers[name]) for name in sorted(numbers)), *done]
+
+    def _finish(self) -> list[Command]:
+        assert self.weights is not None
+        self.phase = "done"
+        return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
+
+    def _fail(self, why: str) -> list[Command]:
+        self.phase = "done"
+        return [Finish(why=why)]
+
+    def _first_trouble(self) -> str:
+        return next((f"slot {slot}: {self.troubled[slot]}" for slot in sorted(self.troubled)), "")
+
+
+_OPS = {"init": "making the first weights", "weights": "averaging", "mean": "averaging", "rated": "the evaluation"}
+
+
+def _mean(pairs: list[tuple[float, float | None]]) -> float:
+    """sum(n x) / sum(n) over the pairs that have an x; 0.0 without any."""
+    known = [(n, x) for n, x in pairs if x is not None and n > 0]
+    return math.fsum(n * x for n, x in known) / math.fsum(n for n, _ in known) if known else 0.0
+
+
+# -- a node with data ----------------------------------------------------------------------
+
+
+class Call(Struct, frozen=True):
+    """A Round and who sent it: that is who gets the answer."""
+
+    sender: str
+    round: Round
+
+
+class Trainer(Machine):
+    plan: Plan
+    slot: int
+    late: Literal["drop", "accept"] = "drop"
+    late_rounds: int = 0
+    newest: int = 0
+    """The newest round that was begun."""
+    doing: Call | None = None
+    next: Call | None = None
+    """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
+    own: Ref | None = None
+    """The blocks that are not averaged."""
+    scores: Numbers = field(default_factory=dict)
+    renewed: bool = False
+    """The server is a new instance: it may have fallen back, so a lower round number is no stale one."""
+    since: float = 0.0
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Started() | Rewound():
+                self.since = now
+            case Joined(peer) if peer.role == "server":
+                self.renewed = True
+            case Delivered(sender, Round() as call):
+                return self._called(Call(sender, call))
+            case Ran(("scored", number), _, numbers) if self._does(number):
+                return self._scored({"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"], "rated_examples": numbers["examples"]}, now)
+            case Ran(("trained", number), refs, numbers) if self._does(number):
+                return self._trained(refs, numbers, now)
+            case Failed((what, number), why) if self._does(number):
+                return self._failed(str(what), why, now)
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        return None if self.doing else Waiting("round", since=self.since)
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return self.newest, ()
+
+    def _does(self, number: str | int) -> bool:
+        return self.doing is not None and self.doing.round.number == number
+
+    def _called(self, call: Call) -> list[Command]:
+        number = call.round.number
+        fresh = number > self.newest or (self.renewed and number < self.newest) or not call.round.train
+        if not fresh or self._does(number):
+            return []
+        if self.doing is None:
+            return self._begin(call)
+        if self.next is None or self.renewed or number > self.next.round.number:
+            self.next = call
+        return []
+
+    def _begin(self, call: Call) -> list[Command]:
+        self.doing, self.newest, self.renewed, self.scores = call, call.round.number, False, {}
+        number = call.round.number
+        weights: dict[str, Ref] = {"weights": call.round.weights}
+        if self.own is not None:
+            weights["own"] = self.own
+        common: dict[str, float | int | str] = {"slot": self.slot, "layers": ",".join(self.plan.layers)}
+        commands: list[Command] = []
+        if call.round.rate or not call.round.train:
+            commands.append(Run("evaluate_local", weights, ("scored", number), common))
+        if call.round.train:
+            numbers = {**common, "round": number, "steps": self.plan.local_steps, "prox_mu": self.plan.prox_mu}
+            commands.append(Run("train", weights, ("trained", number), numbers))
+        return commands
+
+    def _scored(self, scores: Numbers, now: float) -> list[Command]:
+        assert self.doing is not None
+        self.scores = scores
+        if self.doing.round.train:
+            return []
+        answer = Send(self.doing.sender, Update(self.doing.round.number, None, 0, Slots.of(self.slot), scores), latest=True)
+        return [answer, *self._go_on(now)]
+
+    def _trained(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
+        assert self.doing is not None
+        number, sender = self.doing.round.number, self.doing.sender
+        self.own = refs.get("own")
+        examples = int(numbers["examples"])
+        update = Update(number, refs["weights"], examples, Slots.of(self.slot), {"loss": numbers["loss"], **self.scores})
+        after = self._go_on(now)
+        if self.late == "drop" and after and self.newest > number:  # the server has closed this round: it would not count
+            return [Measure("late_updates", 1), *after]
+        keep = number + self.late_rounds if self.late == "accept" else number
+        return [Save(number), Send(sender, update, keep=keep), Measure("loss", numbers["loss"]), *after]
+
+    def _failed(self, what: str, why: str, now: float) -> list[Command]:
+        assert self.doing is not None
+        number, sender = self.doing.round.number, self.doing.sender
+        if what == "scored":
+            what = "evaluation"
+        tag = ("trained", number)
+        trouble = Send(sender, Trouble(number, Slots.of(self.slot), f"{'training' if what == 'trained' else what} failed: {why}"), latest=True)
+        self.newest = number - 1  # asked again, it tries again
+        return [Cancel(tag), trouble, *self._go_on(now)]
+
+    def _go_on(self, now: float) -> list[Command]:
+        """The next round, if one waits."""
+        call, self.doing, self.next, self.since = self.next, None, None, now
+        return [] if call is None else self._begin(call)
+
+
+# -- the method ----------------------------------------------------------------------------
+
+
+def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+    assert isinstance(plan, Plan)
+    if peer.role == "server":
+        return Server(plan=plan, stragglers=job.stragglers, evaluation=job.evaluation, rounds=job.train.rounds)
+    return Trainer(plan=plan, slot=peer.slot, late=job.stragglers.late, late_rounds=job.stragglers.late_rounds)
+
+
+def check(job: Job, plan: Struct) -> None:
+    assert isinstance(plan, Plan)
+    if plan.local_steps < 1:
+        raise ConfigError(f"method.local_steps must be at least 1, got {plan.local_steps}")
+    if not (math.isfinite(plan.prox_mu) and plan.prox_mu >= 0):
+        raise ConfigError(f"method.prox_mu must be a number of at least 0, got {plan.prox_mu}")
+    if not (math.isfinite(plan.server_lr) and plan.server_lr > 0):
+        raise ConfigError(f"method.server_lr must be a number above 0, got {plan.server_lr}")
+    for key, beta in (("beta1", plan.beta1), ("beta2", plan.beta2)):
+        if not 0 <= beta < 1:
+            raise ConfigError(f"method.{key} must be from 0 to below 1, got {beta}")
+    if not (math.isfinite(plan.eps) and plan.eps > 0):
+        raise ConfigError(f"method.eps must be a number above 0, got {plan.eps}")
+    if any(not name or "," in name for name in plan.layers):
+        raise ConfigError(f"method.layers must be names of the model's blocks, got {plan.layers}")
+    if plan.layers and job.evaluation.where == "central":
+        raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")
+
+
+FEDAVG = Method(
+    name="fedavg",
+    title="Federated averaging (FedSGD, FedProx, FedOpt)",
+    source="McMahan et al. 2017, Algorithm 1",
+    plan=Plan,
+    roles=(Role("server", Server, where="cloud", stateful=True), Role("trainer", Trainer, where="data")),
+    messages=(Round, Update, Trouble),
+    root="server",
+    build=build,
+    check=check,
+)

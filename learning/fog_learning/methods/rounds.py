@@ -1,0 +1,44 @@
+"""When a round may close: quorum and deadline (pure). Used by every method that works in rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fog_learning.job import Stragglers
+
+
+def needed(quorum: float, live: int) -> int:
+    """How many of `live` tasks must have answered before the deadline counts: at least 1, at most all."""
+    return max(1, math.ceil(quorum * live - 1e-9))
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value (mean of the middle two). ValueError for none."""
+    if not values:
+        raise ValueError("no values, no median")
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def deadline(stragglers: Stragglers, recent: Sequence[float]) -> float | None:
+    """Seconds after the opening of a round at which it may close without the rest; None: not known yet, or it waits for all.
+
+    recent: arrival times of recent updates, in seconds after the opening of their rounds. Fixed `deadline_s` if the job
+    says so, else median + max(mad_factor x MAD, grace_s), MAD being the median absolute deviation.
+    """
+    if stragglers.quorum >= 1.0:
+        return None
+    if stragglers.deadline_s is not None:
+        return stragglers.deadline_s
+    if not recent:
+        return None
+    middle = median(recent)
+    spread = median([abs(value - middle) for value in recent])
+    return middle + max(stragglers.mad_factor * spread, stragglers.grace_s)
+
+
+def stale_weight(examples: float, age: int, staleness: float) -> float:
+    """What an update of `examples` counts when it is `age` rounds late: n (1 + s)^-a (Xie et al. 2019, polynomial)."""
+    return float(examples * (1.0 + age) ** -staleness)
