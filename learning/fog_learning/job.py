@@ -83,6 +83,8 @@ class Stragglers(Struct, frozen=True, forbid_unknown_fields=True):
     late: Literal["drop", "accept"] = "drop"
     staleness: NotNegative = 0.5
     """late=accept: an update that is s rounds old counts with n x (1 + s) ** -staleness."""
+    late_rounds: Count = 3
+    """late=accept: an update that is older than so many rounds is dropped; a node's spool holds so many more updates."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
