@@ -160,6 +160,8 @@ class Placement(Struct, frozen=True):
     """task -> node that keeps a copy of its Saves."""
     fetch: dict[str, str] = {}
     """task -> node to ask for the task's newest Save, when the task was moved there."""
+    places: dict[str, tuple[str, str]] = {}
+    """node -> (site, tier) of nodes named in buddies and fetch that have no task in the table."""
 
 
 class DesiredJob(Struct, frozen=True):
