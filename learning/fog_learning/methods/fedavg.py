@@ -28,10 +28,10 @@ of rounds between; it never helps the quorum. Everything else is dropped and mea
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from fog_common.errors import ConfigError
 from fog_common.machine import (
@@ -62,24 +62,28 @@ from fog_common.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job import Evaluation, Job, Stragglers
+from fog_learning.job import Count, Evaluation, Job, NotNegative, Positive, Stragglers
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.rounds import deadline, needed, stale_weight
 
 
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+BlockName = Annotated[str, Meta(pattern=r"^[^,]+$", description="the name of a block of the model")]
+
+
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
-    local_steps: int = 10
+    local_steps: Count = 10
     """Optimiser steps per round on each node; 1 = FedSGD."""
-    prox_mu: float = 0.0
+    prox_mu: NotNegative = 0.0
     """FedProx: adds mu/2 |w - w_round|^2 to the local loss."""
     server_optimizer: Literal["none", "momentum", "adam"] = "none"
-    server_lr: float = 1.0
-    beta1: float = 0.9
+    server_lr: Positive = 1.0
+    beta1: Decay = 0.9
     """momentum: its factor; adam: decay of the first moment."""
-    beta2: float = 0.99
-    eps: float = 1e-3
+    beta2: Decay = 0.99
+    eps: Positive = 1e-3
     """adam: added to the root of the second moment."""
-    layers: list[str] = []
+    layers: list[BlockName] = []
     """Blocks that are averaged; the others stay each trainer's own. Empty = all."""
 
 
@@ -535,19 +539,6 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
 
 def check(job: Job, plan: Struct) -> None:
     assert isinstance(plan, Plan)
-    if plan.local_steps < 1:
-        raise ConfigError(f"method.local_steps must be at least 1, got {plan.local_steps}")
-    if not (math.isfinite(plan.prox_mu) and plan.prox_mu >= 0):
-        raise ConfigError(f"method.prox_mu must be a number of at least 0, got {plan.prox_mu}")
-    if not (math.isfinite(plan.server_lr) and plan.server_lr > 0):
-        raise ConfigError(f"method.server_lr must be a number above 0, got {plan.server_lr}")
-    for key, beta in (("beta1", plan.beta1), ("beta2", plan.beta2)):
-        if not 0 <= beta < 1:
-            raise ConfigError(f"method.{key} must be from 0 to below 1, got {beta}")
-    if not (math.isfinite(plan.eps) and plan.eps > 0):
-        raise ConfigError(f"method.eps must be a number above 0, got {plan.eps}")
-    if any(not name or "," in name for name in plan.layers):
-        raise ConfigError(f"method.layers must be names of the model's blocks, got {plan.layers}")
     if plan.layers and job.evaluation.where == "central":
         raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")
 
