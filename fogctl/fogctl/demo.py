@@ -1,0 +1,134 @@
+"""`fogctl demo`: a fleet on this machine trains a model through a real broker, and says what it cost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from fog_common.errors import JobFailed
+from fogctl.output import duration, number, size
+from fogctl.session import Session, command
+
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "method": {"name": "fedavg", "local_steps": 20},
+    "model": {"name": "mlp", "hidden": [64]},
+    "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
+    "train": {"rounds": 30, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
+    "seed": 7,
+}
+"""The default job: what examples/digits.yaml holds."""
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "demo", connects=False)
+    def demo(
+        session: Session,
+        job: Annotated[Path | None, typer.Option("--job", metavar="FILE", help="Job file [the digits of examples/digits.yaml].")] = None,
+        agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Nodes with data.")] = 4,
+        seed: Annotated[int | None, typer.Option("--seed", help="In the place of the job file's.")] = None,
+        broker: Annotated[str, typer.Option("--broker", help="auto, mosquitto or embedded.")] = "auto",
+        keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with state, logs and result.")] = False,
+    ) -> None:
+        """Train on several agents on this machine, through a real MQTT broker."""
+        folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            data, lines = run_demo(session, folder, _spec(job, seed), agents, broker)
+            if keep:
+                lines.append(f"kept in {folder}")
+            session.out.result(data, lines)
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str) -> tuple[dict[str, Any], list[str]]:
+    """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
+    from fogctl.local_fleet import LocalFleet
+    from fogctl.watch import follow
+
+    out = session.out
+    began = time.monotonic()
+    with LocalFleet(folder, agents, broker=broker) as fleet:
+        assert fleet.broker is not None
+        out.note(f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents")
+        with fleet.client() as client:
+            fleet.wait_for_nodes(client, agents + 1)
+            name = client.request("job.submit", spec=spec)["job"]
+            status = follow(client, name, out)
+            if status["state"] != "finished":
+                raise JobFailed(f"job {name} {status['state']}: {status['why'] or status['line']}")
+        label = fleet.broker.name
+    data = summary(status, label, agents)
+    data["total_s"] = round(time.monotonic() - began, 3)
+    return data, table(data)
+
+
+def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
+    """The stable shape of `fogctl demo --json`, `fogctl sim --json`, from a job's STATUS."""
+    history = [
+        {
+            "round": record["round"],
+            "accuracy": record.get("accuracy"),
+            "loss": record.get("loss"),
+            "wall_s": record["wall_s"],
+            "bytes": record["bytes"],
+        }
+        for record in status["history"]
+    ]
+    metrics = status["metrics"]
+    return {
+        "job": status["job"],
+        "accuracy": metrics.get("accuracy"),
+        "loss": metrics.get("loss"),
+        "rounds": status["round"],
+        "nodes": nodes,
+        "wall_s": status["wall_s"],
+        "bytes": {plane: status["bytes"][plane] for plane in ("up", "down", "cast", "d2d", "ideal")},
+        "energy_j": status["energy_j"],
+        "broker": broker,
+        "history": history,
+    }
+
+
+def table(data: dict[str, Any]) -> list[str]:
+    energy = data["energy_j"]
+    joules = f"{energy['value']:.1f} J ({energy['source']})" if energy["value"] is not None else "unknown"
+    rows = [
+        ("accuracy", number(data["accuracy"])),
+        ("loss", number(data["loss"])),
+        ("rounds", str(data["rounds"])),
+        ("nodes", str(data["nodes"])),
+        ("wall time", duration(data["wall_s"])),
+        *((f"bytes {plane}", size(data["bytes"][plane])) for plane in ("up", "down", "cast", "d2d")),
+        ("tensors alone", size(data["bytes"]["ideal"])),
+        ("energy", joules),
+        ("broker", data["broker"]),
+    ]
+    return ["", *(f"{name:<14} {value}" for name, value in rows)]
+
+
+def _spec(path: Path | None, seed: int | None) -> dict[str, Any]:
+    """The job file as builtins, checked (ConfigError before anything is started)."""
+    from fog_learning.jobfile import job_from, load_job
+
+    if path is None:
+        spec = dict(DIGITS)
+        job_from(spec, "the demo's job")
+    else:
+        load_job(path)
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return spec if seed is None else {**spec, "seed": seed}
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,182 @@
+"""A whole fleet on this machine: broker, coordinator, agents, each a real process. For `fogctl demo`, benchmarks, chaos and tests.
+
+Every child ends with this process (PR_SET_PDEATHSIG), so that nothing is left running even after kill -9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from fog_common.bus.broker import Broker
+
+from fog_common.bus.base import BrokerConfig
+from fog_common.errors import TimedOut, Unreachable
+from fogctl.client import Client, Settings
+
+CLOUD_NODE: Final = "cloud-1"
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class LocalFleet:
+    """`with LocalFleet(folder, agents=4) as fleet:` starts broker, coordinator, one cloud agent and the others; leaving ends them all."""
+
+    def __init__(
+        self,
+        folder: Path,
+        agents: int,
+        *,
+        broker: str = "auto",
+        backend: str = "torch",
+        fleet: str = "main",
+        agent_options: Mapping[str, Any] | None = None,
+        log_level: str = "WARNING",
+        start_agents: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.fleet = fleet
+        self.agents = [f"agent-{number}" for number in range(1, agents + 1)]
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._broker_kind = broker
+        self._backend = backend
+        self._options = dict(agent_options or {})
+        self._log_level = log_level
+        self._start_agents = start_agents
+        self.broker: Broker | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.broker = Broker.start(kind=self._broker_kind, log=self.folder / "broker.log")
+            if self._backend == "torch":
+                self.start_spawner()
+            self.start_coordinator()
+            if self._start_agents:
+                for node in (CLOUD_NODE, *self.agents):
+                    self.start_agent(node)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything that was started. Idempotent."""
+        for name in [name for name in self.processes if name not in {"spawner"}]:
+            self.kill(name)
+        if "spawner" in self.processes:
+            self.kill("spawner")
+        if self.broker is not None:
+            self.broker.stop()
+            self.broker = None
+
+    # -- parts -----------------------------------------------------------------------------
+
+    @property
+    def broker_config(self) -> BrokerConfig:
+        assert self.broker is not None, "the fleet is not started"
+        return BrokerConfig(host=self.broker.host, port=self.broker.port)
+
+    def client(self, timeout_s: float = 10.0) -> Client:
+        return Client(Settings(fleet=self.fleet, broker=self.broker_config), timeout_s=timeout_s)
+
+    def start_coordinator(self) -> None:
+        config = {"broker": self._broker_section(), "fleet": self.fleet, "state_dir": str(self.folder / "coordinator"), "log_level": self._log_level}
+        self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(self._write("coordinator", config))])
+
+    def start_spawner(self) -> None:
+        """The process that has imported torch and forks the workers."""
+        self.spawn("spawner", [sys.executable, "-m", "fog_agent.spawner", str(self._spawner_socket)], stdin=subprocess.PIPE)
+
+    def start_agent(self, node: str) -> None:
+        cloud = node == CLOUD_NODE
+        config: dict[str, Any] = {
+            "node": node,
+            "tier": "cloud" if cloud else "edge",
+            "site": "cloud" if cloud else "home",
+            "fleet": self.fleet,
+            "broker": self._broker_section(),
+            "state_dir": str(self.folder / node),
+            "backend": self._backend,
+            "heartbeat_s": 2.0,
+            "drain_s": 20.0,
+            "log_level": self._log_level,
+        }
+        if self._backend == "torch":
+            config["spawner"] = str(self._spawner_socket)
+        config |= self._options
+        self.spawn(node, [sys.executable, "-m", "fog_agent.app", "run", "--config", str(self._write(node, config))])
+
+    @property
+    def _spawner_socket(self) -> Path:
+        return self.folder / "spawner.sock"
+
+    def _broker_section(self) -> dict[str, Any]:
+        at = self.broker_config
+        return {"host": at.host, "port": at.port}
+
+    def _write(self, name: str, config: dict[str, Any]) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(json.dumps(config, indent=1) + "\n")  # JSON is YAML
+        return path
+
+    # -- processes -------------------------------------------------------------------------
+
+    def spawn(self, name: str, command: list[str], **options: Any) -> None:
+        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        stdin = options.pop("stdin", subprocess.DEVNULL)
+        with log:
+            self.processes[name] = subprocess.Popen(
+                command, stdin=stdin, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **options  # noqa: PLW1509 - it only sets a flag
+            )
+
+    def kill(self, name: str, signum: int = signal.SIGKILL, wait_s: float = 10.0) -> None:
+        process = self.processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signum)
+            process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def log(self, name: str) -> str:
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def wait_for_nodes(self, client: Client, count: int, timeout_s: float = 60.0) -> None:
+        """Until `count` nodes are online. TimedOut names those that are not; Unreachable shows the log of what ended."""
+        until = time.monotonic() + timeout_s
+        while True:
+            online = {node["node"] for node in client.request("node.list")["nodes"] if node["state"] == "online"}
+            if len(online) >= count:
+                return
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise Unreachable(f"{name} ended with code {process.returncode}: {self.log(name).strip()[-400:]}")
+            if time.monotonic() > until:
+                missing = sorted({CLOUD_NODE, *self.agents} - online)
+                raise TimedOut(f"{len(online)} of {count} nodes are online after {timeout_s:.0f} s; missing: {', '.join(missing)}")
+            time.sleep(0.1)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
