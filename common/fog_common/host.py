@@ -175,6 +175,11 @@ class Host:
                 self._open(now, peer)
         for name in running:
             self._resend(now, name, {peer.task for peer in come})
+        for name in self._tasks:
+            unconfirmed = any(task == name for task, _ in self._replicating.values())
+            moved = old is None or old.buddies.get(name) != new.buddies.get(name)
+            if (unconfirmed or moved) and (newest := self.shelf.newest(name)) is not None:
+                self._replicate(now, newest)
         self._listen()
         self._unpark(now)
         self._change(urgent=True)
@@ -574,13 +579,21 @@ class Host:
         return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
 
     def _letter(self, now: float, node: str, message: Replica | Fetch | Missing, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
-        peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
-        if peer is None:
+        """To another host of the job; None if the table does not say where it is."""
+        address = self._host_address(node)
+        if address is None:
             return None
         key = self._key(HOST)
         metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)
-        self.endpoint.send(now, self._address(peer), Content(sender=HOST, to=HOST, body=_encoder.encode(message), blobs=metas), key)
+        self.endpoint.send(now, address, Content(sender=HOST, to=HOST, body=_encoder.encode(message), blobs=metas), key)
         return key
+
+    def _host_address(self, node: str) -> Address | None:
+        peer = next((peer for peer in self._by_name.values() if peer.node == node and peer.live), None)
+        if peer is not None:
+            return self._address(peer)
+        place = self.placement.places.get(node) if self.placement else None
+        return Address(node, *place, f"{topics.BULK}~{self.job}") if place else None
 
     def _address(self, peer: Peer) -> Address:
         return Address(peer.node, peer.site, peer.tier, f"{topics.BULK}~{self.job}")
@@ -607,7 +620,7 @@ class Host:
     def _replicate(self, now: float, record: Record) -> None:
         placement = self.placement
         buddy = placement.buddies.get(record.task) if placement else None
-        if buddy and buddy != self.me.node and any(peer.node == buddy and peer.live for peer in self._by_name.values()):
+        if buddy and buddy != self.me.node:
             for key in [key for key, (task, _) in self._replicating.items() if task == record.task]:
                 self.endpoint.cancel(key)  # a newer Save makes the copy of the older one pointless
                 del self._replicating[key]
