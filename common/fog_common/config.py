@@ -46,23 +46,26 @@ class Document:
 
     def error(self, path: Path, text: str) -> ConfigError:
         """`file:line: key: text`; the line of the nearest enclosing key that is in the file."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
         key = f"{dotted(path)}: " if path else ""
-        line = f":{self.lines[known]}" if known in self.lines else ""
-        return ConfigError(f"{self.source}{line}: {key}{text}" if self.source else f"{key}{text}")
+        line = self.line(path)
+        place = "" if not self.source else f"{self.source}: " if line is None else f"{self.source}:{line}: "
+        return ConfigError(f"{place}{key}{text}")
 
     def located(self, error: ConfigError) -> ConfigError:
-        """The error with file and line, if its text begins with a key of this document (`method.local_steps: …`)."""
+        """The error with file and line, if its text begins with a key of this document (`model.hidden must …`)."""
         text = str(error)
-        if self.source and text.startswith(f"{self.source}:"):
+        if not self.source or text.startswith(f"{self.source}:"):
             return error
-        head, colon, rest = text.partition(": ")
-        path = _undotted(head) if colon else ()
-        if path and path[0] in self.root:
-            return self.error(path, rest)
-        return ConfigError(f"{self.source}: {text}" if self.source else text)
+        key = re.match(r"[A-Za-z_][\w-]*(\[\d+\]|\.[\w-]+)*", text)
+        path = _undotted(key[0]) if key else ()
+        line = self.line(path) if path and path[0] in self.root else None
+        return ConfigError(f"{self.source}: {text}" if line is None else f"{self.source}:{line}: {text}")
+
+    def line(self, path: Path) -> int | None:
+        """The line of a key, or of the nearest enclosing one that is in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
 
     def to(self, type: type[T]) -> T:
         """The document as a `type`; ConfigError with file, line and key."""
@@ -118,6 +121,11 @@ def suggest(found: str, allowed: list[str], what: str = "key") -> str:
     close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.6)
     hint = f", did you mean {close[0]!r}?" if close else "; "
     return f"unknown {what}{hint}{' ' if close else ''}allowed: {', '.join(sorted(allowed)) or 'none'}"
+
+
+def describe(type: Any) -> str:
+    """What a type allows, in plain words: 'an integer ≥ 1'."""
+    return _words(kinds.type_info(type))
 
 
 # -- text to builtins ----------------------------------------------------------------------
@@ -274,6 +282,8 @@ def _problems(value: Any, kind: kinds.Type, path: Path) -> Iterator[tuple[Path, 
                 yield path, f"expected {_words(kind)}, got {_shown(value)}"
                 return
             for key, item in value.items():
+                if not _fits(key, kind.key_type):
+                    yield (*path, str(key)), f"as a key, expected {_words(kind.key_type)}"
                 yield from _problems(item, kind.value_type, (*path, str(key)))
         case kinds.ListType() | kinds.VarTupleType() | kinds.SetType() | kinds.FrozenSetType():
             size = len(value) if isinstance(value, list | tuple) else -1

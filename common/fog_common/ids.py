@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NewType
+from typing import Annotated, Final, NewType
+
+from msgspec import Meta
 
 from fog_common.errors import ConfigError
 
@@ -17,6 +19,8 @@ CLOUD_SITE: Final = "cloud"
 TIERS: Final = ("thing", "edge", "fog", "cloud")
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+Id = Annotated[str, Meta(pattern=rf"^{_ID.pattern}\Z", description="1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")]
+"""The type of ids in configuration files."""
 
 
 def checked_id(text: str, what: str = "id") -> str:

@@ -16,8 +16,8 @@ from msgspec import Meta, Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError
+from fog_common.ids import Id
 
-Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z", description="1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]

@@ -1,0 +1,200 @@
+"""fogctl's connection: requests to the coordinator over the same broker as everything else, replies on the user's own inbox.
+
+Requests carry an id and are sent again until they are answered; the coordinator answers a repeated one without doing it twice
+(`job.submit` by its token, all others by being idempotent).
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fog_common import config
+from fog_common.bus.base import BrokerConfig, Bus, BusEvent, Connected, Disconnected, OnEvent, Received
+from fog_common.errors import ConfigError, FogError, JobFailed, Refused, TimedOut, Unreachable, WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR, Id, checked_id
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Reply, Request
+from fogctl.session import config_home
+
+RESEND_S = 2.0
+Connect = Callable[["Settings", str, OnEvent], Bus]
+"""(settings, client id, on_event) -> a bus that is not started."""
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`fogctl.yaml`: where to connect, and as whom."""
+
+    fleet: Id = "main"
+    user: Id = "operator"
+    broker: BrokerConfig = BrokerConfig()
+
+
+def settings(
+    path: str | None = None, *, broker: str | None = None, fleet: str | None = None, user: str | None = None, password_file: str | None = None
+) -> Settings:
+    """Options over the configuration file over the defaults. ConfigError if the named file is missing or wrong."""
+    file = Path(path).expanduser() if path else config_home() / "fogctl.yaml"
+    found = config.load(file, Settings) if path or file.exists() else Settings()
+    at = found.broker
+    if broker is not None:
+        host, port = address(broker)
+        at = replace(at, host=host, port=port)
+    name = checked_id(user, "--user") if user is not None else found.user
+    if at.username and user is not None and at.username != user:
+        at = replace(at, username=user, password="")
+    if password_file is not None:
+        secret = _first_line(password_file)
+        at = replace(at, username=name, password=secret, password_file="")
+    elif at.password_file and not at.password:
+        at = replace(at, password=_first_line(str(file.parent / Path(at.password_file).expanduser())), password_file="")
+    return Settings(checked_id(fleet, "--fleet") if fleet is not None else found.fleet, name, at)
+
+
+def address(text: str) -> tuple[str, int]:
+    """'host', 'host:port', '[::1]:port' -> (host, port)."""
+    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    if not colon or (":" in host and not host.startswith("[")):
+        host, port = text, "1883"  # no port, or a bare IPv6 address
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65535 or any(c.isspace() for c in host):
+        raise ConfigError(f"--broker {text!r} is no address; expected HOST or HOST:PORT, such as 192.168.1.10:1883")
+    return host.strip("[]"), int(port)
+
+
+def _first_line(path: str) -> str:
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"password file {path}: cannot read: {error}") from None
+    if not text or "\n" in text:
+        raise ConfigError(f"password file {path}: expected one line, the password")
+    return text
+
+
+class Client:
+    """One connection of one invocation. `with Client(settings) as client: client.request("job.list")`.
+
+    timeout_s: for the connection, and for each answer. connect: makes the bus (tests put another one here).
+    """
+
+    def __init__(self, settings: Settings, timeout_s: float = 10.0, connect: Connect | None = None) -> None:
+        self.settings = settings
+        self.timeout_s = timeout_s
+        self.session = secrets.token_hex(6)
+        self.user = settings.user
+        self._events: queue.SimpleQueue[BusEvent] = queue.SimpleQueue()
+        self._bus = (connect or _mqtt)(settings, f"fogctl-{self.user}-{self.session}", self._events.put)
+        self._connected = False
+        self._why = "no answer"
+
+    def __enter__(self) -> Self:
+        inbox = [topics.TO.filter(fleet=self.settings.fleet, site=CLOUD_SITE, node=self.user, kind=kind) for kind in (self._reply_kind, self._bulk_kind)]
+        self._bus.subscribe(*inbox)
+        self._bus.start()
+        try:
+            deadline = time.monotonic() + self.timeout_s
+            while not self._connected:
+                self._handle(self._next(deadline))
+                if time.monotonic() >= deadline and not self._connected:
+                    raise self._unreachable()
+        except BaseException:
+            self._bus.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bus.close()
+
+    def request(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """The coordinator's answer. ConfigError, Refused, JobFailed … as it says; Unreachable if it says nothing in time."""
+        request = Request(secrets.token_hex(8), verb, {key: value for key, value in arguments.items() if value is not None})
+        payload = messages.encode(request)
+        topic = topics.REQUEST.at(fleet=self.settings.fleet, sender=self.user, kind=f"request~{self.session}")
+        deadline, again = time.monotonic() + self.timeout_s, 0.0
+        while (now := time.monotonic()) < deadline:
+            if self._connected and now >= again:
+                self._bus.publish(topic, payload, qos=1)
+                again = now + RESEND_S
+            reply = self._handle(self._next(min(deadline, again) if self._connected else deadline))
+            if reply is not None and reply.id == request.id:
+                return _body(reply)
+        if not self._connected:
+            raise self._unreachable()
+        raise Unreachable(
+            f"the coordinator does not answer (fleet {self.settings.fleet!r}, broker {self.where}, {self.timeout_s:g} s); "
+            f"is `fog-coordinator run` up, and may user {self.user!r} ask it? `fogctl doctor` finds out"
+        )
+
+    def echo(self, text: str, sender: str | None = None) -> str:
+        """Publish a message to our own inbox, as ourselves or in another's name; its id, for `hear`."""
+        id = f"{text}-{secrets.token_hex(8)}"
+        topic = topics.TO.at(fleet=self.settings.fleet, site=CLOUD_SITE, node=self.user, sender=sender or self.user, kind=self._reply_kind)
+        self._bus.publish(topic, messages.encode(Reply(id)), qos=1)
+        return id
+
+    def hear(self, ids: set[str], until: set[str], at_most_s: float) -> dict[str, float]:
+        """Which echoes came, and when (monotonic): returns once all of `until` have, or the time is over."""
+        deadline, came = time.monotonic() + at_most_s, dict[str, float]()
+        while not until <= came.keys() and (event := self._next(deadline)) is not None:
+            self._handle(event)
+            if isinstance(event, Received):
+                try:
+                    message = messages.decode(event.payload)
+                except WireError:
+                    continue
+                if isinstance(message, Reply) and message.id in ids:
+                    came[message.id] = time.monotonic()
+        return came
+
+    @property
+    def where(self) -> str:
+        return f"{self.settings.broker.host}:{self.settings.broker.port}"
+
+    @property
+    def _reply_kind(self) -> str:
+        return f"reply~{self.session}"
+
+    @property
+    def _bulk_kind(self) -> str:
+        return f"bulk~{self.session}"
+
+    def _next(self, deadline: float) -> BusEvent | None:
+        try:
+            return self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
+
+    def _handle(self, event: BusEvent | None) -> Reply | None:
+        match event:
+            case Connected():
+                self._connected = True
+            case Disconnected(why):
+                self._connected, self._why = False, why
+                if "auth" in why.lower() or "user name" in why.lower() or "password" in why.lower():
+                    raise Refused(f"the broker {self.where} refuses user {self.settings.broker.username or '(none)'!r}: {why}; check --user and --password-file")
+            case Received(topic, payload):
+                try:
+                    route, message = topics.parse(topic), messages.decode(payload)
+                except WireError:
+                    return None
+                return message if route.sender == COORDINATOR and route.kind == self._reply_kind and isinstance(message, Reply) else None
+        return None
+
+    def _unreachable(self) -> Unreachable:
+        return Unreachable(f"the broker {self.where} cannot be reached ({self._why}); is it running, and is --broker right?")
+
+
+def _body(reply: Reply) -> dict[str, Any]:
+    """The body, or the error as the type that has its exit code."""
+    if not reply.exit_code:
+        return reply.body
+    kinds: dict[int, type[FogError]] = {1: JobFailed, 2: ConfigError, 3: Unreachable, 4: Refused, 5: TimedOut}
+    raise kinds.get(reply.exit_code, FogError)(reply.error or "the coordinator gives no reason")

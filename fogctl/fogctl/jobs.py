@@ -1,0 +1,128 @@
+"""`fogctl submit` and `fogctl job`: hand a job in, look at it, end it, fetch what it made."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fogctl.output import duration, number
+from fogctl.session import Session, command
+
+if TYPE_CHECKING:
+    from fogctl.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="The jobs of the fleet.")
+Name = Annotated[str, typer.Argument(metavar="JOB", help="As `fogctl submit` printed it.")]
+AtMost = Annotated[float | None, typer.Option(min=0.0, metavar="SECONDS", help="Stop waiting after this long (exit 5); the job goes on.")]
+
+
+def register(root: typer.Typer) -> None:
+    command(root, "submit")(submit)
+
+
+def submit(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends; the exit code says how.")] = False,
+    token: Annotated[str | None, typer.Option(metavar="TEXT", help="The same token never submits twice: safe to repeat.")] = None,
+    at_most: AtMost = None,
+) -> None:
+    """Hand a job to the coordinator."""
+    from fog_common.errors import ConfigError
+    from fog_learning.job import job_spec
+    from fog_learning.jobfile import load_job
+
+    spec = job_spec(load_job(file))
+    if token is not None and not 0 < len(token) <= 64:
+        raise ConfigError("--token: expected 1 to 64 characters")
+    with session.client() as client:
+        body = client.request("job.submit", spec=spec, token=token or secrets.token_hex(16))
+        again = " (submitted before, with this token)" if body["repeated"] else ""
+        if not wait:
+            session.out.result(body, [f"{body['job']}: {body['state']}{again}"])
+            return
+        session.out.note(f"{body['job']}: submitted{again}")
+        _follow(session, client, body["job"], at_most)
+
+
+@command(app, "list")
+def list_(session: Session, active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False) -> None:
+    """All jobs, newest first."""
+    with session.client() as client:
+        body = client.request("job.list", active=active or None)
+    rows = [
+        (job["job"], job["method"], job["state"], f"{job['round']}/{job['rounds']}", str(job["nodes"]), _age(job, body["now"]), job["line"])
+        for job in body["jobs"]
+    ]
+    session.out.table(body, ("job", "method", "state", "round", "nodes", "time", ""), rows, "no jobs: `fogctl submit FILE`")
+
+
+@command(app, "status")
+def status(session: Session, job: Name) -> None:
+    """What a job does now, and what it waits for."""
+    from fogctl.watch import details
+
+    with session.client() as client:
+        body = client.request("job.status", job=job)
+    session.out.result(body, details(body))
+
+
+@command(app, "watch")
+def watch(session: Session, job: Name, at_most: AtMost = None) -> None:
+    """Watch a job until it ends; the exit code says how."""
+    with session.client() as client:
+        _follow(session, client, job, at_most)
+
+
+@command(app, "cancel")
+def cancel(session: Session, job: Name) -> None:
+    """End a job. What it has learnt so far is lost."""
+    with session.client() as client:
+        body = client.request("job.cancel", job=job)
+    session.out.result(body, [f"{job}: {body['state']}"])
+
+
+@command(app, "logs")
+def logs(session: Session, job: Name, lines: Annotated[int, typer.Option(min=1, max=500, help="How many of the newest.")] = 100) -> None:
+    """What happened to a job, oldest first."""
+    with session.client() as client:
+        body = client.request("job.logs", job=job, lines=lines)
+    texts = [f"{duration(body['now'] - event['at'])} ago  {event['text']}" for event in body["events"]]
+    session.out.result(body, texts or [f"{job}: nothing yet"])
+
+
+@command(app, "result")
+def result(
+    session: Session,
+    job: Name,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for JOB.safetensors and JOB.json; made if it is not there.")] = Path("."),
+) -> None:
+    """Fetch a finished job's weights and figures."""
+    from fogctl.result import fetch
+
+    with session.client() as client:
+        written = fetch(client, job, out.expanduser())
+    figures = ", ".join(f"{name} {number(value)}" for name, value in sorted(written["numbers"].items()))
+    files = [f"{written[kind]}" for kind in ("weights", "metrics") if written[kind]]
+    session.out.result(written, [f"{job}: {figures or 'no figures'}", *files])
+
+
+def _follow(session: Session, client: Client, job: str, at_most_s: float | None) -> None:
+    from fogctl.watch import checked_end, follow, summary_lines
+
+    def status(after: int) -> dict[str, Any]:
+        return client.request("job.status", job=job, after=after)
+
+    try:
+        end = follow(status, session.out, at_most_s=at_most_s)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{job} goes on; `fogctl job watch {job}` shows it, `fogctl job cancel {job}` ends it") from None
+    session.out.result(checked_end(end), summary_lines(end))
+
+
+def _age(job: dict[str, Any], now: float) -> str:
+    begin = job["started_at"]
+    return "-" if begin is None else duration((job["ended_at"] if job["ended_at"] is not None else now) - begin)

@@ -1,0 +1,82 @@
+"""`fogctl methods`: the learning methods that a job can name. No torch, no coordinator."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from fogctl.output import aligned, literal
+from fogctl.session import Session, command
+
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What learning methods there are.")
+
+
+@command(app, "list", connects=False)
+def list_(session: Session) -> None:
+    """The methods that a job file can name."""
+    from fog_learning.methods import METHODS
+
+    methods = [METHODS[name] for name in sorted(METHODS)]
+    data = [{"name": method.name, "title": method.title, "source": method.source} for method in methods]
+    session.out.table({"methods": data}, ("name", "what", "source"), [(m.name, m.title, m.source) for m in methods], "no methods")
+
+
+@command(app, "show", connects=False)
+def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl methods`.")]) -> None:
+    """One method: its roles, and the keys of its section in the job file."""
+    from fog_common.config import suggest
+    from fog_common.errors import ConfigError
+    from fog_learning.methods import METHODS
+
+    if name not in METHODS:
+        raise ConfigError(f"{name!r}: {suggest(name, list(METHODS), 'method')}")
+    method = METHODS[name]
+    keys = _keys(method.plan)
+    roles = [{"name": role.name, "where": role.where, "stateful": role.stateful} for role in method.roles]
+    data = {"name": name, "title": method.title, "source": method.source, "root": method.root, "roles": roles, "keys": keys}
+    lines = [f"{name}: {method.title}", f"  {method.source}", "", "roles"]
+    lines += ["  " + line for line in aligned([(role.name, _PLACES[role.where] + (", the root" if role.name == method.root else "")) for role in method.roles])]
+    lines += ["", "keys of the `method` section"]
+    lines += ["  " + line for line in aligned([(key["key"], f"= {key['default']}", key["type"], key["about"]) for key in keys] or [("none", "", "", "")])]
+    session.out.result(data, lines)
+
+
+_PLACES = {"data": "on every node with data", "cloud": "on a cloud node", "layer": "on the inner nodes of the job's tree"}
+
+
+def _keys(plan: Any) -> list[dict[str, str]]:
+    """The fields of a plan with the docstring that stands under each."""
+    import msgspec
+
+    from fog_common.config import describe
+
+    about = _docstrings(plan)
+    return [
+        {
+            "key": field.name,
+            "type": describe(field.type),
+            "default": "(needed)" if field.required else literal(field.default if field.default is not msgspec.NODEFAULT else field.default_factory()),
+            "about": about.get(field.name, ""),
+        }
+        for field in msgspec.structs.fields(plan)
+    ]
+
+
+def _docstrings(plan: Any) -> dict[str, str]:
+    """Field -> the string literal below it in the source; empty where the source is not there."""
+    import ast
+    import textwrap
+
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(plan)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    found: dict[str, str] = {}
+    for field, after in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            found[field.target.id] = " ".join(str(after.value.value).split())
+    return found
+

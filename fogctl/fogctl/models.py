@@ -1,0 +1,99 @@
+"""`fogctl models`: the models that a job can name, and what each of their blocks costs. No torch, no coordinator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fogctl.output import literal, size
+from fogctl.session import Session, command
+
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What models there are, and what they cost.")
+
+
+@command(app, "list", connects=False)
+def list_(session: Session) -> None:
+    """The models that a job file can name."""
+    from fog_learning.models import MODELS
+
+    rows = [(name, entry.title, _parameters(entry.parameters)) for name, entry in sorted(MODELS.items())]
+    data = [{"name": name, "title": title, "parameters": parameters} for name, title, parameters in rows]
+    session.out.table({"models": data}, ("name", "what", "parameters (default)"), rows, "no models")
+
+
+@command(app, "show", connects=False)
+def show(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`.")],
+    input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Shape of one example.")] = "1x28x28",
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the model, as in the job file; repeat it.")] = None,
+) -> None:
+    """Each block's output, parameters, FLOPs of one forward pass and activation bytes, per example."""
+    from fog_learning.models import resolve_model
+
+    spec = resolve_model({"name": name, **_settings(set_ or [])}, _shape(input_), classes)
+    blocks = spec.facts()
+    rows = [
+        (block.name, _times(block.output_shape), f"{block.parameters:,}", size(block.parameter_bytes), f"{block.flops:,}", size(block.activation_bytes))
+        for block in blocks
+    ]
+    total = sum(block.parameter_bytes for block in blocks)
+    rows.append(("total", "", f"{spec.parameters:,}", size(total), f"{spec.flops:,}", ""))
+    data = {
+        "name": name,
+        "input_shape": spec.input_shape,
+        "classes": classes,
+        "parameters": spec.parameters,
+        "parameter_bytes": total,
+        "flops": spec.flops,
+        "blocks": [
+            {
+                "name": block.name,
+                "output_shape": block.output_shape,
+                "parameters": block.parameters,
+                "parameter_bytes": block.parameter_bytes,
+                "flops": block.flops,
+                "activation_bytes": block.activation_bytes,
+            }
+            for block in blocks
+        ],
+    }
+    session.out.table(data, ("block", "output", "parameters", "bytes", "FLOPs forward", "activation"), rows, "no blocks")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """'1x28x28' -> (1, 28, 28)."""
+    from fog_common.errors import ConfigError
+
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and 0 < int(part) < 100_000 for part in parts):
+        raise ConfigError(f"--input {text!r} is no shape; expected 1 to 3 sizes such as 64, or 1x28x28")
+    return tuple(int(part) for part in parts)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    from fog_common import config
+    from fog_common.errors import ConfigError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, such as hidden=[64]")
+        found.update(config.compose(f"{key}: {value}", f"--set {pair}").root)
+    return found
+
+
+def _parameters(type: Any) -> str:
+    import msgspec
+
+    return " ".join(
+        f"{field.name}={'(needed)' if field.required else literal(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())}"
+        for field in msgspec.structs.fields(type)
+    )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

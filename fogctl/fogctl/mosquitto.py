@@ -1,0 +1,113 @@
+"""What mosquitto needs to serve a fleet on a network: configuration, password file, access list. Text in, text out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import re
+import secrets
+import socket
+from typing import Final
+
+from fog_common.errors import ConfigError
+from fog_common.wire import topics
+
+ITERATIONS: Final = 101
+"""As mosquitto_passwd has it. The passwords are 192 random bits, which nobody guesses at any number of iterations."""
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
+def password() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def hashed(password: str, salt: bytes | None = None) -> str:
+    """The password as mosquitto ≥ 2 keeps it: `$7$iterations$salt$hash`, PBKDF2 with SHA-512."""
+    salt = secrets.token_bytes(12) if salt is None else salt
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
+    return f"$7${ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def parse_password_file(text: str) -> dict[str, str]:
+    """user -> hash. Lines that are none are left out."""
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))  # type: ignore[arg-type]
+
+
+def password_file(users: dict[str, str]) -> str:
+    return "".join(f"{user}:{hash}\n" for user, hash in users.items())
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """'10.0.0.5', '10.0.0.5:1884', '[::]:1883', 'broker.local' -> (host, port). ConfigError otherwise."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.%\w]+)\](?::(\d+))?|([^:\s]+)(?::(\d+))?", text.strip())
+    host, port = ("", "") if match is None else (match[1] or match[3], match[2] or match[4] or "1883")
+    if match is None:
+        host, port = text.strip(), "1883"  # a bare IPv6 address
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        if not _HOST.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
+            raise ConfigError(f"{text!r} is no address to listen on; give an address of this machine such as 192.168.1.10[:1883], or 0.0.0.0 for all") from None
+    if not 1 <= int(port) <= 65535:
+        raise ConfigError(f"{text!r}: the port must be 1 to 65535")
+    return host, int(port)
+
+
+def reachable(host: str) -> str:
+    """The address that other machines use: `host`, or for a wildcard this machine's address on its default route."""
+    try:
+        wildcard = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host
+    if not wildcard:
+        return host
+    family, target = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, 9))  # UDP: chooses the route, sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def configuration(host: str, port: int, password_path: str, acl_path: str) -> str:
+    """mosquitto.conf. Paths are absolute: mosquitto resolves relative ones against its own working directory."""
+    return f"""\
+# A broker for foglearn. Start: mosquitto -c <this file>. After adding users: kill -HUP <its pid>.
+# Nothing must survive a restart: who is online announces itself again, and what was on its way is repaired end to end.
+listener {port} {host}
+allow_anonymous false
+password_file {password_path}
+acl_file {acl_path}
+persistence false
+set_tcp_nodelay true
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+"""
+
+
+def access_list(fleet: str, operators: list[str]) -> str:
+    """The ACL: write only as oneself ({sender} is the connection's user), read only one's own inbox and the casts."""
+    sent = [topic.filter(fleet=fleet, sender="%u") for topic in (topics.D2D, topics.TO, topics.CAST)]
+    inbox = [topic.filter(fleet=fleet, node="%u") for topic in (topics.D2D, topics.TO)]
+    casts = topics.CAST.filter(fleet=fleet)
+    presence = topics.PRESENCE
+    lines = [
+        "# Everybody: write as oneself only, read one's own inbox and the casts.",
+        *(f"pattern write {topic}" for topic in sent),
+        *(f"pattern read {topic}" for topic in inbox),
+        f"pattern read {casts}",
+        f"pattern readwrite {presence.at(fleet=fleet, node='%u')}",
+        "",
+        "# The coordinator: sees who is there, hears the operators.",
+        "user coordinator",
+        f"topic read {presence.filter(fleet=fleet)}",
+        f"topic read {topics.REQUEST.filter(fleet=fleet)}",
+    ]
+    for operator in operators:
+        lines += ["", f"# {operator}: may ask the coordinator for things.", f"user {operator}"]
+        lines += [f"topic write {topics.REQUEST.filter(fleet=fleet, sender=operator)}"]
+    return "\n".join(lines) + "\n"

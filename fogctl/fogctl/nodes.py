@@ -1,0 +1,74 @@
+"""`fogctl node`: who is in the fleet, what they have, and sending one of them away in order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fogctl.output import duration, size
+from fogctl.session import Session, command
+
+app = typer.Typer(no_args_is_help=True, help="The machines of the fleet.")
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
+
+
+@command(app, "list")
+def list_(session: Session) -> None:
+    """All nodes that the coordinator knows."""
+    with session.client() as client:
+        body = client.request("node.list")
+    rows = [
+        (
+            node["node"],
+            "draining" if node["draining"] and node["state"] == "online" else node["state"],
+            node["tier"],
+            node["site"],
+            str(node["cores"]),
+            size(node["memory_bytes"] or None),
+            "yes" if node["torch"] else "no",
+            ", ".join(node["jobs"]) or "-",
+            duration(body["now"] - node["since"]),
+            node["note"],
+        )
+        for node in body["nodes"]
+    ]
+    columns = ("node", "state", "tier", "site", "cores", "memory", "torch", "jobs", "since", "note")
+    session.out.table(body, columns, rows, "no nodes yet: start `fog-agent run --config FILE` on a machine")
+
+
+@command(app, "show")
+def show(session: Session, node: Name) -> None:
+    """One node: its profile, its workers, its measurements."""
+    with session.client() as client:
+        body = client.request("node.show", node=node)
+    session.out.result(body, list(_lines(body)))
+
+
+@command(app, "drain")
+def drain(session: Session, node: Name, undo: Annotated[bool, typer.Option("--undo", help="Take tasks again.")] = False) -> None:
+    """Move a node's tasks away and give it no new ones."""
+    with session.client() as client:
+        body = client.request("node.drain", node=node, undo=undo or None)
+    moving = f", moving {', '.join(map(str, body['moving']))}" if body.get("moving") else ""
+    session.out.result(body, [f"{node}: takes tasks again" if undo else f"{node}: draining{moving}; `fogctl node show {node}` says what it waits for"])
+
+
+def _lines(body: dict[str, Any]) -> list[str]:
+    profile = body.get("profile") or {}
+    lines = [
+        f"{body['node']}: {body['state']}, tier {body['tier']}, site {body['site']}{', draining' if body['draining'] else ''}",
+        f"  {body['cores']} cores, {size(body['memory_bytes'] or None)} memory ({size(body['memory_free_bytes'] or None)} free), "
+        f"{profile.get('arch') or 'unknown architecture'}, torch {'yes' if body['torch'] else 'no'}, foglearn {body['version'] or 'unknown'}",
+    ]
+    if body["note"]:
+        lines.append(f"  {body['note']}")
+    if body["datasets"]:
+        lines.append(f"  data sets: {', '.join(body['datasets'])}")
+    for worker in body.get("workers", ()):
+        tasks = ", ".join(str(task.get("task", task)) if isinstance(task, dict) else str(task) for task in worker["tasks"])
+        lines.append(f"  job {worker['job']}: {worker['phase']}, {tasks or 'no tasks'}, {size(worker['gauges'].get('rss_bytes'))}")
+        lines += [f"    {problem}" for problem in worker["problems"]]
+    for source, joules in sorted((body.get("energy_j") or {}).items()):
+        lines.append(f"  energy: {joules:.1f} J ({source})")
+    return lines

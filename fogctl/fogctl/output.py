@@ -1,0 +1,125 @@
+"""What fogctl says: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
+
+--json: `{"schema_version": 1, "status": "ok", "data": …}` or `{…, "status": "error", "error": {"kind", "message", "exit_code"}}` on
+stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(slots=True)
+class Output:
+    """Where the results of one command go."""
+
+    json: bool = False
+    debug: bool = False
+
+    @property
+    def live(self) -> bool:
+        """A person is looking: progress may move."""
+        return not self.json and sys.stdout.isatty()
+
+    def result(self, data: Any, lines: Iterable[str] = ()) -> None:
+        """The command's result, once: `data` as JSON, or `lines` for a person."""
+        if self.json:
+            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "ok", "data": _finite(data)}, ensure_ascii=False, default=str))
+            return
+        for line in lines:
+            _write(line)
+
+    def table(self, data: Any, columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+        """The result as a table: rich on a terminal, aligned columns elsewhere. empty: said when there are no rows."""
+        if self.json or not rows:
+            self.result(data, [empty])
+        elif self.live:
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(cell) for cell in row))
+            Console().print(table)
+        else:
+            self.result(data, aligned([columns, *rows]))
+
+    def note(self, text: str) -> None:
+        """Something said on the way. Not part of the result; nowhere in --json."""
+        if not self.json:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def error(self, error: BaseException, exit_code: int) -> None:
+        """One line: what is wrong, what to do. The traceback only with --debug."""
+        if self.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        message = " ".join(str(error).split()) or type(error).__name__
+        if self.json:
+            body = {"kind": type(error).__name__, "message": message, "exit_code": exit_code}
+            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "error", "error": body}, ensure_ascii=False))
+        else:
+            print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to their widest cell, two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def size(count: float | None) -> str:
+    """1536 -> '1.5 KiB'; '-' if unknown."""
+    if count is None:
+        return "-"
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """75 -> '1 min 15 s'; '-' if unknown."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def literal(value: Any) -> str:
+    """A value as it is written in a job file."""
+    return value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are not JSON: null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _write(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

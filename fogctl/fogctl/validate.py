@@ -1,0 +1,25 @@
+"""`fogctl validate`: is this job file right? Nothing is submitted, nothing is connected to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fogctl.session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "validate", connects=False)(validate)
+
+
+def validate(session: Session, file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")]) -> None:
+    """Check a job file completely, as far as that is possible without the nodes."""
+    from fog_learning.job import job_spec
+    from fog_learning.jobfile import load_job
+
+    job = load_job(file)
+    where = "each node's own" if job.data.local else f"{job.data.partition.kind} partition of"
+    line = f"{file}: ok: {job.name}, {job.method['name']} over {job.model.get('name', job.model.get('import'))}, {where} {job.data.name}, {job.train.rounds} rounds"
+    session.out.result({"file": str(file), "job": job_spec(job)}, [line])

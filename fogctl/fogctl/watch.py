@@ -1,0 +1,216 @@
+"""A job's progress: a moving view on a terminal, one line per round elsewhere. Used by `submit --wait`, `job watch` and `demo`.
+
+    with Watch(out) as watch:            # statuses: STATUS of fog_coordinator.api, as they come
+        watch.show(status)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from fog_common.errors import ConfigError, JobFailed, TimedOut, Unreachable
+from fogctl.output import Output, aligned, duration, number, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+Status = dict[str, Any]
+ENDED: Final = ("finished", "failed", "cancelled")
+POLL_S: Final = 0.5
+PATIENCE_S: Final = 60.0
+"""How long a coordinator may be silent while we watch: it restarts, and the job goes on meanwhile."""
+
+
+class Watch:
+    """Shows the statuses of one job as they come. Says nothing in --json."""
+
+    def __init__(self, out: Output, rounds_shown: int = 8) -> None:
+        self.out = out
+        self.rounds_shown = rounds_shown
+        self._live: Live | None = None
+        self._history: list[dict[str, Any]] = []
+        self._said = ""
+        self._waiting_since: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self.out.live:
+            from rich.live import Live
+
+            self._live = Live(refresh_per_second=8, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def last_round(self) -> int:
+        """The newest round seen: what `job.status` need not send again."""
+        return int(self._history[-1]["round"]) if self._history else 0
+
+    def show(self, status: Status) -> None:
+        """Take in a status. Its history may be whole or only what is new."""
+        new = [entry for entry in status["history"] if entry["round"] > self.last_round]
+        self._history += new
+        if self.out.json:
+            return
+        if self._live is not None:
+            self._live.update(self._picture(status))
+            return
+        for entry in new:
+            self._say(_round_line(entry, status))
+        if line := self._news(status):
+            self._say(line)
+
+    def whole(self, status: Status) -> Status:
+        """The status with the complete history."""
+        return {**status, "history": list(self._history)}
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)  # noqa: T201
+
+    def _news(self, status: Status) -> str:
+        """A state or a wait that has not been said yet; while rounds are running, only a wait of some seconds is news."""
+        if status["state"] == "running":
+            lines = [_wait_line(wait, timed=False) for wait in status["waits"] if wait["since_s"] is not None and wait["since_s"] > 5]
+            text = "; ".join(lines)
+        else:
+            text = "; ".join([status["line"], *(_wait_line(wait, timed=False) for wait in status["waits"] if _wait_line(wait, timed=False) not in status["line"])])
+        if text == self._said:
+            return ""
+        self._said = text
+        return text
+
+    def _picture(self, status: Status) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(f"{status['job']} {status['method']}", style="bold"),
+            ProgressBar(total=max(1, status["rounds"]), completed=min(status["round"], status["rounds"]), width=30),
+            Text(f"round {status['round']}/{status['rounds']}"),
+            Text(duration(status["wall_s"])),
+            Text(size(status["bytes"]["total"])),
+        )
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("round", "accuracy", "loss", "updates", "bytes", "time"):
+            table.add_column(column, justify="right")
+        for entry in self._history[-self.rounds_shown :]:
+            cells = (str(entry["round"]), number(entry.get("accuracy")), number(entry.get("loss")), str(entry["updates"]))
+            table.add_row(*cells, size(entry["bytes"]), duration(entry["wall_s"]))
+        parts: list[RenderableType] = [head]
+        if self._history:
+            parts.append(table)
+        parts += [Text(_wait_line(wait), style="yellow") for wait in status["waits"]]
+        parts += [Text(problem, style="red") for problem in status["problems"]]
+        if not status["waits"]:
+            parts.append(Text(status["line"], style="dim"))
+        return Group(*parts)
+
+
+def follow(
+    get: Callable[[int], Status],
+    out: Output,
+    *,
+    at_most_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> Status:
+    """Show a job until it has ended; its last status, with the whole history.
+
+    get: the status with the rounds after a given one. TimedOut after at_most_s; Unreachable if get raises it for PATIENCE_S.
+    """
+    began = heard = clock()
+    with Watch(out) as watch:
+        while True:
+            try:
+                status = get(watch.last_round)
+                heard = clock()
+            except Unreachable as error:
+                if clock() - heard > PATIENCE_S:
+                    raise
+                out.note(f"{error}; trying again")
+                pause(POLL_S)
+                continue
+            watch.show(status)
+            if status["state"] in ENDED:
+                return watch.whole(status)
+            if at_most_s is not None and clock() - began >= at_most_s:
+                raise TimedOut(f"{status['job']} is still {status['state']} after {at_most_s:g} s ({status['line']}); it goes on, `fogctl job watch {status['job']}`")
+            pause(POLL_S)
+
+
+def checked_end(status: Status) -> Status:
+    """The status of a finished job. JobFailed if it ended otherwise, ConfigError if the nodes' preflight refused it."""
+    if status["state"] == "finished":
+        return status
+    why = status["why"] or "; ".join(status["problems"]) or "no reason is known"
+    if status["state"] == "cancelled":
+        raise JobFailed(f"{status['job']} was cancelled in round {status['round']} of {status['rounds']}")
+    if not status["history"] and status["started_at"] is None:
+        raise ConfigError(f"{status['job']}: {why}")
+    raise JobFailed(f"{status['job']} failed in round {status['round']} of {status['rounds']}: {why}; see `fogctl job logs {status['job']}`")
+
+
+def summary(status: Status) -> list[tuple[str, str]]:
+    """What a job came to, as (name, figure) pairs for a table."""
+    metrics, sent, energy = status["metrics"], status["bytes"], status["energy_j"]
+    rows = [(name, number(metrics[name])) for name in ("accuracy", "loss") if metrics.get(name) is not None]
+    rows += [("rounds", f"{status['round']} of {status['rounds']}"), ("nodes", str(status["nodes"])), ("wall time", duration(status["wall_s"]))]
+    rows += [(f"bytes {plane}", size(sent[plane])) for plane in ("up", "down", "d2d", "cast") if sent[plane]]
+    ratio = f" ({sent['total'] / sent['ideal']:.3f} times the tensors alone)" if sent["ideal"] else ""
+    rows.append(("bytes in all", size(sent["total"]) + ratio))
+    rows.append(("energy", "unknown" if energy["value"] is None else f"{energy['value']:.1f} J ({energy['source']})"))
+    return rows
+
+
+def summary_lines(status: Status) -> list[str]:
+    return aligned(summary(status))
+
+
+def details(status: Status) -> Iterator[str]:
+    """The lines of `job status`."""
+    yield f"{status['job']} ({status['method']}): {status['state']}: {status['line']}"
+    for wait in status["waits"]:
+        yield f"  {_wait_line(wait)}"
+    for problem in status["problems"]:
+        yield f"  problem: {problem}"
+    yield from (f"  {line}" for line in summary_lines(status))
+    if status["tasks"]:
+        columns = ("task", "role", "node", "tier", "site", "state", "round", "memory")
+        rows = [
+            (task["task"], task["role"], task["node"], task["tier"], task["site"], _task_state(task), str(task["round"]), size(task["rss_bytes"]))
+            for task in status["tasks"]
+        ]
+        yield from (f"  {line}" for line in aligned([columns, *rows]))
+
+
+def _task_state(task: dict[str, Any]) -> str:
+    return "live" if task["live"] else str(task["phase"] or "not there yet")
+
+
+def _round_line(entry: dict[str, Any], status: Status) -> str:
+    figures = [f"{name} {number(entry[name])}" for name in ("accuracy", "loss") if entry.get(name) is not None]
+    return "  ".join(
+        [f"round {entry['round']}/{status['rounds']}", *figures, f"{entry['updates']} updates", size(entry["bytes"]), duration(entry["wall_s"])]
+    )
+
+
+def _wait_line(wait: dict[str, Any], timed: bool = True) -> str:
+    """'3 of 4 updates, waiting for pi-3, closes in 12 s at the latest'; without the moving numbers if not timed."""
+    line = str(wait["what"])
+    if wait["who"]:
+        line += f", waiting for {', '.join(wait['who'][:8])}{' …' if len(wait['who']) > 8 else ''}"
+    if timed and wait["until_s"] is not None:
+        line += f", {max(0.0, wait['until_s']):.0f} s at the latest"
+    elif timed and wait["since_s"] is not None and wait["since_s"] >= 1:
+        line += f", for {duration(wait['since_s'])}"
+    return line
