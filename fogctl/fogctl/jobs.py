@@ -113,11 +113,8 @@ def result(
 def _follow(session: Session, client: Client, job: str, at_most_s: float | None) -> None:
     from fogctl.watch import checked_end, follow, summary_lines
 
-    def status(after: int) -> dict[str, Any]:
-        return client.request("job.status", job=job, after=after)
-
     try:
-        end = follow(status, session.out, at_most_s=at_most_s)
+        end = follow(client, job, session.out, at_most_s=at_most_s)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{job} goes on; `fogctl job watch {job}` shows it, `fogctl job cancel {job}` ends it") from None
     session.out.result(checked_end(end), summary_lines(end))

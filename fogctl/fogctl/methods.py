@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -37,9 +38,14 @@ def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", h
     roles = [{"name": role.name, "where": role.where, "stateful": role.stateful} for role in method.roles]
     data = {"name": name, "title": method.title, "source": method.source, "root": method.root, "roles": roles, "keys": keys}
     lines = [f"{name}: {method.title}", f"  {method.source}", "", "roles"]
-    lines += ["  " + line for line in aligned([(role.name, _PLACES[role.where] + (", the root" if role.name == method.root else "")) for role in method.roles])]
+    lines += [
+        "  " + line
+        for line in aligned([(role.name, _PLACES[role.where] + (", the root" if role.name == method.root else "")) for role in method.roles])
+    ]
     lines += ["", "keys of the `method` section"]
-    lines += ["  " + line for line in aligned([(key["key"], f"= {key['default']}", key["type"], key["about"]) for key in keys] or [("none", "", "", "")])]
+    lines += [
+        "  " + line for line in aligned([(key["key"], f"= {key['default']}", key["type"], key["about"]) for key in keys] or [("none", "", "", "")])
+    ]
     session.out.result(data, lines)
 
 
@@ -57,7 +63,9 @@ def _keys(plan: Any) -> list[dict[str, str]]:
         {
             "key": field.name,
             "type": describe(field.type),
-            "default": "(needed)" if field.required else literal(field.default if field.default is not msgspec.NODEFAULT else field.default_factory()),
+            "default": "(needed)"
+            if field.required
+            else literal(field.default if field.default is not msgspec.NODEFAULT else field.default_factory()),
             "about": about.get(field.name, ""),
         }
         for field in msgspec.structs.fields(plan)
@@ -75,8 +83,12 @@ def _docstrings(plan: Any) -> dict[str, str]:
         return {}
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     found: dict[str, str] = {}
-    for field, after in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+    for field, after in pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
             found[field.target.id] = " ".join(str(after.value.value).split())
     return found
-

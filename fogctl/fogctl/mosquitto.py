@@ -31,7 +31,8 @@ def hashed(password: str, salt: bytes | None = None) -> str:
 
 def parse_password_file(text: str) -> dict[str, str]:
     """user -> hash. Lines that are none are left out."""
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))  # type: ignore[arg-type]
+    lines = (line.partition(":") for line in text.splitlines() if ":" in line and not line.startswith("#"))
+    return {user: hash for user, _, hash in lines}
 
 
 def password_file(users: dict[str, str]) -> str:
@@ -48,7 +49,9 @@ def listen_address(text: str) -> tuple[str, int]:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         if not _HOST.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
-            raise ConfigError(f"{text!r} is no address to listen on; give an address of this machine such as 192.168.1.10[:1883], or 0.0.0.0 for all") from None
+            raise ConfigError(
+                f"{text!r} is no address to listen on; give an address of this machine such as 192.168.1.10[:1883], or 0.0.0.0 for all"
+            ) from None
     if not 1 <= int(port) <= 65535:
         raise ConfigError(f"{text!r}: the port must be 1 to 65535")
     return host, int(port)

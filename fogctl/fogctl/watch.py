@@ -1,7 +1,7 @@
 """A job's progress: a moving view on a terminal, one line per round elsewhere. Used by `submit --wait`, `job watch` and `demo`.
 
-    with Watch(out) as watch:            # statuses: STATUS of fog_coordinator.api, as they come
-        watch.show(status)
+with Watch(out) as watch:            # statuses: STATUS of fog_coordinator.api, as they come
+    watch.show(status)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from fog_common.errors import ConfigError, JobFailed, TimedOut, Unreachable
 from fogctl.output import Output, aligned, duration, number, size
@@ -23,6 +23,12 @@ ENDED: Final = ("finished", "failed", "cancelled")
 POLL_S: Final = 0.5
 PATIENCE_S: Final = 60.0
 """How long a coordinator may be silent while we watch: it restarts, and the job goes on meanwhile."""
+
+
+class Asks(Protocol):
+    """What follow needs of a client."""
+
+    def request(self, verb: str, **arguments: Any) -> dict[str, Any]: ...
 
 
 class Watch:
@@ -80,7 +86,9 @@ class Watch:
             lines = [_wait_line(wait, timed=False) for wait in status["waits"] if wait["since_s"] is not None and wait["since_s"] > 5]
             text = "; ".join(lines)
         else:
-            text = "; ".join([status["line"], *(_wait_line(wait, timed=False) for wait in status["waits"] if _wait_line(wait, timed=False) not in status["line"])])
+            text = "; ".join(
+                [status["line"], *(_wait_line(wait, timed=False) for wait in status["waits"] if _wait_line(wait, timed=False) not in status["line"])]
+            )
         if text == self._said:
             return ""
         self._said = text
@@ -117,7 +125,8 @@ class Watch:
 
 
 def follow(
-    get: Callable[[int], Status],
+    client: Asks,
+    job: str,
     out: Output,
     *,
     at_most_s: float | None = None,
@@ -126,13 +135,13 @@ def follow(
 ) -> Status:
     """Show a job until it has ended; its last status, with the whole history.
 
-    get: the status with the rounds after a given one. TimedOut after at_most_s; Unreachable if get raises it for PATIENCE_S.
+    TimedOut after at_most_s. Unreachable once the coordinator has been silent for PATIENCE_S: it may restart meanwhile.
     """
     began = heard = clock()
     with Watch(out) as watch:
         while True:
             try:
-                status = get(watch.last_round)
+                status = client.request("job.status", job=job, after=watch.last_round)
                 heard = clock()
             except Unreachable as error:
                 if clock() - heard > PATIENCE_S:
@@ -144,7 +153,9 @@ def follow(
             if status["state"] in ENDED:
                 return watch.whole(status)
             if at_most_s is not None and clock() - began >= at_most_s:
-                raise TimedOut(f"{status['job']} is still {status['state']} after {at_most_s:g} s ({status['line']}); it goes on, `fogctl job watch {status['job']}`")
+                raise TimedOut(
+                    f"{status['job']} is still {status['state']} after {at_most_s:g} s ({status['line']}); it goes on, `fogctl job watch {status['job']}`"
+                )
             pause(POLL_S)
 
 

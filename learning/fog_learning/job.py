@@ -8,13 +8,11 @@ sections together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from fog_common import config
 from fog_common.errors import ConfigError
 from fog_common.ids import Id
 
@@ -116,18 +114,8 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
-def job_from(spec: Mapping[str, Any], source: str = "") -> Job:
-    """A job from builtins (a decoded message), its fixed sections checked; ConfigError names the key.
-
-    The sections `method` and `model` are only known to be mappings with a name: see fog_learning.jobfile.checked_job.
-    """
-    job = config.convert(spec, Job, source)
-    check(job)
-    return job
-
-
 def job_spec(job: Job) -> dict[str, Any]:
-    """The job as builtins, all defaults written out: what job_from takes and the coordinator stores."""
+    """The job as builtins, all defaults written out: what fog_learning.jobfile.job_from takes and the coordinator stores."""
     return msgspec.to_builtins(job)  # type: ignore[no-any-return]
 
 

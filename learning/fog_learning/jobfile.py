@@ -1,7 +1,7 @@
 """A job file from its text to a Job whose method and model are known to exist and to fit each other. No torch.
 
     load_job("examples/digits.yaml")            # ConfigError: file, line, key, what was found, what is allowed
-    checked_job(request.spec)                   # the same for a job that came as a message
+    job_from(request.spec, "job digits-7")      # the same for a job that came as a message
 
 What only a node can know (its data, its free memory) is found by the job's preflight, before the first training step.
 """
@@ -16,6 +16,7 @@ from fog_common import config
 from fog_common.errors import ConfigError
 from fog_learning.job import Job, check
 from fog_learning.methods import resolve_method
+from fog_learning.models import check_model
 
 
 def load_job(path: str | Path) -> Job:
@@ -23,8 +24,8 @@ def load_job(path: str | Path) -> Job:
     return _checked(config.read(path))
 
 
-def checked_job(spec: Mapping[str, Any], source: str = "") -> Job:
-    """The job in builtins, checked like a file; the errors name the key."""
+def job_from(spec: Mapping[str, Any], source: str = "") -> Job:
+    """The job in builtins (a message, a stored job), checked like a file; the errors name source and key."""
     return _checked(config.Document(dict(spec), source))
 
 
@@ -32,6 +33,7 @@ def _checked(document: config.Document) -> Job:
     try:
         job = document.to(Job)
         check(job)
+        check_model(job.model)
         resolve_method(job)
     except ConfigError as error:
         raise document.located(error) from None
