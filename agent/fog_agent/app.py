@@ -1,0 +1,110 @@
+"""`fog-agent run | check | install`: the only place of the agent that builds objects. argparse, because the daemon stays light."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fog_agent import probes
+from fog_agent.config import AgentConfig, datasets, load_config, state_dir
+from fog_agent.core import AgentCore, Limits
+from fog_agent.daemon import Daemon, Inbox, StopAsked
+from fog_agent.gauges import Gauges
+from fog_agent.state import StateDir
+from fog_agent.workers import Workers
+from fog_common.bus.base import Will
+from fog_common.energy.meter import Meter
+from fog_common.errors import FogError
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Presence
+
+
+def run(config: AgentConfig) -> int:
+    """The daemon, until SIGTERM."""
+    logging.basicConfig(level=config.log_level, stream=sys.stderr, format=f"%(levelname)s agent {config.node}: %(message)s", force=True)
+    from fog_common.bus.mqtt import MqttBus
+
+    inbox = Inbox()
+    for number in (signal.SIGTERM, signal.SIGINT):  # before anything starts that would be left behind
+        signal.signal(number, lambda *_: inbox.put(StopAsked()))
+    state = StateDir(state_dir(config))
+    sets = datasets(config)
+    meter = Meter(config.energy)
+
+    def measure() -> messages.Profile:
+        return probes.profile(config, state.folder, sets, meter.source)
+
+    nonce = secrets.token_hex(6)
+    limits = Limits(config.heartbeat_s, config.max_workers, config.memory_mb, config.drain_s, config.stop_s)
+    will = Will(
+        topic=topics.PRESENCE.at(fleet=config.fleet, node=config.node),
+        payload=messages.encode(Presence(config.node, nonce, online=False)),
+    )
+    daemon = Daemon(
+        config,
+        core=AgentCore(config.node, nonce, measure(), limits, state.incarnations(), seed=secrets.randbits(32)),
+        inbox=inbox,
+        bus=MqttBus(config.broker, f"{config.node}_agent", inbox.put, will=will),
+        state=state,
+        workers=Workers(config, state.folder, sets, inbox.put),
+        gauges=Gauges(meter, state.folder),
+        profile=measure,
+    )
+    return daemon.run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 ok, 2 bad configuration, 3 broker not reachable, 4 the state folder is in use."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "run":
+            return run(load_config(arguments.config))
+        if arguments.command == "check":
+            from fog_agent.check import check
+
+            return check(load_config(arguments.config), as_json=arguments.json)
+        from fog_agent.install import install
+
+        return install(arguments.config, prefix=arguments.prefix, start=not arguments.no_start, show=arguments.print)
+    except FogError as error:
+        if getattr(arguments, "debug", False):
+            traceback.print_exc()
+        if getattr(arguments, "json", False):
+            print(json.dumps({"schema_version": 1, "status": "error", "error": {"code": error.exit_code, "message": str(error)}}))  # noqa: T201
+        else:
+            print(f"fog-agent: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fog-agent", description="The agent of a node: announces it, runs and watches its workers.")
+    parser.add_argument("--version", action="version", version=f"fog-agent {probes.version()}")
+    commands: Any = parser.add_subparsers(dest="command", required=True, metavar="run | check | install")
+    described = {
+        "run": "run the daemon in the foreground, until SIGTERM",
+        "check": "check the configuration, the folder, the data sets, and the broker",
+        "install": "write the systemd unit and the configuration to their places, enable and start it",
+    }
+    for name, text in described.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", required=True, type=Path, metavar="FILE", help="YAML file, see `docs/agent.md`")
+        command.add_argument("--debug", action="store_true", help="show a traceback with an error")
+        if name == "check":
+            command.add_argument("--json", action="store_true", help="machine-readable answer on standard output")
+        if name == "install":
+            command.add_argument("--prefix", type=Path, default=Path("/"), help="root of the file system to write to (default /)")
+            command.add_argument("--no-start", action="store_true", help="write the files, do not enable or start the service")
+            command.add_argument("--print", action="store_true", help="print what would be written, change nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
