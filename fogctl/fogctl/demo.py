@@ -13,8 +13,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from fog_common.errors import JobFailed
-from fogctl.output import duration, number, size
 from fogctl.session import Session, command
 
 DIGITS: dict[str, Any] = {
@@ -54,7 +52,7 @@ def register(app: typer.Typer) -> None:
 def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str) -> tuple[dict[str, Any], list[str]]:
     """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
     from fogctl.local_fleet import LocalFleet
-    from fogctl.watch import follow
+    from fogctl.watch import checked_end, follow, summary_lines
 
     out = session.out
     began = time.monotonic()
@@ -65,12 +63,11 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
             fleet.wait_for_nodes(client, agents + 1)
             name = client.request("job.submit", spec=spec)["job"]
             status = follow(client, name, out)
-            if status["state"] != "finished":
-                raise JobFailed(f"job {name} {status['state']}: {status['why'] or status['line']}")
+            checked_end(status)
         label = fleet.broker.name
     data = summary(status, label, agents)
     data["total_s"] = round(time.monotonic() - began, 3)
-    return data, table(data)
+    return data, ["", *summary_lines(status), f"broker         {label}"]
 
 
 def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
@@ -98,23 +95,6 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
         "broker": broker,
         "history": history,
     }
-
-
-def table(data: dict[str, Any]) -> list[str]:
-    energy = data["energy_j"]
-    joules = f"{energy['value']:.1f} J ({energy['source']})" if energy["value"] is not None else "unknown"
-    rows = [
-        ("accuracy", number(data["accuracy"])),
-        ("loss", number(data["loss"])),
-        ("rounds", str(data["rounds"])),
-        ("nodes", str(data["nodes"])),
-        ("wall time", duration(data["wall_s"])),
-        *((f"bytes {plane}", size(data["bytes"][plane])) for plane in ("up", "down", "cast", "d2d")),
-        ("tensors alone", size(data["bytes"]["ideal"])),
-        ("energy", joules),
-        ("broker", data["broker"]),
-    ]
-    return ["", *(f"{name:<14} {value}" for name, value in rows)]
 
 
 def _spec(path: Path | None, seed: int | None) -> dict[str, Any]:

@@ -53,6 +53,12 @@ class Kernel:
                 self.events += 1
                 if done():
                     return
+        if self._heap or self.now < until:
+            self.now = max(self.now, until)
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._heap)
 
 
 class Alarm:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from fog_common.transfer.endpoint import Publish
+
 from fog_agent import effects as agent_effects
 from fog_agent import hosting
 from fog_agent.core import AgentCore, Limits
@@ -16,7 +18,6 @@ from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.saves import Record
 from fog_common.shelf import Shelf
-from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
 from fog_learning.job import Job

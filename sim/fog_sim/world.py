@@ -1,0 +1,272 @@
+"""A whole fleet in virtual time: the real agents' cores, the real coordinator's core, the real hosts; modelled machines and links."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
+from fog_coordinator.core import Core
+
+from fog_agent.core import Limits
+from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
+from fog_common.effects import RESULT, decode_result
+from fog_common.errors import WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.transfer.blobs import MemoryBlobs
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
+from fog_coordinator import effects as core_effects
+from fog_learning.jobfile import job_from
+from fog_sim.costs import costs_of
+from fog_sim.kernel import Alarm, Kernel
+from fog_sim.links import WIRED, Fleet, Link
+from fog_sim.network import Connection, Port, SimBroker
+from fog_sim.node import Prepared, SimNode
+
+USER = "operator"
+
+
+class SimCoordinator:
+    """The coordinator's process: its core, its journal (kept in memory as the rows that SQLite would hold), its endpoint."""
+
+    def __init__(self, world: Simulation) -> None:
+        self.world = world
+        self.port = Port(WIRED)
+        self.rows: dict[str, dict[tuple[str | int, ...], bytes]] = {}
+        self.results: dict[str, bytes] = {}
+        self.replies: dict[str, Reply] = {}
+        self.alive = False
+        self.connection: Connection | None = None
+        self.core: Core | None = None
+        self.endpoints: dict[str, Endpoint] = {}
+        self._blobs = MemoryBlobs()
+        self._boots = 0
+        self._asked = 0
+        self._alarm = Alarm(world.kernel, self._timer)
+
+    def boot(self) -> None:
+        self._boots += 1
+        self.alive = True
+        tables = {table: sorted(rows.items()) for table, rows in self.rows.items()}
+        self.core = Core(f"coordinator-{self._boots}", tables)
+        self.endpoints.clear()
+        self.connection = Connection(self.world.broker, self.port, self._bus_event)
+        fleet = self.world.fleet
+        self.connection.subscribe(
+            topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR),
+            topics.PRESENCE.filter(fleet=fleet),
+            topics.REQUEST.filter(fleet=fleet),
+        )
+        self.connection.start()
+
+    def kill(self) -> None:
+        if self.alive and self.connection is not None:
+            self.alive = False
+            self._alarm.set(None)
+            self.connection.kill()
+
+    def request(self, verb: str, **arguments: Any) -> Reply:
+        """As fogctl would, without the wire: the answer comes at once."""
+        assert self.core is not None
+        self._asked += 1
+        session = f"s{self._asked}"
+        self.core.on_request(self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
+        self._after()
+        return self.replies.pop(session)
+
+    def _bus_event(self, event: BusEvent) -> None:
+        core, now = self.core, self.world.kernel.now
+        if not self.alive or core is None:
+            return
+        match event:
+            case Connected():
+                core.on_connected(now)
+                for endpoint in self.endpoints.values():
+                    endpoint.connected(now)
+            case Disconnected():
+                for endpoint in self.endpoints.values():
+                    endpoint.disconnected(now)
+            case Received(topic, payload):
+                try:
+                    self._received(now, core, topics.parse(topic), payload)
+                except WireError:
+                    return
+        self._after()
+
+    def _received(self, now: float, core: Core, route: topics.Route, payload: bytes) -> None:
+        if route.kind.startswith(f"{topics.BULK}~"):
+            self._frame(now, core, route, payload)
+            return
+        match messages.decode(payload):
+            case Presence() as presence if route.sender == presence.node:
+                core.on_presence(now, presence)
+            case Announce() as announce if route.sender == announce.node:
+                core.on_announce(now, announce)
+            case Heartbeat() as heartbeat if route.sender == heartbeat.node:
+                core.on_heartbeat(now, heartbeat)
+            case Goodbye() as goodbye if route.sender == goodbye.node:
+                core.on_goodbye(now, goodbye)
+
+    def _frame(self, now: float, core: Core, route: topics.Route, payload: bytes) -> None:
+        job = route.kind.split("~", 1)[1]
+        if job not in self.endpoints:
+            me = Address(COORDINATOR, CLOUD_SITE, "cloud", route.kind)
+            self.endpoints[job] = Endpoint(me, self.world.fleet, job, self._boots, self._blobs)
+        endpoint = self.endpoints[job]
+        endpoint.on_frame(now, route, payload)
+        self._pump(now, core, endpoint)
+
+    def _pump(self, now: float, core: Core, endpoint: Endpoint) -> None:
+        for output in endpoint.take():
+            match output:
+                case Publish(topic, payload, _):
+                    assert self.connection is not None
+                    self.connection.publish(topic, payload)
+                case Arrived(letter) if letter.content.to == RESULT:
+                    self._result(now, core, endpoint, letter)
+        for output in endpoint.take():
+            if isinstance(output, Publish):
+                assert self.connection is not None
+                self.connection.publish(output.topic, output.payload)
+
+    def _result(self, now: float, core: Core, endpoint: Endpoint, letter: Any) -> None:
+        result = decode_result(letter.content.body)
+        digest = next((blob.digest for blob in result.refs.values()), "")
+        content = self._blobs.get(digest) if digest else None
+        self.results[result.job] = bytes(content) if content is not None else b""
+        endpoint.accept(letter)
+        core.on_result(now, result.job, result.numbers, digest)
+
+    def _timer(self) -> None:
+        now = self.world.kernel.now
+        if self.alive and self.core is not None:
+            self.core.on_timer(now)
+            for endpoint in self.endpoints.values():
+                endpoint.on_timer(now)
+                self._pump(now, self.core, endpoint)
+            self._after()
+
+    def _after(self) -> None:
+        core, connection = self.core, self.connection
+        assert core is not None
+        assert connection is not None
+        for effect in core.take():
+            match effect:
+                case core_effects.Record(rows):
+                    for row in rows:
+                        table = self.rows.setdefault(row.table, {})
+                        if row.body is None:
+                            for key in [key for key in table if key[: len(row.key)] == row.key]:
+                                del table[key]
+                        else:
+                            table[row.key] = row.body
+                case core_effects.Tell(node, site, message):
+                    connection.publish(topics.from_coordinator(self.world.fleet, site, node), messages.encode(message), 1)
+                case core_effects.Answer(_, session, reply):
+                    self.replies[session] = reply
+        times = [core.next_timer(), *(endpoint.next_timer() for endpoint in self.endpoints.values())]
+        self._alarm.set(min((time for time in times if time is not None), default=None))
+
+
+class Simulation:
+    """See the module text. `bench` makes the op backend of a job; one serves all nodes."""
+
+    def __init__(
+        self,
+        nodes: int,
+        fleet: Fleet,
+        bench: Callable[[Any, dict[str, int], int], Any],
+        *,
+        seed: int = 0,
+        chunk_bytes: int = 256 * 1024,
+        trace: TextIO | None = None,
+        heartbeat_s: float = 5.0,
+        tiers: Callable[[int], tuple[str, str]] = lambda index: ("edge", "home"),
+    ) -> None:
+        """tiers: (tier, site) of node number index."""
+        self.kernel = Kernel()
+        self.fleet = "sim"
+        self.broker = SimBroker(self.kernel, seed)
+        self.seed = seed
+        self.digest = hashlib.blake2b(digest_size=16)
+        """Over the whole event log: two runs with the same seed give the same."""
+        self._trace = trace
+        self._bench = bench
+        self._prepared: dict[str, Prepared] = {}
+        self.coordinator = SimCoordinator(self)
+        rng = random.Random(f"fleet-{seed}")
+        self.nodes: dict[str, SimNode] = {}
+        limits = Limits(heartbeat_s=heartbeat_s)
+        cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
+        self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED, limits, chunk_bytes)
+        for index in range(nodes):
+            tier, site = tiers(index)
+            spread = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
+            link = fleet.link
+            scaled = Link(
+                up_bytes_s=link.up_bytes_s * spread,
+                down_bytes_s=link.down_bytes_s * spread,
+                latency_s=link.latency_s,
+                loss=link.loss,
+                joules_per_byte=link.joules_per_byte,
+            )
+            profile = Profile(tier=tier, site=site, cores=4, memory_bytes=4 << 30, memory_free_bytes=4 << 30, torch=True)
+            name = f"node-{index + 1:0{len(str(nodes))}d}"
+            self._add(name, profile, fleet.node, scaled, limits, chunk_bytes)
+            self.nodes[name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
+        self.coordinator.boot()
+        for node in self.nodes.values():
+            self.kernel.at(rng.uniform(0.0, 0.5), node.boot)
+
+    def _add(self, name: str, profile: Profile, model: Any, link: Link, limits: Limits, chunk_bytes: int) -> None:
+        self.nodes[name] = SimNode(self, name, profile, model, Port(link), seed=self.seed, limits=limits, chunk_bytes=chunk_bytes)
+
+    # -- for nodes -------------------------------------------------------------------------
+
+    def prepared(self, desired: DesiredJob) -> Prepared:
+        if desired.job not in self._prepared:
+            job = job_from(desired.spec, f"job {desired.job}")
+            roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
+            bench = self._bench(job, roster, len(set(roster.values())))
+            costs = costs_of(job, tuple(bench.input_shape), bench.classes, bench.test_examples)
+            self._prepared[desired.job] = Prepared(job, bench, costs)
+        return self._prepared[desired.job]
+
+    def trace(self, what: str, node: str, text: str) -> None:
+        line = json.dumps({"t": round(self.kernel.now, 6), "what": what, "node": node, "text": text})
+        self.digest.update(line.encode())
+        if self._trace is not None:
+            self._trace.write(line + "\n")
+
+    # -- for people ------------------------------------------------------------------------
+
+    def submit(self, spec: dict[str, Any], after_s: float = 3.0) -> str:
+        """Let the fleet come up, then submit. ConfigError as the coordinator would answer."""
+        self.kernel.run(self.kernel.now + after_s)
+        reply = self.coordinator.request("job.submit", spec=spec)
+        if reply.exit_code:
+            from fog_common.errors import ConfigError
+
+            raise ConfigError(reply.error)
+        return str(reply.body["job"])
+
+    def status(self, job: str) -> dict[str, Any]:
+        return self.coordinator.request("job.status", job=job).body
+
+    def run(self, job: str, limit_s: float) -> dict[str, Any]:
+        """Until the job has ended, or limit_s virtual seconds passed; its STATUS."""
+        until = self.kernel.now + limit_s
+        while self.kernel.now < until:
+            self.kernel.run(min(until, self.kernel.now + 1.0))
+            if self.kernel.now < until and not self.kernel.pending:
+                break
+            if self.coordinator.alive and self.coordinator.core is not None and self._ended(job):
+                break
+        return self.status(job)
+
+    def _ended(self, job: str) -> bool:
+        return self.status(job)["state"] in {"finished", "failed", "cancelled"}
