@@ -14,6 +14,8 @@ class Connected:
     """The connection stands and all subscriptions are confirmed. max_payload: largest payload this broker takes, 0 = no limit known."""
 
     max_payload: int = 0
+    refused: tuple[str, ...] = ()
+    """Filters that the broker refused (its access list): nothing will arrive on them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+"""The broker of a demo where no mosquitto is installed: amqtt, pure Python, MQTT 3.1.1, loopback, anyone may connect.
+
+    python -m fog_common.bus.embedded PORT
+
+Ends with SIGTERM. Whoever starts it sees to it that it does not outlive its parent (fog_common.bus.broker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from typing import Any
+
+from amqtt import broker as amqtt_broker
+from amqtt.mqtt.connect import ConnectPayload
+
+MQTT_311 = 4
+
+
+class Broker(amqtt_broker.Broker):  # type: ignore[misc]
+    """amqtt, except that the newer of two clients with one id wins (amqtt leaves the older one connected, deaf)."""
+
+    async def _delete_session(self, client_id: str) -> None:
+        older = self._sessions.get(client_id)
+        if older is not None:
+            with contextlib.suppress(Exception):  # it may be on its way out already
+                await older[1].handle_connection_closed()
+        await super()._delete_session(client_id)
+
+
+_read_payload = ConnectPayload.from_stream.__func__
+
+
+async def _payload(cls: Any, reader: Any, fixed: Any, head: Any) -> Any:
+    """amqtt reads an MQTT 5 CONNECT as if it were 3.1.1 and waits for bytes that never come, where it should refuse at once."""
+    if head is not None and head.proto_level != MQTT_311:
+        return cls(client_id="refused")
+    return await _read_payload(cls, reader, fixed, head)
+
+
+async def serve(port: int) -> None:
+    ConnectPayload.from_stream = classmethod(_payload)
+    broker = Broker(
+        {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+    )
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: logging.getLogger(__name__).debug("%s", context.get("message")))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, done.set)
+    await broker.start()
+    gc.freeze()
+    await done.wait()
+    await broker.shutdown()
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("usage: python -m fog_common.bus.embedded PORT")
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for name in ("transitions", "amqtt"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    asyncio.run(serve(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Tell systemd how the service is (sd_notify): one datagram to $NOTIFY_SOCKET. Nothing happens where there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(*states: str) -> bool:
+    """Send states such as "READY=1", "STATUS=…", "WATCHDOG=1", "STOPPING=1". True if they were sent; never raises OSError."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto("\n".join(states).encode(), address)
+    except OSError:  # a full or missing socket must not end the service
+        return False
+    return True
+
+
+def watchdog_s() -> float | None:
+    """How often to send WATCHDOG=1 (a third of systemd's limit), or None if nobody watches this process."""
+    limit_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not limit_us.isdigit() or int(limit_us) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(limit_us) / 3e6
