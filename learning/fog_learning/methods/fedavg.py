@@ -66,7 +66,6 @@ from fog_learning.job import Count, Evaluation, Job, NotNegative, Positive, Stra
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.rounds import deadline, needed, stale_weight
 
-
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 BlockName = Annotated[str, Meta(pattern=r"^[^,]+$", description="the name of a block of the model")]
 
