@@ -1,0 +1,89 @@
+"""Data sets by name: which are known, where they are looked for, how they are read.
+
+A name is looked for in the agent's `datasets:` (name: path), then in $FOGLEARN_DATA/NAME; `digits` comes with scikit-learn.
+A place may hold idx files (MNIST and relatives), npz, CSV, or a folder of images per class; the file names decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from fog_learning.data.base import DataError, Dataset, Scale, stratified_split
+from fog_learning.data.files import load_csv, load_folders, load_npz
+from fog_learning.data.idx import load_idx
+from fog_learning.data.partition import check_partition, partition
+
+__all__ = ["DATASETS", "DataError", "Dataset", "DatasetEntry", "Scale", "check_partition", "known_shape", "load_dataset", "partition", "places"]
+
+
+class DatasetEntry(Struct, frozen=True):
+    """What is known of a data set without having it. load: where it needs no files."""
+
+    title: str
+    input_shape: tuple[int, ...]
+    classes: int
+    load: Callable[[], Dataset] | None = None
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 1 797 handwritten digits, 8x8, real scans (values 0..16 to -1..1); always the same fifth held out."""
+    import numpy as np
+
+    try:
+        from sklearn.datasets import load_digits as sklearn_digits
+    except ImportError:
+        raise DataError("data set digits needs scikit-learn on this node; pip install 'foglearn[torch]'") from None
+    bunch = sklearn_digits()
+    x, y = bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64)
+    train, test = stratified_split(y, 0.2, "split", "digits")
+    return Dataset("digits", x[train], y[train], x[test], y[test], 10, Scale((8.0,), (8.0,)), origin="scikit-learn")
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, load_digits),
+    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10),
+    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10),
+    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62),
+    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47),
+    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10),
+    "uci-har": DatasetEntry("accelerometer and gyroscope windows of 30 persons, npz", (9, 128), 6),
+}
+"""Names with a known shape. Any other name works too, if its files are found; then only the nodes know its shape."""
+
+_READERS = (load_idx, load_npz, load_csv, load_folders)
+
+
+def known_shape(name: str) -> tuple[tuple[int, ...], int] | None:
+    """(input shape, classes) of a data set by its name alone, a `-subset` of a known one included; None if not known."""
+    entry = DATASETS.get(name) or DATASETS.get(name.removesuffix("-subset"))
+    return None if entry is None else (entry.input_shape, entry.classes)
+
+
+def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Path]:
+    """Where a data set of that name may be on this node, in the order of looking."""
+    if name in paths:
+        return [Path(paths[name]).expanduser()]
+    return [Path(env["FOGLEARN_DATA"]).expanduser() / name] if env.get("FOGLEARN_DATA") else []
+
+
+def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Dataset:
+    """The data set, as stored. paths: the agent's `datasets:`; env: for FOGLEARN_DATA. DataError says where was looked."""
+    looked = places(name, paths, env)
+    for place in looked:
+        if place.exists():
+            for reader in _READERS:
+                if (dataset := reader(name, place)) is not None:
+                    return dataset
+            raise DataError(f"data set {name}: {place} holds no idx, npz or CSV file and no folder of images per class")
+    entry = DATASETS.get(name)
+    if entry is not None and entry.load is not None and name not in paths:
+        return entry.load()
+    where = f"not found in {', '.join(map(str, looked))}" if looked else "not found: neither datasets: in the agent's configuration nor $FOGLEARN_DATA says where"
+    raise DataError(f"data set {name} {where}; put its files there, or use a built-in one ({', '.join(_built_in())})")
+
+
+def _built_in() -> list[str]:
+    return [name for name, entry in DATASETS.items() if entry.load is not None]

@@ -1,0 +1,107 @@
+"""What a data set is once it is in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from fog_common.errors import ConfigError
+from fog_learning.data.streams import stream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+class DataError(ConfigError):
+    """A data set is missing, or not what it should be: where was looked, what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Stored values to what a model sees: (value - shift) / divide, per channel or feature (one entry: for all)."""
+
+    shift: tuple[float, ...]
+    divide: tuple[float, ...]
+
+    def apply(self, rows: Array) -> Array:
+        """float32 rows of the same shape."""
+        import numpy as np
+
+        shape = (-1, *(1,) * (rows.ndim - 2))
+        shift, divide = (np.asarray(values, dtype=np.float32).reshape(shape) for values in (self.shift, self.divide))
+        return (rows.astype(np.float32) - shift) / divide
+
+
+GREY_LEVELS = Scale((127.5,), (127.5,))
+"""uint8 images: 0..255 to -1..1. Constants, so that nodes which own their data agree without telling each other statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """x: as stored (uint8 stays uint8: four times less memory), (rows, *input_shape), channels first; y: int64 in 0..classes-1."""
+
+    name: str
+    train_x: Array
+    train_y: Array
+    test_x: Array
+    test_y: Array
+    classes: int
+    scale: Scale
+    class_names: tuple[str, ...] = ()
+    train_groups: Array | None = None
+    """Who recorded each training row (subject, writer), where the files say so."""
+    origin: str = ""
+    """Where it came from, for a person."""
+    input_shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        object.__setattr__(self, "input_shape", tuple(self.train_x.shape[1:]))
+        for part, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            if len(x) != len(y):
+                raise DataError(f"data set {self.name}: {len(x)} {part} examples but {len(y)} labels ({self.origin})")
+            if tuple(x.shape[1:]) != self.input_shape:
+                raise DataError(f"data set {self.name}: test examples have shape {tuple(x.shape[1:])}, training {self.input_shape} ({self.origin})")
+            if len(y) and (y.min() < 0 or y.max() >= self.classes):
+                raise DataError(f"data set {self.name}: {part} labels run from {y.min()} to {y.max()}, it has {self.classes} classes ({self.origin})")
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                raise DataError(f"data set {self.name}: {part} examples hold NaN or infinity ({self.origin})")
+        if not len(self.train_y):
+            raise DataError(f"data set {self.name} has no training examples ({self.origin})")
+
+    def limited(self, train_limit: int | None, test_limit: int | None, seed: int) -> Dataset:
+        """Only the first so many examples after a seeded shuffle; None: all, in their order."""
+        changed = self
+        if train_limit is not None and train_limit < len(self.train_y):
+            rows = stream("train_limit", seed).permutation(len(self.train_y))[:train_limit]
+            groups = None if self.train_groups is None else self.train_groups[rows]
+            changed = replace(changed, train_x=self.train_x[rows], train_y=self.train_y[rows], train_groups=groups)
+        if test_limit is not None and test_limit < len(self.test_y):
+            rows = stream("test_limit", seed).permutation(len(self.test_y))[:test_limit]
+            changed = replace(changed, test_x=self.test_x[rows], test_y=self.test_y[rows])
+        return changed
+
+
+def standardised(train_x: Array) -> Scale:
+    """Mean 0, deviation 1 per channel (or feature) of the training rows; constant channels are only shifted."""
+    import numpy as np
+
+    axes = (0, *range(2, train_x.ndim))
+    mean, deviation = train_x.mean(axis=axes, dtype=np.float64), train_x.std(axis=axes, dtype=np.float64)
+    deviation[deviation == 0] = 1.0
+    return Scale(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+def stratified_split(labels: Array, fraction: float, *name: int | str) -> tuple[Array, Array]:
+    """(training rows, test rows), sorted: `fraction` of each class (rounded) is held out, drawn from stream(*name)."""
+    import numpy as np
+
+    random, held = stream(*name), []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        held.append(random.permutation(rows)[: round(fraction * len(rows))])
+    test = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.arange(len(labels)), test, assume_unique=True), test
