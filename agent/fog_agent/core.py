@@ -383,6 +383,8 @@ class AgentCore:
                 self._announce_by(now + self._random.uniform(0.2, 1.0))
         elif presence.nonce == self.nonce and self._asked_at is not None:
             self.rtt_s, self._asked_at = now - self._asked_at, None
+        elif presence.nonce != self.nonce:
+            self._effects.append(Say(f"another agent calls itself {self.node}: give each node a name of its own", warning=True))
 
     def _beat(self, now: float) -> None:
         self._beat_at = now + self.limits.heartbeat_s * self._random.uniform(0.9, 1.1)

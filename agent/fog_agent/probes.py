@@ -89,7 +89,8 @@ def battery_level(root: Path = Path("/")) -> float | None:
 
 def temperature_c(root: Path = Path("/")) -> float | None:
     """Of the processor: the hottest thermal zone that names it, else the hottest of all."""
-    named, others = [], []
+    named: list[float] = []
+    others: list[float] = []
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         reading = _whole_number(zone / "temp")
         if reading is None or not -40_000 < reading < 150_000:
