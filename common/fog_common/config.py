@@ -30,7 +30,7 @@ Path = tuple[str | int, ...]
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 24
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS: Final[dict[str, Any]] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS.update({"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False})
@@ -49,7 +49,7 @@ class Document:
         key = f"{dotted(path)}: " if path else ""
         line = self.line(path)
         place = "" if not self.source else f"{self.source}: " if line is None else f"{self.source}:{line}: "
-        return ConfigError(f"{place}{key}{text}")
+        return ConfigError(_one_line(f"{place}{key}{text}"))
 
     def located(self, error: ConfigError) -> ConfigError:
         """The error with file and line, if its text begins with a key of this document (`model.hidden must …`)."""
@@ -163,6 +163,8 @@ class _Composer:
                 first = next(events)
                 if not isinstance(first, yaml.MappingStartEvent):
                     self._plain(first)
+                    if self._kind(first) == "nothing":
+                        break
                     raise self._error(first.start_mark, f"expected a mapping (key: value), got {self._kind(first)}")
                 root = self._value(first, events, ())
         if root is None:
@@ -235,7 +237,7 @@ class _Composer:
 
     def _error(self, mark: Any, text: str) -> ConfigError:
         line = f":{mark.line + 1}" if mark is not None else ""
-        return ConfigError(f"{self.source}{line}: {text}")
+        return ConfigError(_one_line(f"{self.source}{line}: {text}"))
 
 
 # -- builtins to types ---------------------------------------------------------------------
@@ -391,6 +393,11 @@ def _shown(value: Any) -> str:
         return {None: "nothing", True: "true", False: "false"}[value]
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and control characters of a hostile file shown, not sent to the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _undotted(head: str) -> Path:

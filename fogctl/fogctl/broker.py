@@ -86,9 +86,10 @@ def write(folder: Path, listen: str, fleet: str, members: list[Member]) -> dict[
         secret = mosquitto.password()
         users[member.name] = mosquitto.hashed(secret)
         _private(folder / member.file, _configuration(member, fleet, address, port, secret))
-    operators = {path.stem.removeprefix("fogctl-") for path in folder.glob("fogctl-*.yaml")}
+    operators = sorted(user for user in users if (folder / Member(user, "operator").file).exists())
+    agents = sorted(user for user in users if user not in operators and user != "coordinator")
     _private(passwords, mosquitto.password_file(users), for_broker=True)
-    _private(acl, mosquitto.access_list(fleet, sorted(operators)), for_broker=True)
+    _private(acl, mosquitto.access_list(fleet, agents, operators), for_broker=True)
     _private(conf, mosquitto.configuration(host, port, str(passwords), str(acl)), for_broker=True)
     return {
         "folder": str(folder),
@@ -150,7 +151,11 @@ def _instructions(written: dict[str, Any]) -> list[str]:
             lines.append(f"fog-agent run --config {files[member['name']]}")
     for member in written["members"]:
         if member["kind"] == "operator":
-            lines += ["", f"# who submits jobs ({member['name']})", f"mkdir -p ~/.config/foglearn && cp {files[member['name']]} ~/.config/foglearn/fogctl.yaml"]
+            lines += [
+                "",
+                f"# who submits jobs ({member['name']})",
+                f"mkdir -p ~/.config/foglearn && cp {files[member['name']]} ~/.config/foglearn/fogctl.yaml",
+            ]
             lines += ["fogctl doctor"]
     for member in written["members"]:
         if member["kind"] == "agent" and member["tier"] != "cloud":

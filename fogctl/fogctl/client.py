@@ -96,7 +96,9 @@ class Client:
         self._why = "no answer"
 
     def __enter__(self) -> Self:
-        inbox = [topics.TO.filter(fleet=self.settings.fleet, site=CLOUD_SITE, node=self.user, kind=kind) for kind in (self._reply_kind, self._bulk_kind)]
+        inbox = [
+            topics.TO.filter(fleet=self.settings.fleet, site=CLOUD_SITE, node=self.user, kind=kind) for kind in (self._reply_kind, self._bulk_kind)
+        ]
         self._bus.subscribe(*inbox)
         self._bus.start()
         try:
@@ -178,8 +180,10 @@ class Client:
                 self._connected = True
             case Disconnected(why):
                 self._connected, self._why = False, why
-                if "auth" in why.lower() or "user name" in why.lower() or "password" in why.lower():
-                    raise Refused(f"the broker {self.where} refuses user {self.settings.broker.username or '(none)'!r}: {why}; check --user and --password-file")
+                if "Not authorized" in why or "Bad user name or password" in why:
+                    raise Refused(
+                        f"the broker {self.where} refuses user {self.settings.broker.username or '(none)'!r}; give --user and --password-file, or a fogctl.yaml"
+                    )
             case Received(topic, payload):
                 try:
                     route, message = topics.parse(topic), messages.decode(payload)
@@ -198,3 +202,10 @@ def _body(reply: Reply) -> dict[str, Any]:
         return reply.body
     kinds: dict[int, type[FogError]] = {1: JobFailed, 2: ConfigError, 3: Unreachable, 4: Refused, 5: TimedOut}
     raise kinds.get(reply.exit_code, FogError)(reply.error or "the coordinator gives no reason")
+
+
+def _mqtt(settings: Settings, client_id: str, on_event: OnEvent) -> Bus:
+    from fog_common.bus.backoff import Backoff
+    from fog_common.bus.mqtt import MqttBus
+
+    return MqttBus(settings.broker, client_id, on_event, backoff=Backoff(first_s=0.2, cap_s=2.0))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from fog_common.errors import FogError
 from fogctl.session import Session, command
 
 if TYPE_CHECKING:
@@ -29,27 +30,33 @@ class Check:
     state: str
     found: str
     do: str = ""
+    exit_code: int = 1
+    """fogctl's, if this is the first failure."""
 
 
 def register(app: typer.Typer) -> None:
     command(app, "doctor")(doctor)
 
 
+class Unwell(FogError):
+    """Some check failed."""
+
+    def __init__(self, checks: list[Check]) -> None:
+        bad = [check for check in checks if check.state == "failed"]
+        super().__init__(f"{len(bad)} of {len(checks)} checks failed: {', '.join(check.name for check in bad)}")
+        self.exit_code = bad[0].exit_code
+        self.details = {"checks": [asdict(check) for check in checks]}
+
+
 def doctor(session: Session) -> None:
     """Check this machine, the broker, its access rules and the coordinator; say what to do about what is wrong."""
-    from fog_common.errors import FogError, Unreachable
-
     checks = [*machine(), *fleet(session)]
-    data = {"checks": [asdict(check) for check in checks]}
-    bad = [check for check in checks if check.state == "failed"]
-    if bad and session.out.json:
-        kind = Unreachable if bad[0].name in ("broker", "coordinator") else FogError
-        raise kind("; ".join(f"{check.name}: {check.found}: {check.do}" for check in bad))
     lines = [f"{MARKS[check.state]}  {check.name}: {check.found}" + (f"\n      {check.do}" if check.do else "") for check in checks]
-    session.out.result(data, lines)
-    if bad:
-        kind = Unreachable if bad[0].name in ("broker", "coordinator") else FogError
-        raise kind(f"{len(bad)} of {len(checks)} checks failed, first: {bad[0].name}")
+    failed = any(check.state == "failed" for check in checks)
+    if not (failed and session.out.json):
+        session.out.result({"checks": [asdict(check) for check in checks]}, lines)
+    if failed:
+        raise Unwell(checks)
 
 
 def machine() -> Iterator[Check]:
@@ -69,16 +76,26 @@ def machine() -> Iterator[Check]:
             missing.append(name)
     yield Check("packages", "failed" if missing else "ok", ", ".join(found), f"pip install {' '.join(missing)}" if missing else "")
     if find_spec("torch") is None:
-        yield Check("torch", "warning", "not installed: no training on this machine", "only agents need it; on a CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu")
+        yield Check(
+            "torch",
+            "warning",
+            "not installed: no training on this machine",
+            "only agents need it; on a CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        )
     else:
         yield Check("torch", "ok", version("torch"))
     path = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/sbin")
-    yield Check("mosquitto", "ok" if path else "warning", path or "not on PATH", "" if path else "only the broker's machine needs it: apt install mosquitto; `fogctl demo` does without")
+    yield Check(
+        "mosquitto",
+        "ok" if path else "warning",
+        path or "not on PATH",
+        "" if path else "only the broker's machine needs it: apt install mosquitto; `fogctl demo` does without",
+    )
 
 
 def fleet(session: Session) -> Iterator[Check]:
     """What only the broker and the coordinator can tell."""
-    from fog_common.errors import FogError, Refused, Unreachable
+    from fog_common.errors import Refused, Unreachable
 
     settings = session.settings()
     try:
@@ -87,38 +104,50 @@ def fleet(session: Session) -> Iterator[Check]:
             yield from _messages(client)
             yield _coordinator(client)
     except Refused as error:
-        yield Check("broker", "failed", str(error), "give the user and password that `fogctl broker init` made (its fogctl-*.yaml)")
+        yield Check("broker", "failed", str(error), "give the user and password that `fogctl broker init` made (its fogctl-*.yaml)", error.exit_code)
     except Unreachable as error:
-        yield Check("broker", "failed", str(error), "start it, or name it with --broker HOST:PORT; for a network: `fogctl broker init`")
+        yield Check(
+            "broker", "failed", str(error), "start it, or name it with --broker HOST:PORT; for a network: `fogctl broker init`", error.exit_code
+        )
     except FogError as error:
         yield Check("broker", "failed", str(error), "see the message")
 
 
 def _messages(client: Client) -> Iterator[Check]:
     """Round trip to our own inbox, and whether the broker drops what others would send in our name or we in theirs."""
-    own, forged = client.echo("own"), client.echo("forged", sender="doctor-forged")
     began = time.monotonic()
+    own, forged = client.echo("own"), client.echo("forged", sender="doctor-forged")
     took = client.hear({own, forged}, until={own}, at_most_s=client.timeout_s)
     if own not in took:
-        yield Check("round trip", "failed", "a message to our own inbox did not come back", f"let user {client.user!r} write as itself and read its inbox: see the acl of `fogctl broker init`")
+        yield Check(
+            "round trip",
+            "failed",
+            "a message to our own inbox did not come back",
+            f"let user {client.user!r} write as itself and read its inbox: see the acl of `fogctl broker init`",
+        )
         return
     yield Check("round trip", "ok", f"{(took[own] - began) * 1000:.1f} ms")
     if forged not in took:
         took |= client.hear({forged}, until={forged}, at_most_s=SILENCE_S)
     if forged in took:
         open_door = "anybody may send in anybody's name" if not client.settings.broker.username else "a message in another's name was delivered"
-        yield Check("access list", "warning" if not client.settings.broker.username else "failed", open_door, "fine for a test on one machine; for a network take the acl and the passwords of `fogctl broker init`")
+        yield Check(
+            "access list",
+            "warning" if not client.settings.broker.username else "failed",
+            open_door,
+            "fine for a test on one machine; for a network take the acl and the passwords of `fogctl broker init`",
+        )
     else:
         yield Check("access list", "ok", "a message in another's name was dropped")
 
 
 def _coordinator(client: Client) -> Check:
-    from fog_common.errors import FogError
-
     try:
         body = client.request("ping")
     except FogError as error:
-        return Check("coordinator", "failed", str(error), f"start `fog-coordinator run` with this broker and fleet {client.settings.fleet!r}")
+        return Check(
+            "coordinator", "failed", str(error), f"start `fog-coordinator run` with this broker and fleet {client.settings.fleet!r}", error.exit_code
+        )
     online, known = body["nodes_online"], body["nodes"]
     text = f"answers, {online} of {known} nodes online, {body['jobs_active']} jobs active, version {body['version']}"
     return Check("coordinator", "ok" if online else "warning", text, "" if online else "start `fog-agent run --config FILE` on the machines")

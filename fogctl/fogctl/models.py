@@ -28,7 +28,9 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`.")],
     input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Shape of one example.")] = "1x28x28",
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the model, as in the job file; repeat it.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the model, as in the job file; repeat it.")
+    ] = None,
 ) -> None:
     """Each block's output, parameters, FLOPs of one forward pass and activation bytes, per example."""
     from fog_learning.models import resolve_model
@@ -36,7 +38,14 @@ def show(
     spec = resolve_model({"name": name, **_settings(set_ or [])}, _shape(input_), classes)
     blocks = spec.facts()
     rows = [
-        (block.name, _times(block.output_shape), f"{block.parameters:,}", size(block.parameter_bytes), f"{block.flops:,}", size(block.activation_bytes))
+        (
+            block.name,
+            _times(block.output_shape),
+            f"{block.parameters:,}",
+            size(block.parameter_bytes),
+            f"{block.flops:,}",
+            size(block.activation_bytes),
+        )
         for block in blocks
     ]
     total = sum(block.parameter_bytes for block in blocks)

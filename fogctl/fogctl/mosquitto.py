@@ -92,25 +92,28 @@ log_type notice
 """
 
 
-def access_list(fleet: str, operators: list[str]) -> str:
-    """The ACL: write only as oneself ({sender} is the connection's user), read only one's own inbox and the casts."""
+def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
+    """The ACL: write only as oneself ({sender} is the connection's user), read only one's own inbox; agents hear the casts."""
     sent = [topic.filter(fleet=fleet, sender="%u") for topic in (topics.D2D, topics.TO, topics.CAST)]
     inbox = [topic.filter(fleet=fleet, node="%u") for topic in (topics.D2D, topics.TO)]
-    casts = topics.CAST.filter(fleet=fleet)
-    presence = topics.PRESENCE
     lines = [
-        "# Everybody: write as oneself only, read one's own inbox and the casts.",
+        "# Everybody: write as oneself only, read one's own inbox.",
         *(f"pattern write {topic}" for topic in sent),
         *(f"pattern read {topic}" for topic in inbox),
-        f"pattern read {casts}",
-        f"pattern readwrite {presence.at(fleet=fleet, node='%u')}",
+        f"pattern readwrite {topics.PRESENCE.at(fleet=fleet, node='%u')}",
         "",
-        "# The coordinator: sees who is there, hears the operators.",
+        "# Sees who is there, hears the operators.",
         "user coordinator",
-        f"topic read {presence.filter(fleet=fleet)}",
+        f"topic read {topics.PRESENCE.filter(fleet=fleet)}",
         f"topic read {topics.REQUEST.filter(fleet=fleet)}",
     ]
+    for agent in agents:
+        lines += ["", f"user {agent}", f"topic read {topics.CAST.filter(fleet=fleet)}"]
     for operator in operators:
-        lines += ["", f"# {operator}: may ask the coordinator for things.", f"user {operator}"]
-        lines += [f"topic write {topics.REQUEST.filter(fleet=fleet, sender=operator)}"]
+        lines += [
+            "",
+            "# May ask the coordinator for things.",
+            f"user {operator}",
+            f"topic write {topics.REQUEST.filter(fleet=fleet, sender=operator)}",
+        ]
     return "\n".join(lines) + "\n"

@@ -51,7 +51,9 @@ def drain(session: Session, node: Name, undo: Annotated[bool, typer.Option("--un
     with session.client() as client:
         body = client.request("node.drain", node=node, undo=undo or None)
     moving = f", moving {', '.join(map(str, body['moving']))}" if body.get("moving") else ""
-    session.out.result(body, [f"{node}: takes tasks again" if undo else f"{node}: draining{moving}; `fogctl node show {node}` says what it waits for"])
+    session.out.result(
+        body, [f"{node}: takes tasks again" if undo else f"{node}: draining{moving}; `fogctl node show {node}` says what it waits for"]
+    )
 
 
 def _lines(body: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What fogctl says: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
 
---json: `{"schema_version": 1, "status": "ok", "data": …}` or `{…, "status": "error", "error": {"kind", "message", "exit_code"}}` on
-stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
+--json: `{"schema_version": 1, "status": "ok", "data": …}` or `{…, "status": "error", "error": {"kind", "message", "exit_code", …}}` on
+stdout and nothing else there; what stands in an exception's `details` stands beside its message. Otherwise results go to stdout, notes and errors to stderr.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Output:
             traceback.print_exception(error, file=sys.stderr)
         message = " ".join(str(error).split()) or type(error).__name__
         if self.json:
-            body = {"kind": type(error).__name__, "message": message, "exit_code": exit_code}
-            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "error", "error": body}, ensure_ascii=False))
+            body = {"kind": type(error).__name__, "message": message, "exit_code": exit_code, **_finite(getattr(error, "details", {}))}
+            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "error", "error": body}, ensure_ascii=False, default=str))
         else:
             print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
 

@@ -55,8 +55,14 @@ class Session:
 
     def client(self) -> Client:
         """A connection, used as a context manager. Unreachable when it is entered and the broker does not answer."""
+        import logging
+
         from fogctl.client import Client
 
+        if self.out.debug:
+            logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        else:  # an error is one line, and ours
+            logging.getLogger().addHandler(logging.NullHandler())
         return Client(self.settings(), timeout_s=self.timeout)
 
 
