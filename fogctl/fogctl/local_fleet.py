@@ -1,12 +1,11 @@
 """A whole fleet on this machine: broker, coordinator, agents, each a real process. For `fogctl demo`, benchmarks, chaos and tests.
 
-Every child ends with this process (PR_SET_PDEATHSIG), so that nothing is left running even after kill -9.
+Every child is tethered to this process (fog_agent.tether), so that nothing is left running even after kill -9.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -25,7 +24,6 @@ from fog_common.errors import TimedOut, Unreachable
 from fogctl.client import Client, Settings
 
 CLOUD_NODE: Final = "cloud-1"
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class LocalFleet:
@@ -98,7 +96,7 @@ class LocalFleet:
 
     def start_spawner(self) -> None:
         """The process that has imported torch and forks the workers."""
-        self.spawn("spawner", [sys.executable, "-m", "fog_agent.spawner", str(self._spawner_socket)], stdin=subprocess.PIPE)
+        self.spawn("spawner", [sys.executable, "-m", "fog_agent.spawner", "--socket", str(self._spawner_socket)], stdin=subprocess.PIPE)
 
     def start_agent(self, node: str) -> None:
         cloud = node == CLOUD_NODE
@@ -138,10 +136,9 @@ class LocalFleet:
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         stdin = options.pop("stdin", subprocess.DEVNULL)
+        tethered = [sys.executable, "-m", "fog_agent.tether", str(os.getpid()), *command]
         with log:
-            self.processes[name] = subprocess.Popen(
-                command, stdin=stdin, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **options  # noqa: PLW1509 - it only sets a flag
-            )
+            self.processes[name] = subprocess.Popen(tethered, stdin=stdin, stdout=log, stderr=log, env=environment, start_new_session=True, **options)
 
     def kill(self, name: str, signum: int = signal.SIGKILL, wait_s: float = 10.0) -> None:
         process = self.processes.pop(name)
@@ -176,7 +173,3 @@ class LocalFleet:
                 missing = sorted({CLOUD_NODE, *self.agents} - online)
                 raise TimedOut(f"{len(online)} of {count} nodes are online after {timeout_s:.0f} s; missing: {', '.join(missing)}")
             time.sleep(0.1)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
