@@ -1,0 +1,449 @@
+"""The coordinator as a pure state machine: events in, effects out, time is an argument. Run live by `app`, in virtual time by the simulator.
+
+Call a handler, then perform what `take()` returns, in order: a `Record` is durable before the `Tell`s behind it leave. Call
+`on_timer(now)` when `next_timer()` is reached. `now`: seconds of one clock that never goes back, also not over restarts.
+The control API (`on_request`) is fog_coordinator.requests; what a person reads is fog_coordinator.status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fog_common.errors import ConfigError
+from fog_common.ids import CLOUD_SITE
+from fog_common.machine import RoundRecord
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
+from fog_coordinator import lifecycle, requests
+from fog_coordinator.desired import Desk
+from fog_coordinator.effects import Answer, Effect, Record, Row, SendResult, Tables, Tell
+from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
+from fog_coordinator.placement import simple
+from fog_coordinator.registry import Node, Registry
+from fog_coordinator.reports import Crashes, note_saves, share_energy
+from fog_coordinator.views import NOTHING, READY, Rules, settle
+from fog_learning.job import Job as JobFile
+from fog_learning.methods.base import Method
+
+MAX_CRASHES: Final = 5
+"""A worker that ends this often before it is ready fails its job."""
+HISTORY_LAG: Final = 4
+"""Rounds that a root repeats in its heartbeats before it is told that they are known."""
+MAX_STRANGERS: Final = 1024
+FIRST_SITES: Final = (CLOUD_SITE, "home")
+"""Where a node is looked for that never announced itself, beside the sites that are known."""
+
+Check = Callable[[Mapping[str, Any]], tuple[JobFile, Method]]
+"""A job file as builtins -> its types and its method; ConfigError."""
+
+
+class Core:
+    def __init__(self, nonce: str, tables: Tables | None = None, rules: Rules = Rules(), check: Check | None = None, version: str = "") -> None:
+        """tables: what the journal holds. check: see Check; by default that of fog_learning."""
+        tables = tables or {}
+        self.nonce = nonce
+        self.rules = rules
+        self.version = version
+        self.check = check or _checked
+        self.started_at: float | None = None
+        self.registry = Registry(rules.silent_s, [body for _, body in tables.get("nodes", [])])
+        self.jobs: dict[str, Job] = {}
+        self.files: dict[str, JobFile] = {}
+        self.methods: dict[str, Method] = {}
+        self.histories: dict[str, History] = {}
+        self.logs: dict[str, Log] = {}
+        self._desk = Desk(nonce, self.registry, self.jobs, self.histories, rules.resend_s)
+        self._crashes = Crashes()
+        self._effects: list[Effect] = []
+        self._rows: dict[tuple[str, tuple[str | int, ...]], Row] = {}
+        self._dirty: dict[str, float] = {}  # job -> when its table is brought up to date
+        self._seats: dict[str, dict[str, Seat]] = {}
+        self._asked: dict[str, float] = {}  # node -> when it was asked to announce itself
+        self._sweep_at: float | None = None
+        self._admit_at: float | None = None
+        self._connected = True
+        self._order = 0
+        self._load(tables)
+
+    def _load(self, tables: Tables) -> None:
+        for _, body in tables.get("jobs", []):
+            self._keep(decode_job(body))
+        for (name, *_), body in tables.get("rounds", []):
+            if name in self.histories:
+                self.histories[str(name)].load(body)
+        lines: dict[str, list[bytes]] = {}
+        for (name, *_), body in tables.get("log", []):
+            lines.setdefault(str(name), []).append(body)
+        for name in sorted(lines.keys() & self.logs.keys()):
+            self.logs[name].load(lines[name])
+        self._order = max((job.order for job in self.jobs.values()), default=0)
+
+    def _keep(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        self.histories[job.id] = History(job.id)
+        self.logs[job.id] = Log(job.id)
+        if job.state not in ENDED:
+            try:
+                self.files[job.id], self.methods[job.id] = self.check(job.spec)
+            except ConfigError as error:  # an older version of the program accepted it
+                job.state, job.why = FAILED, f"this version cannot run it: {error}"
+                self._write(job.row())
+        self._index(job)
+
+    # -- events ----------------------------------------------------------------------------
+
+    def on_connected(self, now: float) -> None:
+        """The bus stands: from now on silence means something."""
+        self._begin(now)
+        self._connected = True
+        self.registry.begin(now)
+
+    def on_disconnected(self, now: float) -> None:
+        """Nothing can be heard: nobody is blamed for silence until the bus stands again."""
+        self._begin(now)
+        self._connected = False
+
+    def on_presence(self, now: float, presence: Presence) -> None:
+        self._begin(now)
+        if self.registry.get(presence.node) is None:
+            if presence.online:
+                self._identify(now, presence.node)
+            return
+        changed = self.registry.presence(now, presence)
+        if changed is not None:
+            self._node_changed(now, changed)
+            if presence.online and changed.held:
+                self._identify(now, changed.node)
+
+    def on_announce(self, now: float, announce: Announce) -> None:
+        self._begin(now)
+        node, changed = self.registry.announce(now, announce)
+        if changed:
+            self._write(node.row())
+        self._asked.pop(node.node, None)
+        self._node_changed(now, node)
+        for job in self.jobs.values():
+            if job.state in PLACED and node.node not in lifecycle.occupied(self.jobs.values(), self.rules, but=job.id):
+                text = lifecycle.join(now, job, self.files[job.id], self.methods[job.id], node, self.registry, self.rules)
+                if text:
+                    self.log(now, job, text)
+                    self._touch(now, job)
+
+    def on_goodbye(self, now: float, goodbye: Goodbye) -> None:
+        self._begin(now)
+        node = self.registry.get(goodbye.node)
+        if node is not None and node.nonce == goodbye.nonce and node.online and not node.goodbye:
+            node.goodbye = True
+            self._leaving(now, node)
+
+    def on_heartbeat(self, now: float, beat: Heartbeat) -> None:
+        self._begin(now)
+        known = self.registry.get(beat.node)
+        was = (known.online, known.held, known.goodbye) if known else (False, True, False)
+        node = self.registry.heartbeat(now, beat)
+        if node is None:
+            if not self.registry.known(beat):
+                self._identify(now, beat.node)
+            return
+        before, node.workers = node.workers, {worker.job: worker for worker in beat.workers}
+        placed = [self.jobs[name] for name in node.workers if name in self.jobs and self.jobs[name].state in PLACED]
+        share_energy(placed, node.energy_j, beat.energy_j)
+        node.energy_j = dict(beat.energy_j)
+        for job in placed:
+            self._worker(now, job, node, before.get(job.id), node.workers[job.id])
+        if was != (True, False, node.goodbye):
+            self._node_changed(now, node)
+        if node.goodbye and not was[2]:
+            self._desk.changed(node.node)
+        for name in before.keys() - node.workers.keys():
+            if name in self.jobs:
+                self._touch(now, self.jobs[name])
+        if (tell := self._desk.tell(now, node)) is not None:
+            self._emit(tell)
+        self._tell(now)
+
+    def on_result(self, now: float, job: str, numbers: dict[str, float], digest: str, why: str = "", history: tuple[RoundRecord, ...] = ()) -> bool:
+        """The root's result; its blob (digest, '' if there is none) is stored already. False if nobody waits for it."""
+        self._begin(now)
+        found = self.jobs.get(job)
+        if found is None or found.state != RUNNING:
+            return False
+        self._history(now, found, history)
+        found.numbers, found.digest = dict(numbers), digest
+        self.end(now, found, FAILED if why else FINISHED, why)
+        self._tell(now)
+        return True
+
+    def on_request(self, now: float, user: str, session: str, request: Request) -> None:
+        self._begin(now)
+        reply, result = requests.answer(self, now, user, request)
+        self._tell(now)
+        self._emit(Answer(user, session, reply))
+        if result is not None:
+            self._emit(SendResult(result.id, user, session, result.digest))
+
+    def on_timer(self, now: float) -> None:
+        """Call when next_timer() is reached, or at any other time."""
+        self._begin(now)
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self._sweep(now)
+        for name in [name for name, due in self._dirty.items() if due <= now]:
+            del self._dirty[name]
+            self._settle(now, self.jobs[name])
+        if self._admit_at is not None and now >= self._admit_at:
+            self._admit(now)
+        self._tell(now)
+
+    def next_timer(self) -> float | None:
+        """None: only another event can change anything."""
+        times = [*self._dirty.values(), self._sweep_at, self._admit_at]
+        return min((time for time in times if time is not None), default=None)
+
+    def take(self) -> list[Effect]:
+        """What is to be done now, in order; asked once."""
+        self._flush()
+        effects, self._effects = self._effects, []
+        return effects
+
+    # -- what requests use -----------------------------------------------------------------
+
+    def add_job(self, now: float, job: Job) -> None:
+        self._order += 1
+        job.order = self._order
+        job.state, job.since, job.why = WAITING, now, "submitted"
+        self._keep(job)
+        self.log(now, job, f"submitted by {job.user}: {job.method}, {job.rounds} rounds")
+        self._prune()
+        self._admit(now)
+        self._write(job.row())
+
+    def end(self, now: float, job: Job, state: str, why: str = "") -> None:
+        """The job is over: its workers stop, its nodes are free."""
+        job.state, job.since, job.ended_at, job.why = state, now, now, why
+        self.log(now, job, f"{state}{': ' + why if why else ''}")
+        self._write(job.row())
+        self._dirty.pop(job.id, None)
+        self._index(job)
+        self._crashes.forget(job.id)
+        self._admit_soon(now)
+
+    def cancel(self, now: float, job: Job) -> None:
+        self.end(now, job, CANCELLED, "cancelled by its user")
+
+    def drain(self, now: float, node: Node, undo: bool) -> None:
+        node.drain = not undo
+        self._write(node.row())
+        self._leaving(now, node)
+
+    def log(self, now: float, job: Job, text: str) -> None:
+        self._write(self.logs[job.id].add(now, text))
+
+    def placement(self, job: Job) -> Placement:
+        """The job's table, as nodes are told."""
+        return self._desk.placement(job)
+
+    # -- nodes -----------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        if self.started_at is None:
+            self.started_at = now
+            self.registry.begin(now)
+            for job in self.jobs.values():
+                self._touch(now, job)
+            self._admit_soon(now)
+        if self._sweep_at is None:
+            self._sweep_at = now + self.rules.sweep_s
+
+    def _sweep(self, now: float) -> None:
+        """Who is silent, what is overdue, who has not heard."""
+        self._sweep_at = now + self.rules.sweep_s
+        if self._connected:
+            for node in self.registry.silent(now):
+                self._node_changed(now, node)
+        for job in self.jobs.values():
+            if job.state in PLACED and self._overdue(job):
+                self._touch(now, job)
+        for node in self.registry:
+            if node.online and node.number and self._desk.lags(node):
+                self._desk.changed(node.node)
+        if any(job.state in {WAITING, QUEUED} for job in self.jobs.values()):
+            self._admit_soon(now)
+
+    def _overdue(self, job: Job) -> bool:
+        """Somebody is gone, or goes, whose task or copy is to move."""
+        if any(seat.movable and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats):
+            return True
+        holders = [*job.buddies.values(), *(seat.node for seat in job.seats if seat.movable)]
+        return any((node := self.registry.get(name)) is None or node.leaving or not node.online for name in holders)
+
+    def _node_changed(self, now: float, node: Node) -> None:
+        for job in self.jobs.values():
+            if job.state in PLACED and (any(seat.node == node.node for seat in job.seats) or self._overdue(job)):
+                self._touch(now, job)
+            elif job.state in {WAITING, QUEUED}:
+                self._admit_soon(now)
+
+    def _leaving(self, now: float, node: Node) -> None:
+        self._node_changed(now, node)
+        self._desk.changed(node.node)
+        self._tell(now)
+
+    def _touch(self, now: float, job: Job) -> None:
+        """The job's table may have to change: soon, together with what else happens until then."""
+        if job.state in PLACED:
+            self._dirty.setdefault(job.id, now + self.rules.coalesce_s)
+
+    def _admit_soon(self, now: float) -> None:
+        if self._admit_at is None:
+            self._admit_at = now + self.rules.coalesce_s
+
+    def _identify(self, now: float, name: str) -> None:
+        """Ask a node to announce itself; one that never did is looked for at all sites."""
+        if now - self._asked.get(name, float("-inf")) < self.rules.resend_s:
+            return
+        if len(self._asked) >= MAX_STRANGERS:
+            self._asked.clear()
+        self._asked[name] = now
+        known = self.registry.get(name)
+        sites = [known.profile.site] if known else sorted({*FIRST_SITES, *(node.profile.site for node in self.registry)})
+        for site in sites:
+            self._emit(Tell(name, site, Identify()))
+
+    # -- workers ---------------------------------------------------------------------------
+
+    def _worker(self, now: float, job: Job, node: Node, old: WorkerState | None, new: WorkerState) -> None:
+        job.meter(node.node, new)
+        job.top = max(job.top, new.incarnation)
+        if old is None or (old.phase, old.incarnation, old.problems) != (new.phase, new.incarnation, new.problems):
+            self._touch(now, job)
+            if new.phase == "exited":
+                self._crashed(now, job, node, new)
+        if new.phase == READY:
+            note_saves(job, node.node, old if old is not None and old.phase == READY else None, new)
+        seats = self._seats[job.id]
+        for state in new.tasks:
+            seat = seats.get(state.task) if state.since else None
+            if seat is None or (seat.node, seat.since, seat.incarnation) != (node.node, state.since, new.incarnation):
+                continue
+            if seat.fetch and not seat.fetched:
+                seat.fetched = True  # it runs: who had its Save may go
+                self._index(job)
+            if state.history:
+                self._history(now, job, state.history)
+                if len(state.history) > HISTORY_LAG:
+                    self._desk.changed(node.node, renew=True)
+            if state.finished and state.why and job.state == RUNNING:
+                self.end(now, job, FAILED, f"{state.task} on {node.node}: {state.why}")
+
+    def _crashed(self, now: float, job: Job, node: Node, worker: WorkerState) -> None:
+        count = self._crashes.count(job.id, node.node, worker.incarnation)
+        if not count:
+            return
+        why = "; ".join(worker.problems) or "no reason given"
+        self.log(now, job, f"the worker on {node.node} ended: {why}")
+        if job.state == PREPARING and count >= MAX_CRASHES:
+            job.problems = [f"{node.node}: its worker ended {count} times: {why}"]
+            self.end(now, job, FAILED, job.problems[0])
+
+    def _history(self, now: float, job: Job, records: tuple[RoundRecord, ...]) -> None:
+        sent = job.sent()
+        rows = self.histories[job.id].add(now, records, sent.up + sent.down + sent.d2d + sent.cast)
+        for row in rows:
+            self._write(row)
+        if rows:
+            self._write(job.row())
+
+    # -- the life of a job -----------------------------------------------------------------
+
+    def _admit(self, now: float) -> None:
+        """Start what can start, in the order of submission; who waits keeps its claim on the nodes that it needs."""
+        self._admit_at = None
+        taken = lifecycle.occupied(self.jobs.values(), self.rules)
+        for job in sorted((job for job in self.jobs.values() if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
+            state, why = job.state, job.why
+            if not job.roster:
+                job.roster, job.why = simple.roster(self.files[job.id].nodes, self.registry, taken)
+            if job.roster:
+                job.state, job.why = lifecycle.place(job, self.methods[job.id], self.registry, taken)
+            for node in [*job.roster, *(seat.node for seat in job.seats)]:
+                taken.setdefault(node, job.id)
+            if (job.state, job.why) != (state, why):
+                job.since = now if job.state != state else job.since
+                self.log(now, job, job.state.replace("_", " ") + (f": {job.why}" if job.why else ""))
+                self._write(job.row())
+            if job.state == PREPARING:
+                self._settle(now, job)
+
+    def _settle(self, now: float, job: Job) -> None:
+        """Bring a placed job's table up to date; in PREPARING also see whether it can begin."""
+        if job.state not in PLACED or (job.state == PREPARING and not self._preflight(now, job)):
+            return
+        busy = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+        raised, events = settle(now, job, self.registry, self.rules, busy)
+        for text in events:
+            self.log(now, job, text)
+        if raised or events:
+            self._write(job.row())
+        root = job.seat(job.root)
+        if raised and root is not None and root.since == job.view:  # it tells again what it does again
+            begins = job.rewind if job.rewind_view == job.view and job.rewind is not None else self._newest(job, root)
+            self.histories[job.id].seen = min(self.histories[job.id].seen, max(0, begins))
+        self._index(job)
+
+    def _newest(self, job: Job, seat: Seat) -> int:
+        places = job.saves.get(seat.task, {})
+        return max((*places.get(seat.node, ()), *places.get(seat.fetch, ())), default=NOTHING)
+
+    def _preflight(self, now: float, job: Job) -> bool:
+        """False if the job ended here."""
+        if not job.view:
+            return True
+        pending, problems = lifecycle.preflight(job, self.registry)
+        if problems and not any(item.online for item in pending):
+            job.problems = problems
+            self.end(now, job, FAILED, "; ".join(problems))
+            return False
+        if not pending and not problems:
+            job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""
+            self.log(now, job, f"preflight passed on {len(job.participants())} nodes: training begins")
+        return True
+
+    def _index(self, job: Job) -> None:
+        self._seats[job.id] = {seat.task: seat for seat in job.seats}
+        self._desk.index(job)
+
+    # -- effects ---------------------------------------------------------------------------
+
+    def _tell(self, now: float) -> None:
+        for tell in self._desk.due(now):
+            self._emit(tell)
+
+    def _write(self, row: Row) -> None:
+        self._rows[row.table, row.key] = row
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._effects.append(Record(tuple(self._rows.values())))
+            self._rows = {}
+
+    def _emit(self, effect: Effect) -> None:
+        self._flush()
+        self._effects.append(effect)
+
+    def _prune(self) -> None:
+        """Forget the oldest ended jobs beyond keep_jobs."""
+        ended = sorted((job for job in self.jobs.values() if job.state in ENDED), key=lambda job: job.order)
+        for job in ended[: max(0, len(ended) - self.rules.keep_jobs)]:
+            tables: list[dict[str, Any]] = [self.jobs, self.files, self.methods, self.histories, self.logs, self._seats]
+            for table in tables:
+                table.pop(job.id, None)
+            for name in ("jobs", "rounds", "log"):
+                self._write(Row(name, (job.id,), None))
+
+
+def _checked(spec: Mapping[str, Any]) -> tuple[JobFile, Method]:
+    from fog_learning.jobfile import job_from
+    from fog_learning.methods import METHODS
+
+    job = job_from(spec)
+    return job, METHODS[job.method["name"]]

@@ -1,0 +1,109 @@
+"""What each node is told to run: the `Desired` messages, level-triggered. Pure.
+
+Sent when its content changes, and again (at most every resend_s) until the node's heartbeat confirms it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fog_common.wire.messages import Desired, DesiredJob, Placement
+from fog_coordinator.effects import Tell
+from fog_coordinator.jobs import History, Job
+from fog_coordinator.registry import Node, Registry
+from fog_coordinator.views import READY
+
+
+class Desk:
+    def __init__(self, nonce: str, registry: Registry, jobs: Mapping[str, Job], histories: Mapping[str, History], resend_s: float) -> None:
+        self._nonce = nonce
+        self._registry = registry
+        self._jobs = jobs
+        self._histories = histories
+        self._resend_s = resend_s
+        self._number = 0
+        self._wanted: dict[str, list[str]] = {}  # node -> jobs it is to run, in the order in which they came
+        self._placements: dict[str, Placement] = {}
+        self._stale: set[str] = set()  # nodes whose Desired may have changed
+        self._renew: set[str] = set()  # nodes that get it again although tables and jobs are the same
+
+    def index(self, job: Job) -> None:
+        """Who is to run this job now; whose Desired changes with it."""
+        nodes = {name for name in job.participants() if not self._released(job, name)}
+        for name, jobs in self._wanted.items():
+            if job.id in jobs and name not in nodes:
+                jobs.remove(job.id)
+                self._stale.add(name)
+        for name in sorted(nodes):
+            jobs = self._wanted.setdefault(name, [])
+            if job.id not in jobs:
+                jobs.append(job.id)
+        self._stale |= nodes
+        self._placements.pop(job.id, None)
+
+    def changed(self, node: str, renew: bool = False) -> None:
+        """The node's Desired may have changed; renew: it has, in what is no part of tables (the history that is known)."""
+        self._stale.add(node)
+        if renew:
+            self._renew.add(node)
+
+    def placement(self, job: Job) -> Placement:
+        """The job's table, as it is told."""
+        found = self._placements.get(job.id)
+        if found is None:
+            places = {node.node: (node.profile.site, node.profile.tier) for node in self._registry}
+            found = self._placements[job.id] = job.placement(places)
+        return found
+
+    def lags(self, node: Node) -> bool:
+        """The node has not applied what it was told last."""
+        if node.desired_heard != node.number:
+            return True
+        for worker in node.workers.values():
+            job = self._jobs.get(worker.job)
+            if job is not None and worker.phase == READY and worker.view < job.view and worker.job in self._wanted.get(node.node, ()):
+                return True
+        return False
+
+    def due(self, now: float) -> list[Tell]:
+        """What is to be sent because something changed."""
+        stale, self._stale = sorted(self._stale), set()
+        found = []
+        for name in stale:
+            node = self._registry.get(name)
+            if node is not None and not node.held and (tell := self.tell(now, node)) is not None:
+                found.append(tell)
+        return found
+
+    def tell(self, now: float, node: Node) -> Tell | None:
+        """The node's Desired, if it is to be sent now."""
+        if not node.online:
+            return None
+        jobs = [self._jobs[name] for name in self._wanted.get(node.node, ())]
+        release = node.leaving and not jobs
+        content = tuple((job.id, job.view) for job in jobs), release
+        if content == node.told and node.node not in self._renew and (not self.lags(node) or now - node.told_at < self._resend_s):
+            return None
+        if content != node.told or node.node in self._renew:
+            self._number += 1
+            node.number = self._number
+        self._renew.discard(node.node)
+        node.told, node.told_at = content, now
+        return Tell(node.node, node.profile.site, Desired(node.number, self._nonce, tuple(self._job(now, job) for job in jobs), release))
+
+    def _job(self, now: float, job: Job) -> DesiredJob:
+        return DesiredJob(
+            job=job.id,
+            spec=job.spec,
+            placement=self.placement(job),
+            floor=job.top + 1,
+            history_seen=self._histories[job.id].seen,
+            age_s=job.age_s(now),
+        )
+
+    def _released(self, job: Job, name: str) -> bool:
+        """A leaving node runs nothing for tasks that only wait for it."""
+        node = self._registry.get(name)
+        if node is None or not node.leaving:
+            return False
+        return not any((seat.movable and seat.node == name) or (seat.fetch == name and not seat.fetched) for seat in job.seats)

@@ -1,0 +1,252 @@
+"""A job as the coordinator knows it: what the journal keeps, and what can be heard again. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fog_common.machine import Peer, RoundRecord
+from fog_common.wire.messages import Placement, Planes, WorkerState
+from fog_coordinator.effects import Row
+
+WAITING: Final = "waiting_nodes"
+QUEUED: Final = "queued"
+PREPARING: Final = "preparing"
+RUNNING: Final = "running"
+FINISHED: Final = "finished"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+PLACED: Final = (PREPARING, RUNNING)
+"""States in which a job has nodes of its own."""
+ENDED: Final = (FINISHED, FAILED, CANCELLED)
+LOG_LINES: Final = 500
+
+
+class Seat(Struct):
+    """One task and where it is: a row of the placement table and what led to it."""
+
+    task: str
+    role: str
+    slot: int
+    node: str
+    site: str
+    tier: str
+    stateful: bool = False
+    parent: str = ""
+    incarnation: int = 0
+    since: int = 0
+    last: tuple[str, int] = ("", 0)
+    """(node, incarnation) of the last live instance: the same one that comes back is no new one."""
+    successor: str = ""
+    """Drain: the node that is being prepared to take the task."""
+    fetch: str = ""
+    """The node that has the task's newest Save, when the task was moved away from its Saves."""
+    fetched: bool = False
+    """The task runs at its new place: the next view need not say where it came from."""
+    away_since: float | None = None
+    """Since when its node is gone."""
+
+    @property
+    def movable(self) -> bool:
+        """Its place is not given by data."""
+        return self.slot < 0
+
+    @property
+    def ran(self) -> bool:
+        return self.last[1] > 0
+
+    def peer(self) -> Peer:
+        return Peer(
+            task=self.task,
+            role=self.role,
+            slot=self.slot,
+            node=self.node,
+            site=self.site,
+            tier=self.tier,
+            incarnation=self.incarnation,
+            since=self.since,
+            parent=self.parent,
+        )
+
+
+class Meter(Struct):
+    """What one worker has sent."""
+
+    sent: Planes = Planes()
+    ideal: int = 0
+
+
+class Job(Struct):
+    """All of a job but its history and its log, which have tables of their own."""
+
+    id: str
+    name: str
+    user: str
+    token: str
+    spec: dict[str, Any]
+    method: str
+    root_role: str
+    lockstep: bool
+    rounds: int
+    submitted_at: float
+    order: int
+    """Of submission: the queue."""
+    state: str = WAITING
+    since: float = 0.0
+    """Of the state."""
+    started_at: float | None = None
+    ended_at: float | None = None
+    why: str = ""
+    problems: list[str] = []
+    roster: list[str] = []
+    """Node of each slot."""
+    seats: list[Seat] = []
+    view: int = 0
+    rewind: int | None = None
+    rewind_view: int = 0
+    buddies: dict[str, str] = {}
+    top: int = 0
+    """Highest incarnation of any of its workers."""
+    meters: dict[str, Meter] = {}
+    """`node/incarnation` -> what that worker sent."""
+    energy_j: dict[str, float] = {}
+    """Joules by source."""
+    saves: dict[str, dict[str, tuple[int, ...]]] = {}
+    """task -> node -> labels of the Saves it has, as last reported."""
+    numbers: dict[str, float] = {}
+    digest: str = ""
+
+    @property
+    def root(self) -> str:
+        return next((seat.task for seat in self.seats if seat.role == self.root_role), "")
+
+    def seat(self, task: str) -> Seat | None:
+        return next((seat for seat in self.seats if seat.task == task), None)
+
+    def placement(self, places: dict[str, tuple[str, str]]) -> Placement:
+        """The table as it stands. places: (site, tier) of nodes."""
+        with_task = {seat.node for seat in self.seats}
+        fetch = {seat.task: seat.fetch for seat in self.seats if seat.fetch}
+        others = sorted({*fetch.values(), *self.buddies.values()} - with_task)
+        return Placement(
+            job=self.id,
+            view=self.view,
+            root=self.root,
+            tasks=tuple(seat.peer() for seat in self.seats),
+            rewind=self.rewind,
+            rewind_view=self.rewind_view,
+            buddies=dict(self.buddies),
+            fetch=fetch,
+            places={node: places[node] for node in others if node in places},
+        )
+
+    def participants(self) -> set[str]:
+        """Nodes that are to run a worker of this job (a leaving node runs none for tasks that only wait for it)."""
+        if self.state not in PLACED:
+            return set()
+        return {node for seat in self.seats for node in (seat.node, seat.successor, "" if seat.fetched else seat.fetch) if node}
+
+    def meter(self, node: str, worker: WorkerState) -> None:
+        """Take over what a worker says it has sent; of one process the sums only grow."""
+        meter = self.meters.setdefault(f"{node}/{worker.incarnation}", Meter())
+        old, new = meter.sent, worker.sent
+        if new.up + new.down + new.d2d + new.cast + new.ctl >= old.up + old.down + old.d2d + old.cast + old.ctl:
+            meter.sent = new
+        meter.ideal = max(meter.ideal, worker.ideal_bytes)
+
+    def sent(self) -> Planes:
+        total = Planes()
+        for meter in self.meters.values():
+            total = total + meter.sent
+        return total
+
+    def ideal_bytes(self) -> int:
+        return sum(meter.ideal for meter in self.meters.values())
+
+    def age_s(self, now: float) -> float:
+        """Job time at `now`: seconds since the first training step could begin."""
+        return 0.0 if self.started_at is None else max(0.0, now - self.started_at)
+
+    def row(self) -> Row:
+        return Row("jobs", (self.id,), _encoder.encode(self))
+
+
+class Round(Struct, frozen=True):
+    """One row of the history. at: coordinator time when it was heard; bytes: of all planes by then."""
+
+    record: RoundRecord
+    at: float
+    bytes: int
+
+
+class Line(Struct, frozen=True):
+    """One event of a job's log."""
+
+    number: int
+    at: float
+    text: str
+
+
+_encoder = msgspec.msgpack.Encoder()
+_job_decoder = msgspec.msgpack.Decoder(Job)
+_round_decoder = msgspec.msgpack.Decoder(Round)
+_line_decoder = msgspec.msgpack.Decoder(Line)
+
+
+def decode_job(body: bytes) -> Job:
+    return _job_decoder.decode(body)
+
+
+class History:
+    """Closed rounds by number, each with its own row. A round that is closed again (after a fall-back) replaces the older record."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self.rounds: dict[int, Round] = {}
+        self.newest = 0
+        self.seen = 0
+        """What the root need not tell again; lower than `newest` after it fell back."""
+
+    def load(self, body: bytes) -> None:
+        item = _round_decoder.decode(body)
+        self.rounds[item.record.round] = item
+        self.newest = self.seen = max(self.newest, item.record.round)
+
+    def add(self, now: float, records: tuple[RoundRecord, ...], sent: int) -> list[Row]:
+        """Rows of what is new."""
+        rows = []
+        for record in records:
+            self.seen = max(self.seen, record.round)
+            old = self.rounds.get(record.round)
+            if old is not None and old.record == record:
+                continue
+            item = self.rounds[record.round] = Round(record, now, sent)
+            self.newest = max(self.newest, record.round)
+            rows.append(Row("rounds", (self._job, record.round), _encoder.encode(item)))
+        return rows
+
+    def after(self, number: int) -> list[Round]:
+        return [self.rounds[key] for key in sorted(self.rounds) if key > number]
+
+
+class Log:
+    """The last events of a job, bounded."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self.lines: deque[Line] = deque(maxlen=LOG_LINES)
+        self._next = 0
+
+    def load(self, bodies: list[bytes]) -> None:
+        for line in sorted((_line_decoder.decode(body) for body in bodies), key=lambda line: line.number):
+            self.lines.append(line)
+            self._next = line.number + 1
+
+    def add(self, now: float, text: str) -> Row:
+        line = Line(self._next, now, text)
+        self._next += 1
+        self.lines.append(line)
+        return Row("log", (self._job, line.number % LOG_LINES), _encoder.encode(line))

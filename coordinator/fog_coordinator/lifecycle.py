@@ -1,0 +1,118 @@
+"""From submit to the first training step: roster, queue, placement, preflight. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
+from fog_coordinator.placement import simple
+from fog_coordinator.registry import OFFLINE, Node, Registry
+from fog_coordinator.views import READY, Rules, worker_of
+from fog_learning.job import Job as JobFile
+from fog_learning.job import Nodes
+from fog_learning.methods.base import Method
+
+
+class Pending(Struct, frozen=True):
+    """What a job waits for at one node. online: it is there and will answer by itself."""
+
+    node: str
+    what: str
+    since: float
+    online: bool = True
+
+
+def occupied(jobs: Iterable[Job], rules: Rules, but: str = "") -> dict[str, str]:
+    """Nodes that have as many workers as they may -> a job that has one there."""
+    count: dict[str, int] = {}
+    by: dict[str, str] = {}
+    for job in jobs:
+        if job.state in PLACED and job.id != but:
+            for node in sorted(job.participants()):
+                count[node] = count.get(node, 0) + 1
+                by[node] = job.id
+    return {node: by[node] for node in sorted(count) if count[node] >= rules.jobs_per_node}
+
+
+def place(job: Job, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:
+    """Seats for all tasks, if their nodes are free: (the job's new state, what it waits for). taken: node -> job that has it."""
+    blocked = [node for node in job.roster if node in taken]
+    known = {node.node: node for node in registry}
+    cloud: Node | None = None
+    if any(role.where != "data" for role in method.roles):
+        usable = [node for node in registry if node.online and not node.leaving]
+        wanted = simple.best(usable, job.roster)
+        cloud = simple.best([node for node in usable if node.node not in taken], job.roster)
+        if wanted is not None and wanted.profile.tier == "cloud" and (cloud is None or cloud.profile.tier != "cloud"):
+            blocked.append(wanted.node)  # worth waiting for: it is only busy
+        cloud = cloud or next((known[name] for name in job.roster if name in known), None)
+    if blocked:
+        by = sorted({taken[node] for node in blocked})
+        return QUEUED, f"{', '.join(dict.fromkeys(blocked))} busy with {', '.join(by)}"
+    if cloud is None and any(role.where != "data" for role in method.roles):
+        return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.where != 'data')}"
+    job.seats = simple.seats(method, job.roster, known, cloud)
+    return PREPARING, ""
+
+
+def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
+    """(nodes whose worker has not answered yet, problems that workers found)."""
+    pending: list[Pending] = []
+    problems: list[str] = []
+    for name in sorted(job.participants()):
+        node = registry.get(name)
+        if node is None:
+            pending.append(Pending(name, "never seen", job.since, online=False))
+        elif node.state == OFFLINE:
+            pending.append(Pending(name, f"offline: {node.why}", node.since, online=False))
+        elif node.leaving:
+            pending.append(Pending(name, "draining", node.since, online=False))
+        elif node.held:
+            pending.append(Pending(name, "not heard of yet", node.since))
+        else:
+            worker = worker_of(job, node)
+            if worker is None:
+                pending.append(Pending(name, "its worker is not started yet", job.since))
+            elif worker.phase == "refused":
+                problems += [f"{name}: {text}" for text in worker.problems or ("refused without a reason",)]
+            elif worker.phase != READY:
+                why = f": {'; '.join(worker.problems)}" if worker.problems else ""
+                pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
+    return pending, problems
+
+
+def free_slot(job: Job, nodes: Nodes, newcomer: Node, registry: Registry, rules: Rules, now: float) -> int | None:
+    """The slot that a node which came later may take: one whose node never trained and has been gone for long."""
+    if nodes.select.names:
+        return None
+    for slot, name in enumerate(job.roster):
+        node = registry.get(name)
+        gone = node is None or (node.state == OFFLINE and now - node.since >= rules.orphan_after_s)
+        if gone and not any(seat.ran for seat in job.seats if seat.slot == slot):
+            return slot
+    return None
+
+
+def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, registry: Registry, rules: Rules) -> str:
+    """A node that came after the submit takes a free slot, or a new one where nodes own their data. What happened; '' if nothing."""
+    if newcomer.leaving or newcomer.node in job.roster or not simple.matching(file.nodes, [newcomer]):
+        return ""
+    slot = free_slot(job, file.nodes, newcomer, registry, rules, now)
+    if slot is not None:
+        text = f"{newcomer.node} takes slot {slot} of {job.roster[slot]}, which never came"
+        job.roster[slot] = newcomer.node
+    elif file.data.local and file.nodes.count is None and not file.nodes.select.names:
+        slot = len(job.roster)
+        text = f"{newcomer.node} joins with its own data, slot {slot}"
+        job.roster.append(newcomer.node)
+    else:
+        return ""
+    root = job.root
+    job.seats = [seat for seat in job.seats if seat.slot != slot]
+    for role in method.roles:
+        if role.where == "data":
+            job.seats.append(simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, root))
+    job.seats.sort(key=lambda seat: (seat.slot, seat.role))
+    return text

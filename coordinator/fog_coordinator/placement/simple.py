@@ -1,0 +1,111 @@
+"""Simple placement: data tasks on the nodes that own the slots, the others on the best cloud node. Pure.
+
+No hidden minimum: where there is no cloud node, the best node without data takes the cloud tasks, and where there is none of
+those either, a data node does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from fog_common.ids import TIERS
+from fog_coordinator.jobs import Job, Seat
+from fog_coordinator.registry import Node
+from fog_learning.job import Nodes
+from fog_learning.methods.base import Method
+
+
+def matching(nodes: Nodes, fleet: Iterable[Node]) -> list[Node]:
+    """Known nodes that the job's `nodes.select` admits, in order of their names."""
+    select = nodes.select
+    return [
+        node
+        for node in fleet
+        if (node.node in select.names if select.names else not select.tier or node.profile.tier in select.tier)
+        and (not select.site or node.profile.site in select.site)
+    ]
+
+
+def roster(nodes: Nodes, fleet: Iterable[Node], busy: Collection[str] = ()) -> tuple[list[str], str]:
+    """(node of each slot, ''), or ([], what is missing). Named nodes need not be online or even known; others must be online."""
+    select = nodes.select
+    if select.names and nodes.count is None:
+        return sorted(select.names), ""
+    found = matching(nodes, fleet)
+    usable = [node for node in found if node.online and not node.leaving] if not select.names else found
+    if nodes.count is None:
+        return ([node.node for node in usable], "") if usable else ([], f"no node online that is {described(nodes)}")
+    if len(usable) < nodes.count:
+        return [], f"{len(usable)} of {nodes.count} nodes that are {described(nodes)}"
+    usable.sort(key=lambda node: (not node.online, node.node in busy, node.node))
+    return sorted(node.node for node in usable[: nodes.count]), ""
+
+
+def described(nodes: Nodes) -> str:
+    """'of tier thing or edge, of site hall-2': what nodes.select asks for, for a person."""
+    select = nodes.select
+    parts = [f"named {', '.join(select.names)}"] if select.names else [f"of tier {' or '.join(select.tier)}"] if select.tier else []
+    if select.site:
+        parts.append(f"of site {' or '.join(select.site)}")
+    return ", ".join(parts) or "of any kind"
+
+
+def best(candidates: Iterable[Node], data_nodes: Collection[str], holder: str = "") -> Node | None:
+    """The node for a cloud task: tier cloud first, then nodes without data, the mightiest tier, torch, `holder` (it has the task's
+    newest Save), most free memory. None if there is no candidate."""
+    return min(
+        candidates,
+        key=lambda node: (
+            node.profile.tier != "cloud",
+            node.node in data_nodes,
+            -TIERS.index(node.profile.tier) if node.profile.tier in TIERS else 0,
+            not node.profile.torch,
+            node.node != holder,
+            -node.profile.memory_free_bytes,
+            node.node,
+        ),
+        default=None,
+    )
+
+
+def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud: Node | None) -> list[Seat]:
+    """One seat per task. Ids: role for cloud tasks, role-slot for data tasks."""
+    result: list[Seat] = []
+    root = next(role for role in method.roles if role.name == method.root)
+    root_task = root.name if root.where != "data" else f"{root.name}-0"
+    for role in method.roles:
+        if role.where == "data":
+            for slot, name in enumerate(nodes):
+                result.append(data_seat(role.name, slot, name, profiles.get(name), role.stateful, root_task))
+        elif cloud is not None:
+            where = cloud.profile
+            result.append(Seat(role.name, role.name, -1, cloud.node, where.site, where.tier, stateful=role.stateful, parent=root_task))
+    for seat in result:
+        if seat.task == root_task:
+            seat.parent = ""
+    return sorted(result, key=lambda seat: (seat.slot, seat.role))
+
+
+def data_seat(role: str, slot: int, node: str, known: Node | None, stateful: bool, parent: str) -> Seat:
+    """A node that was never seen gets the first tier and site that it announces."""
+    site, tier = (known.profile.site, known.profile.tier) if known else ("home", "edge")
+    return Seat(f"{role}-{slot}", role, slot, node, site, tier, stateful=stateful, parent=parent)
+
+
+def buddies(job: Job, usable: Collection[str]) -> dict[str, str]:
+    """For each stateful task another node of the job that keeps a copy of its Saves; a known buddy stays while it is usable.
+
+    usable: nodes of the job that run a live task of it. Same site first, then the same tier, then who has the fewest copies.
+    """
+    chosen: dict[str, str] = {}
+    load: dict[str, int] = {}
+    nodes = {seat.node: seat for seat in job.seats if seat.node in usable}
+    for seat in job.seats:
+        others = [node for node in nodes if node != seat.node]
+        if not seat.stateful or not others:
+            continue
+        old = job.buddies.get(seat.task, "")
+        buddy = old if old in others else min(others, key=lambda n: (nodes[n].site != seat.site, nodes[n].tier != seat.tier, load.get(n, 0), n))
+        chosen[seat.task] = buddy
+        load[buddy] = load.get(buddy, 0) + 1
+    return chosen

@@ -1,0 +1,186 @@
+"""Who is in the fleet and who is there now. Pure: events in, answers out.
+
+A node is *online* while its connection (named by a nonce) is known and something was heard of it lately; *unknown* after a restart
+of the coordinator, until it is heard of or has been silent for too long: what ran on it is taken to run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
+from fog_coordinator.effects import Row
+
+ONLINE: Final = "online"
+OFFLINE: Final = "offline"
+UNKNOWN: Final = "unknown"
+
+
+class NodeRow(Struct, frozen=True):
+    """What the journal keeps of a node."""
+
+    node: str
+    profile: Profile
+    drain: bool = False
+
+
+class Node(Struct):
+    node: str
+    profile: Profile
+    drain: bool = False
+    """An operator's drain: holds until it is undone."""
+    goodbye: bool = False
+    """The agent wants to go: holds until it announces itself with another connection."""
+    nonce: str = ""
+    state: str = UNKNOWN
+    since: float = 0.0
+    """Of the state."""
+    why: str = ""
+    """Of being offline."""
+    heard_at: float = 0.0
+    uptime_s: float = 0.0
+    held: bool = True
+    """No heartbeat of this connection yet: its workers are not known, what was known of them is kept."""
+    workers: dict[str, WorkerState] = {}
+    """job -> its worker here, as of the last heartbeat."""
+    desired_heard: int = 0
+    number: int = 0
+    """Of the last Desired sent; 0: none by this process."""
+    told: tuple[tuple[tuple[str, int], ...], bool] | None = None
+    """What it said: ((job, view) …), release."""
+    told_at: float = 0.0
+    gauges: dict[str, float] = {}
+    counters: dict[str, float] = {}
+    energy_j: dict[str, float] = {}
+
+    @property
+    def online(self) -> bool:
+        return self.state == ONLINE
+
+    @property
+    def leaving(self) -> bool:
+        return self.drain or self.goodbye
+
+    def row(self) -> Row:
+        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain)))
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(NodeRow)
+
+
+class Registry:
+    """Nodes by id. silent_s: how long a node may say nothing before it counts as offline."""
+
+    def __init__(self, silent_s: float, rows: list[bytes] | None = None) -> None:
+        self.silent_s = silent_s
+        self._nodes: dict[str, Node] = {}
+        self._started_at: float | None = None
+        for body in rows or []:
+            row = _decoder.decode(body)
+            self._nodes[row.node] = Node(row.node, row.profile, row.drain)
+
+    def __iter__(self) -> Iterator[Node]:
+        """In order of their names."""
+        return iter([self._nodes[name] for name in sorted(self._nodes)])
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def begin(self, now: float) -> None:
+        """The coordinator can hear from now on: whoever was there gets the full time to speak."""
+        for node in self._nodes.values():
+            node.heard_at = max(node.heard_at, now)
+            if node.state == UNKNOWN and not node.since:
+                node.since = now
+
+    def presence(self, now: float, presence: Presence) -> Node | None:
+        """The node if it changed its state. A stale will (of another connection) changes nothing."""
+        node = self._nodes.get(presence.node)
+        if node is None:
+            return None
+        if presence.online:
+            if presence.nonce != node.nonce:
+                self._new_connection(node, presence.nonce)
+                return node
+            if node.state != ONLINE:
+                self._online(now, node)
+                return node
+            node.heard_at = now
+            return None
+        if (node.nonce and presence.nonce != node.nonce) or node.state == OFFLINE:
+            return None
+        self._offline(now, node, "its connection ended")
+        node.nonce = ""  # only a new announcement makes it current again
+        return node
+
+    def announce(self, now: float, announce: Announce) -> tuple[Node, bool]:
+        """(the node, whether its row changed)."""
+        node = self._nodes.get(announce.node)
+        changed = node is None or node.profile != announce.profile
+        if node is None:
+            node = self._nodes[announce.node] = Node(announce.node, announce.profile)
+        if node.nonce != announce.nonce:
+            self._new_connection(node, announce.nonce)
+        node.profile = announce.profile
+        self._online(now, node)
+        return node, changed
+
+    def heartbeat(self, now: float, beat: Heartbeat) -> Node | None:
+        """The node, its workers updated; None if it must announce itself first, or the heartbeat was overtaken by a newer one."""
+        node = self._nodes.get(beat.node)
+        if node is None or not node.nonce or node.nonce != beat.nonce:
+            return None
+        if beat.uptime_s < node.uptime_s and not node.held:
+            return None
+        self._online(now, node)
+        node.held = False
+        node.uptime_s = beat.uptime_s
+        node.desired_heard = beat.desired
+        node.goodbye = node.goodbye or beat.draining
+        node.gauges, node.counters = beat.gauges, beat.counters
+        return node
+
+    def known(self, beat: Heartbeat) -> bool:
+        """Whether the heartbeat is of the connection that announced itself last."""
+        node = self._nodes.get(beat.node)
+        return node is not None and bool(node.nonce) and node.nonce == beat.nonce
+
+    def silent(self, now: float) -> list[Node]:
+        """Nodes that were not heard of for too long; they are offline from now on."""
+        gone = [node for node in self._nodes.values() if node.state != OFFLINE and now - node.heard_at > self.silent_s]
+        for node in gone:
+            why = f"nothing heard for {self.silent_s:.0f} s" if node.state == ONLINE else "not heard of since the coordinator's start"
+            self._offline(now, node, why)
+        return sorted(gone, key=lambda node: node.node)
+
+    def next_silence(self) -> float | None:
+        """When the next node may be declared offline, if it says nothing until then."""
+        return min((node.heard_at + self.silent_s for node in self._nodes.values() if node.state != OFFLINE), default=None)
+
+    def _new_connection(self, node: Node, nonce: str) -> None:
+        node.goodbye = False
+        node.nonce = nonce
+        node.held = True
+        node.uptime_s = 0.0
+        node.told = None
+
+    def _online(self, now: float, node: Node) -> None:
+        node.heard_at = now
+        if node.state != ONLINE:
+            node.state, node.since, node.why = ONLINE, now, ""
+            if node.held:
+                node.told = None
+
+    def _offline(self, now: float, node: Node, why: str) -> None:
+        node.state, node.since, node.why = OFFLINE, now, why
+        node.told = None
+        node.held = True
+        node.goodbye = False

@@ -1,0 +1,239 @@
+"""The verbs of fog_coordinator.api, answered from the core. Pure. Every wrong argument is one line, exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fog_common import config
+from fog_common.errors import ConfigError, FogError, Refused
+from fog_common.wire.messages import Reply, Request
+from fog_coordinator import status
+from fog_coordinator.jobs import ENDED, FINISHED, Job
+from fog_coordinator.registry import Node
+from fog_learning.job import job_spec
+
+if TYPE_CHECKING:
+    from fog_coordinator.core import Core
+
+MAX_SPEC_BYTES: Final = 64 * 1024
+MAX_WAITING: Final = 1000
+"""Jobs that have not ended; more are refused."""
+Answered = tuple[dict[str, Any], Job | None]
+"""(body, the job whose weights are to be sent)"""
+
+# -- arguments -----------------------------------------------------------------------------
+
+
+class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Submit(Struct, frozen=True, forbid_unknown_fields=True):
+    spec: dict[str, Any]
+    token: str = ""
+
+
+class _List(Struct, frozen=True, forbid_unknown_fields=True):
+    active: bool = False
+
+
+class _Status(Struct, frozen=True, forbid_unknown_fields=True):
+    job: str
+    after: int = 0
+
+
+class _OfJob(Struct, frozen=True, forbid_unknown_fields=True):
+    job: str
+
+
+class _Logs(Struct, frozen=True, forbid_unknown_fields=True):
+    job: str
+    lines: int = 100
+
+
+class _OfNode(Struct, frozen=True, forbid_unknown_fields=True):
+    node: str
+
+
+class _Drain(Struct, frozen=True, forbid_unknown_fields=True):
+    node: str
+    undo: bool = False
+
+
+# -- verbs ---------------------------------------------------------------------------------
+
+
+def answer(core: Core, now: float, user: str, request: Request) -> tuple[Reply, Job | None]:
+    """(the reply, the job whose weights are to follow it). Never raises for what a user sent."""
+    try:
+        if request.verb not in VERBS:
+            raise ConfigError(f"unknown request {request.verb!r}; this coordinator knows {', '.join(VERBS)}")
+        kind, verb = VERBS[request.verb]
+        arguments = config.convert(request.arguments, kind)
+        body, result = verb(core, now, user, request.id, arguments)
+    except FogError as error:
+        return Reply(request.id, exit_code=error.exit_code, error=str(error)), None
+    return Reply(request.id, body), result
+
+
+def _ping(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> Answered:
+    body = {
+        "now": now,
+        "nonce": core.nonce,
+        "version": core.version,
+        "started_at": core.started_at,
+        "nodes": len(core.registry),
+        "nodes_online": sum(node.online for node in core.registry),
+        "jobs_active": sum(job.state not in ENDED for job in core.jobs.values()),
+    }
+    return body, None
+
+
+def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> Answered:
+    if len(arguments.token) > 64:
+        raise ConfigError(f"token: {len(arguments.token)} characters, at most 64")
+    token = f"{user}/{arguments.token}" if arguments.token else f"{user}/request/{id}"  # a request that came twice is one
+    if len(msgspec.msgpack.encode(arguments.spec)) > MAX_SPEC_BYTES:
+        raise ConfigError(f"spec: larger than {MAX_SPEC_BYTES // 1024} KiB, which is no job file")
+    file, method = core.check(arguments.spec)
+    spec = job_spec(file)
+    for job in core.jobs.values():
+        if job.token == token:
+            if job.spec != spec:
+                raise ConfigError(f"token: it was used for another job ({job.id}); choose a new one")
+            return {"job": job.id, "state": job.state, "repeated": True}, None
+    live = next((job for job in core.jobs.values() if job.name == file.name and job.state not in ENDED), None)
+    if live is not None:
+        raise Refused(f"a job named {file.name!r} is {live.state.replace('_', ' ')}; cancel it, wait for its end, or choose another name")
+    if sum(job.state not in ENDED for job in core.jobs.values()) >= MAX_WAITING:
+        raise Refused(f"{MAX_WAITING} jobs have not ended yet; cancel some first")
+    job = Job(
+        id=_free_id(core, file.name),
+        name=file.name,
+        user=user,
+        token=token,
+        spec=spec,
+        method=method.name,
+        root_role=method.root,
+        lockstep=method.lockstep,
+        rounds=file.train.rounds,
+        submitted_at=now,
+        order=0,
+    )
+    core.add_job(now, job)
+    return {"job": job.id, "state": job.state, "repeated": False}, None
+
+
+def _free_id(core: Core, name: str) -> str:
+    """The job's name, or with -2, -3 … where an ended job has it."""
+    id, number = name, 1
+    while id in core.jobs:
+        number += 1
+        suffix = f"-{number}"
+        id = name[: 32 - len(suffix)] + suffix
+    return id
+
+
+def _list(core: Core, now: float, user: str, id: str, arguments: _List) -> Answered:
+    jobs = sorted(core.jobs.values(), key=lambda job: -job.order)
+    shown = [status.summary(core, now, job) for job in jobs if not (arguments.active and job.state in ENDED)]
+    return {"now": now, "jobs": shown}, None
+
+
+def _status(core: Core, now: float, user: str, id: str, arguments: _Status) -> Answered:
+    return status.status(core, now, _job(core, arguments.job), arguments.after), None
+
+
+def _cancel(core: Core, now: float, user: str, id: str, arguments: _OfJob) -> Answered:
+    job = _job(core, arguments.job)
+    if job.state in {FINISHED, "failed"}:
+        raise Refused(f"{job.id} is {job.state} already; nothing to cancel")
+    if job.state not in ENDED:  # a repeated cancel is the same cancel
+        core.cancel(now, job)
+    return {"job": job.id, "state": job.state}, None
+
+
+def _logs(core: Core, now: float, user: str, id: str, arguments: _Logs) -> Answered:
+    job = _job(core, arguments.job)
+    if not 1 <= arguments.lines <= 500:
+        raise ConfigError(f"lines: expected 1 to 500, got {arguments.lines}")
+    lines = list(core.logs[job.id].lines)[-arguments.lines :]
+    return {"now": now, "job": job.id, "events": [{"at": line.at, "text": line.text} for line in lines]}, None
+
+
+def _result(core: Core, now: float, user: str, id: str, arguments: _OfJob) -> Answered:
+    job = _job(core, arguments.job)
+    if job.state != FINISHED:
+        raise Refused(f"{job.id} is {job.state.replace('_', ' ')} and has no result{': ' + job.why if job.why else ''}")
+    body = {
+        "now": now,
+        "job": job.id,
+        "state": job.state,
+        "numbers": dict(job.numbers),
+        "rounds": core.histories[job.id].newest,
+        "digest": job.digest,
+        "status": status.status(core, now, job),
+    }
+    return body, job if job.digest else None
+
+
+def _nodes(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> Answered:
+    return {"now": now, "nodes": [status.node_summary(core, now, node) for node in core.registry]}, None
+
+
+def _node(core: Core, now: float, user: str, id: str, arguments: _OfNode) -> Answered:
+    node = _known(core, arguments.node)
+    workers = [
+        {
+            "job": worker.job,
+            "phase": worker.phase,
+            "incarnation": worker.incarnation,
+            "view": worker.view,
+            "problems": list(worker.problems),
+            "tasks": [state.task for state in worker.tasks if state.since],
+            "gauges": worker.gauges,
+            "counters": worker.counters,
+        }
+        for worker in node.workers.values()
+    ]
+    extra = {"now": now, "profile": msgspec.to_builtins(node.profile), "workers": workers, "gauges": node.gauges, "counters": node.counters}
+    return {**status.node_summary(core, now, node), **extra, "energy_j": node.energy_j}, None
+
+
+def _drain(core: Core, now: float, user: str, id: str, arguments: _Drain) -> Answered:
+    node = _known(core, arguments.node)
+    if node.drain == arguments.undo:
+        core.drain(now, node, arguments.undo)
+    return {"node": node.node, "state": node.state, "moving": [] if arguments.undo else status.tasks_on(core, node.node)}, None
+
+
+Verb = Callable[["Core", float, str, str, Any], Answered]
+VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
+    "ping": (_Nothing, _ping),
+    "job.submit": (_Submit, _submit),
+    "job.list": (_List, _list),
+    "job.status": (_Status, _status),
+    "job.cancel": (_OfJob, _cancel),
+    "job.logs": (_Logs, _logs),
+    "job.result": (_OfJob, _result),
+    "node.list": (_Nothing, _nodes),
+    "node.show": (_OfNode, _node),
+    "node.drain": (_Drain, _drain),
+}
+
+
+def _job(core: Core, name: str) -> Job:
+    if name not in core.jobs:
+        raise ConfigError(f"job {name!r}: {config.suggest(name, list(core.jobs), 'job') if core.jobs else 'there are no jobs yet'}")
+    return core.jobs[name]
+
+
+def _known(core: Core, name: str) -> Node:
+    node = core.registry.get(name)
+    if node is None:
+        raise ConfigError(f"node {name!r}: {config.suggest(name, [node.node for node in core.registry], 'node')}")
+    return node

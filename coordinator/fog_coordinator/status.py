@@ -1,0 +1,315 @@
+"""What a person reads of jobs and nodes: the bodies of fog_coordinator.api. Pure; changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from fog_common.wire.messages import TaskState, WorkerState
+from fog_coordinator import lifecycle
+from fog_coordinator.jobs import ENDED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
+from fog_coordinator.registry import OFFLINE, Node
+from fog_coordinator.views import holders, worker_of
+
+if TYPE_CHECKING:
+    from fog_coordinator.core import Core
+
+MAX_ROUNDS = 2000
+"""Rounds of the history in one reply; ask again with `after` for more."""
+
+
+class Wait(Struct, frozen=True):
+    """What something waits for. Times are the coordinator's; until is None when nothing bounds it."""
+
+    what: str
+    who: tuple[str, ...] = ()
+    since: float = 0.0
+    until: float | None = None
+
+    def body(self, now: float) -> dict[str, Any]:
+        left = None if self.until is None else max(0.0, self.until - now)
+        return {
+            "what": self.what,
+            "who": list(self.who),
+            "since": self.since,
+            "until": self.until,
+            "since_s": max(0.0, now - self.since),
+            "until_s": left,
+        }
+
+
+# -- jobs ----------------------------------------------------------------------------------
+
+
+def summary(core: Core, now: float, job: Job) -> dict[str, Any]:
+    return {
+        "job": job.id,
+        "name": job.name,
+        "method": job.method,
+        "state": job.state,
+        "line": line(core, now, job),
+        "round": current_round(core, job),
+        "rounds": job.rounds,
+        "nodes": len(job.roster),
+        "submitted_at": job.submitted_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "why": job.why,
+    }
+
+
+def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
+    sent = job.sent()
+    return {
+        **summary(core, now, job),
+        "now": now,
+        "view": job.view,
+        "user": job.user,
+        "wall_s": 0.0 if job.started_at is None else max(0.0, (job.ended_at if job.ended_at is not None else now) - job.started_at),
+        "problems": list(job.problems) + [text for text in _troubles(core, job)],
+        "waits": [wait.body(now) for wait in waits(core, now, job)],
+        "tasks": [_task(core, job, seat) for seat in job.seats],
+        "history": [_round(job, item) for item in core.histories[job.id].after(after)[:MAX_ROUNDS]],
+        "metrics": _metrics(core, job),
+        "bytes": {
+            "up": sent.up,
+            "down": sent.down,
+            "d2d": sent.d2d,
+            "cast": sent.cast,
+            "ctl": sent.ctl,
+            "total": sent.up + sent.down + sent.d2d + sent.cast,
+            "ideal": job.ideal_bytes(),
+        },
+        "energy_j": energy(job),
+        "buddies": dict(job.buddies),
+        "digest": job.digest,
+    }
+
+
+def current_round(core: Core, job: Job) -> int:
+    """The round that is open, or the last one that was closed."""
+    newest = core.histories[job.id].newest
+    state = _root_state(core, job)
+    return newest if state is None or job.state != RUNNING else max(newest, state[0].round)
+
+
+def line(core: Core, now: float, job: Job) -> str:
+    """One sentence: where the job is and what it waits for."""
+    if job.state in ENDED:
+        history = core.histories[job.id]
+        rounds = f"after {history.newest} of {job.rounds} rounds"
+        return f"finished {rounds}" if job.state == FINISHED else f"{job.state} {rounds}: {job.why}"
+    found = waits(core, now, job)
+    texts = [_sentence(wait, now) for wait in found]
+    if job.state == RUNNING:
+        head = f"round {current_round(core, job)}: "
+        return head + ("; ".join(texts) if texts else "computing")
+    return "; ".join(texts) or job.state
+
+
+def _sentence(wait: Wait, now: float) -> str:
+    text = wait.what
+    if wait.until is not None:
+        text += f", {max(0.0, wait.until - now):.0f} s at the latest"
+    return text
+
+
+def waits(core: Core, now: float, job: Job) -> list[Wait]:
+    """All that the job waits for now, the most telling first."""
+    if job.state in ENDED:
+        return []
+    if job.state == WAITING:
+        return [Wait(f"waiting for nodes: {job.why}", since=job.since)]
+    if job.state == QUEUED:
+        return [Wait(f"queued: {job.why}", since=job.since)]
+    if job.state == PREPARING:
+        pending, problems = lifecycle.preflight(job, core.registry)
+        found = [Wait(f"waiting for {item.node}: {item.what}{_ago(now, item.since)}", (item.node,), item.since) for item in pending]
+        if not pending:
+            found.append(Wait("preflight done, training is about to begin" if not problems else "; ".join(problems), since=job.since))
+        return found
+    found = []
+    root = _root_state(core, job)
+    if root is not None and root[0].finished:
+        found.append(Wait(f"the result is on its way from {root[1].node}", (root[1].node,), root[1].heard_at))
+    elif root is not None and root[0].waiting is not None:
+        found.append(_root_wait(job, *root))
+    found += [wait for seat in job.seats if (wait := _seat_wait(core, now, job, seat)) is not None]
+    return found
+
+
+def _root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
+    """What the root says of itself, if it is live where it is placed."""
+    seat = job.seat(job.root)
+    node = core.registry.get(seat.node) if seat is not None and seat.incarnation else None
+    worker = worker_of(job, node)
+    if seat is None or node is None or worker is None or worker.incarnation != seat.incarnation:
+        return None
+    return next(((state, node) for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
+
+
+def _root_wait(job: Job, state: TaskState, node: Node) -> Wait:
+    """The root's own words, its task ids as nodes, its job time as coordinator time."""
+    waiting = state.waiting
+    assert waiting is not None
+    places = {seat.task: seat.node for seat in job.seats}
+    who = tuple(dict.fromkeys(places.get(task, task) for task in waiting.who))
+    text = f"{waiting.have} of {waiting.need} {waiting.what}" if waiting.need else waiting.what
+    if who:
+        text += f", waiting for {_listed(who)}"
+    if waiting.until is not None:
+        text += ", closes in"  # the sentence goes on with the seconds
+    offset = node.heard_at - state.now
+    return Wait(text, who, waiting.since + offset, None if waiting.until is None else waiting.until + offset)
+
+
+def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
+    """Why a task does not run, or that it is about to move."""
+    node = core.registry.get(seat.node)
+    rules = core.rules
+    if seat.incarnation:
+        if node is not None and node.leaving and seat.movable:
+            text = f"{seat.successor} is prepared to take it" if seat.successor else "no other node can take it"
+            return Wait(f"{seat.task} is to leave {seat.node}, which drains: {text}", (seat.successor or seat.node,), node.since)
+        return None
+    if node is None:
+        return Wait(f"{seat.task} waits for {seat.node}: never seen", (seat.node,), job.since)
+    if node.state == OFFLINE:
+        text, until = f"{seat.task} waits for {seat.node}: offline{_ago(now, node.since)}, {node.why}", None
+        if seat.movable:
+            saved = any(job.saves.get(seat.task, {}).values())
+            copies = holders(job, seat.task, core.registry, but=seat.node)
+            if seat.ran and saved and not copies:
+                text += "; its only Save is there"
+            else:
+                until = node.since + (rules.move_after_s if copies or not seat.ran else rules.orphan_after_s)
+                if until > now:
+                    text += "; it moves to another node in"
+                else:
+                    text, until = text + "; no other node is there to take it", None
+        return Wait(text, (seat.node,), node.since, until)
+    if node.leaving and not seat.movable:
+        return Wait(f"{seat.task} waits for {seat.node}: draining", (seat.node,), node.since)
+    worker = worker_of(job, node)
+    if worker is None or node.held:
+        return Wait(f"{seat.task} waits for {seat.node}: its worker is not started yet", (seat.node,), node.since)
+    why = f": {'; '.join(worker.problems)}" if worker.problems else ""
+    return Wait(f"{seat.task} waits for {seat.node}: worker {worker.phase}{why}", (seat.node,), node.since)
+
+
+def _troubles(core: Core, job: Job) -> list[str]:
+    """Problems that workers report while they run (a full disk)."""
+    if job.state in ENDED:
+        return []
+    found = []
+    for name in sorted(job.participants()):
+        worker = worker_of(job, core.registry.get(name))
+        if worker is not None and worker.problems and worker.phase != "exited":
+            found += [f"{name}: {text}" for text in worker.problems if f"{name}: {text}" not in job.problems]
+    return found
+
+
+def _task(core: Core, job: Job, seat: Seat) -> dict[str, Any]:
+    worker: WorkerState | None = None if job.state in ENDED else worker_of(job, core.registry.get(seat.node))
+    state = next((state for state in worker.tasks if state.task == seat.task), None) if worker is not None else None
+    return {
+        "task": seat.task,
+        "role": seat.role,
+        "slot": seat.slot,
+        "node": seat.node,
+        "site": seat.site,
+        "tier": seat.tier,
+        "live": seat.incarnation > 0 and job.state not in ENDED,
+        "incarnation": seat.incarnation,
+        "since": seat.since,
+        "round": state.round if state is not None else 0,
+        "labels": list(state.labels) if state is not None else [],
+        "phase": worker.phase if worker is not None else "",
+        "rss_bytes": worker.gauges.get("rss_bytes") if worker is not None else None,
+    }
+
+
+def _round(job: Job, item: Round) -> dict[str, Any]:
+    record = item.record
+    return {
+        "accuracy": None,
+        "loss": None,
+        **record.numbers,
+        "round": record.round,
+        "wall_s": record.closed_at,
+        "updates": record.updates,
+        "examples": record.examples,
+        "bytes": item.bytes,
+    }
+
+
+def _metrics(core: Core, job: Job) -> dict[str, float]:
+    last: dict[str, float] = {}
+    for item in core.histories[job.id].after(0):
+        last.update(item.record.numbers)
+    return {**last, **job.numbers}
+
+
+def energy(job: Job) -> dict[str, Any]:
+    """Joules of the job's nodes while they had a worker of it. The label is that of the least certain part."""
+    if not job.energy_j:
+        return {"value": None, "source": ""}
+    order = ("measured", "fitted", "modelled")
+    named = [source for source in job.energy_j if source in order]
+    source = max(named, key=order.index) if named else sorted(job.energy_j)[0]
+    return {"value": sum(job.energy_j[name] for name in sorted(job.energy_j)), "source": source}
+
+
+# -- nodes ---------------------------------------------------------------------------------
+
+
+def node_summary(core: Core, now: float, node: Node) -> dict[str, Any]:
+    profile = node.profile
+    return {
+        "node": node.node,
+        "state": node.state,
+        "since": node.since,
+        "tier": profile.tier,
+        "site": profile.site,
+        "draining": node.leaving,
+        "jobs": [job.id for job in core.jobs.values() if job.state not in ENDED and node.node in job.participants()],
+        "cores": profile.cores,
+        "memory_bytes": profile.memory_bytes,
+        "memory_free_bytes": profile.memory_free_bytes,
+        "torch": profile.torch,
+        "datasets": list(profile.datasets),
+        "version": profile.version,
+        "note": _note(core, now, node),
+    }
+
+
+def _note(core: Core, now: float, node: Node) -> str:
+    if node.state == OFFLINE:
+        return f"offline{_ago(now, node.since)}: {node.why}"
+    if node.leaving:
+        moving = tasks_on(core, node.node)
+        return f"draining: {', '.join(moving)} to move" if moving else "drained: nothing of any job runs here"
+    return ""
+
+
+def tasks_on(core: Core, name: str) -> list[str]:
+    """'server of digits': movable tasks that are placed there."""
+    return [
+        f"{seat.task} of {job.id}"
+        for job in core.jobs.values()
+        if job.state not in ENDED
+        for seat in job.seats
+        if seat.movable and (seat.node == name or (seat.fetch == name and not seat.fetched))
+    ]
+
+
+def _ago(now: float, since: float) -> str:
+    seconds = max(0.0, now - since)
+    if seconds < 120:
+        return f" for {seconds:.0f} s"
+    return f" for {seconds / 60:.0f} min" if seconds < 7200 else f" for {seconds / 3600:.1f} h"
+
+
+def _listed(names: tuple[str, ...], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,227 @@
+"""What a job's table should be now: who is live, what moves where, what the job goes back to. Pure.
+
+Two steps for each change: `move` decides places, `raise_view` makes a new view of what is live at them, if anything changed.
+A task whose place is given by data waits for its node. Another one moves: in order (its node drains; the successor's worker is
+prepared first), or to a copy of its newest Save when its node is gone for `move_after_s`. Without any copy it waits for its node;
+if none was ever made, it starts anew elsewhere after `orphan_after_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from msgspec import Struct
+
+from fog_common.wire.messages import WorkerState
+from fog_coordinator.jobs import PREPARING, Job, Seat
+from fog_coordinator.placement.simple import best, buddies
+from fog_coordinator.registry import OFFLINE, Node, Registry
+
+READY: Final = "ready"
+NOTHING: Final = -1
+"""Rewind to before the first Save: all tasks start anew."""
+
+
+class Rules(Struct, frozen=True):
+    """How long the coordinator waits for what. All in seconds."""
+
+    heartbeat_s: float = 5.0
+    """How often agents say how they are."""
+    grace_s: float = 5.0
+    """A node is offline after three heartbeats and this long without a word."""
+    coalesce_s: float = 0.15
+    """Changes within this time share one view."""
+    resend_s: float = 1.0
+    """The same Desired goes to a node at most this often."""
+    sweep_s: float = 1.0
+    """Silence and overdue moves are looked for this often."""
+    move_after_s: float = 5.0
+    """A task that can move does so when its node is gone for this long."""
+    orphan_after_s: float = 60.0
+    """... and this long, if there is no copy of its state, and none was ever made."""
+    jobs_per_node: int = 1
+    """Workers that a node is given at a time; further jobs wait in the queue."""
+    keep_jobs: int = 200
+    """Ended jobs that are remembered."""
+
+    @property
+    def silent_s(self) -> float:
+        return 3 * self.heartbeat_s + self.grace_s
+
+
+def worker_of(job: Job, node: Node | None) -> WorkerState | None:
+    return node.workers.get(job.id) if node is not None else None
+
+
+def live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
+    """Incarnation of the worker that runs this task now; 0 if none does."""
+    if node is None or node.state == OFFLINE or (node.leaving and not seat.movable):
+        return 0
+    if node.held:  # not heard of yet: what ran there is taken to run on
+        return seat.incarnation
+    worker = node.workers.get(job.id)
+    return worker.incarnation if worker is not None and worker.phase == READY else 0
+
+
+# -- places --------------------------------------------------------------------------------
+
+
+def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collection[str]) -> list[str]:
+    """Give tasks new places where they need some. Returns what was done, for the log. busy: nodes that other jobs have."""
+    done: list[str] = []
+    for seat in job.seats:
+        node = registry.get(seat.node)
+        if node is None or node.state == OFFLINE:
+            seat.away_since = seat.away_since if seat.away_since is not None else (node.since if node else now)
+        else:
+            seat.away_since = None
+            if (seat.site, seat.tier) != (node.profile.site, node.profile.tier):
+                seat.site, seat.tier = node.profile.site, node.profile.tier
+        if not seat.movable:
+            continue
+        if seat.away_since is not None:
+            seat.successor = ""
+            if now - seat.away_since >= rules.move_after_s:
+                done += _recover(now, job, seat, registry, rules, busy)
+        elif node is not None and node.leaving:
+            done += _drain(job, seat, registry, busy)
+        else:
+            seat.successor = ""
+        if seat.fetch and not seat.fetched:
+            done += _other_source(now, job, seat, registry, rules)
+    return done
+
+
+def _candidates(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[Node]:
+    return [node for node in registry if node.online and not node.leaving and node.node != seat.node and node.node not in busy]
+
+
+def _data_nodes(job: Job) -> set[str]:
+    return {seat.node for seat in job.seats if seat.slot >= 0}
+
+
+def holders(job: Job, task: str, registry: Registry, but: str = "") -> dict[str, int]:
+    """Online nodes with a copy of the task's Saves -> newest label."""
+    found = {}
+    for name, labels in sorted(job.saves.get(task, {}).items()):
+        node = registry.get(name)
+        if labels and name != but and node is not None and node.online:
+            found[name] = labels[-1]
+    return found
+
+
+def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules, busy: Collection[str]) -> list[str]:
+    """The task's node is gone."""
+    source = ""
+    if seat.ran and any(job.saves.get(seat.task, {}).values()):
+        copies = holders(job, seat.task, registry, but=seat.node)
+        if not copies:
+            return []
+        source = max(copies, key=lambda name: (copies[name], name))
+    elif seat.ran and seat.away_since is not None and now - seat.away_since < rules.orphan_after_s:
+        return []
+    target = best(_candidates(job, seat, registry, busy), _data_nodes(job), source)
+    if target is None:
+        return []
+    text = f"{seat.task} moves from {seat.node}, which is gone, to {target.node}"
+    _place(seat, target, source if source != target.node else "")
+    return [text + (f", from Save {copies[source]} on {source}" if source else ", from the beginning" if seat.ran else "")]
+
+
+def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[str]:
+    """The task's node wants to go: prepare a successor, and switch when that is ready."""
+    successor = registry.get(seat.successor) if seat.successor else None
+    if successor is None or not successor.online or successor.leaving:
+        seat.successor = ""
+        target = best(_candidates(job, seat, registry, busy), _data_nodes(job), job.buddies.get(seat.task, ""))
+        if target is None:
+            return []
+        if not seat.ran:
+            text = f"{seat.task} is placed on {target.node}: {seat.node} drains"
+            _place(seat, target, "")
+            return [text]
+        seat.successor = target.node
+        successor = target
+        done = [f"{seat.node} drains: {target.node} is prepared to take {seat.task}"]
+    else:
+        done = []
+    worker = worker_of(job, successor)
+    if worker is not None and worker.phase == READY and not successor.held:
+        done.append(f"{seat.task} moves from {seat.node}, which drains, to {successor.node}")
+        _place(seat, successor, seat.node)
+    return done
+
+
+def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules) -> list[str]:
+    """The node that was asked for the Save is gone: ask another one."""
+    source = registry.get(seat.fetch)
+    if source is not None and (source.state != OFFLINE or now - source.since < rules.move_after_s):
+        return []
+    copies = holders(job, seat.task, registry, but=seat.fetch)
+    if not copies:
+        return []
+    name = max(copies, key=lambda copy: (copies[copy], copy))
+    seat.fetch = name if name != seat.node else ""
+    seat.last = ("", seat.last[1])  # a new instance: the host asks again
+    return [f"{seat.task} is restored from {name}: the node with its newest Save is gone"]
+
+
+def _place(seat: Seat, node: Node, fetch: str) -> None:
+    seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
+    seat.incarnation, seat.successor, seat.away_since = 0, "", None
+    seat.fetch, seat.fetched = fetch, False
+
+
+# -- the view ------------------------------------------------------------------------------
+
+
+def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collection[str] = ()) -> tuple[bool, list[str]]:
+    """Bring the job's table up to date: (whether its view was raised, what happened, for the log)."""
+    before = {seat.task: seat.peer() for seat in job.seats}, job.buddies
+    done = move(now, job, registry, rules, busy)
+    for seat in job.seats:
+        seat.incarnation = 0 if job.state == PREPARING else live_incarnation(job, seat, registry.get(seat.node))
+    live = {seat.node for seat in job.seats if seat.incarnation}
+    if live:
+        near = {name for name in job.buddies.values() if (node := registry.get(name)) and now - node.since < rules.move_after_s}
+        job.buddies = buddies(job, live | near)
+    if job.view and before == ({seat.task: seat.peer() for seat in job.seats}, job.buddies):
+        return False, done
+    job.view += 1
+    returning: list[Seat] = []
+    for seat in job.seats:
+        if seat.fetched:
+            seat.fetch, seat.fetched = "", False
+        old = before[0].get(seat.task)
+        if seat.incarnation and (seat.node, seat.incarnation) != seat.last:
+            if seat.ran:
+                returning.append(seat)
+            seat.since, seat.last = job.view, (seat.node, seat.incarnation)
+            done.append(f"view {job.view}: {seat.task} is live on {seat.node}, incarnation {seat.incarnation}")
+        elif seat.incarnation and old is not None and not old.live:
+            done.append(f"view {job.view}: {seat.task} is back on {seat.node}")
+        elif not seat.incarnation and old is not None and old.live:
+            done.append(f"view {job.view}: {seat.task} left {old.node}")
+    if job.lockstep and returning:
+        done += _rewind(job, returning)
+    return True, done
+
+
+def _rewind(job: Job, returning: list[Seat]) -> list[str]:
+    """All tasks of a lockstep method go back to the newest label that all of them have."""
+    labels = {seat.task: _labels(job, seat) for seat in job.seats if seat.incarnation}
+    common = set.intersection(*labels.values())
+    label = max(common, default=NOTHING)
+    names = ", ".join(seat.task for seat in returning)
+    if not common and any(labels.values()) and not any(seat.movable for seat in returning):
+        had = {task: sorted(found) for task, found in labels.items()}
+        return [f"view {job.view}: no Save that all tasks have ({had}); {names} must catch up"]
+    job.rewind, job.rewind_view = label, job.view
+    return [f"view {job.view}: back to {'the beginning' if label == NOTHING else f'label {label}'}, for {names}"]
+
+
+def _labels(job: Job, seat: Seat) -> set[int]:
+    """Labels at which the task can continue where it is placed."""
+    saves = job.saves.get(seat.task, {})
+    return {*saves.get(seat.node, ()), *(saves.get(seat.fetch, ()) if seat.fetch else ())}
