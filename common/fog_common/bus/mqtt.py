@@ -10,7 +10,6 @@ blocks stops the reading, the kernel's buffer fills, and the broker holds or dro
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import socket
@@ -29,6 +28,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fog_common.bus.access import MQTT_MAX_PAYLOAD, password, payload_limit, tls_context
 from fog_common.bus.backoff import Backoff, Ending
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Disconnected, OnEvent, Received, Will
+from fog_common.bus.bell import Bell
 from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Letter, SendQueue
 from fog_common.errors import TooLarge
 
@@ -93,10 +93,7 @@ class MqttBus:
         self._handed_bytes = 0
         self.handler_errors = 0
         self.reconnects = 0
-        self._bell, self._ring_w = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ring_w.setblocking(False)
-        self._rung = False
+        self.bell = Bell()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
         self._started = False
 
@@ -122,14 +119,14 @@ class MqttBus:
             for one in filters:
                 self.filters[one] = qos
                 self.changes.append((one, qos))
-        self.ring()
+        self.bell.ring()
 
     def unsubscribe(self, *filters: str) -> None:
         with self.lock:
             for one in filters:
                 if self.filters.pop(one, None) is not None:
                     self.changes.append((one, None))
-        self.ring()
+        self.bell.ring()
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int = 0, retain: bool = False) -> None:
         """See Bus.publish. ValueError for a topic that is none."""
@@ -141,7 +138,7 @@ class MqttBus:
         letter = Letter(topic, bytes(payload), qos, retain)
         with self.lock:
             self.queue.put(letter, self.up)
-        self.ring()
+        self.bell.ring()
 
     def close(self, farewell: Will | None = None) -> None:
         with self.lock:
@@ -149,11 +146,11 @@ class MqttBus:
             if first:
                 self.farewell = farewell
                 self.closing.set()
-        self.ring()
+        self.bell.ring()
         if self._started and threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S + CONNECT_S)
         elif first and not self._started:
-            self._close_bell()
+            self.bell.close()
 
     def abandon(self) -> None:
         """End as a crash would: no DISCONNECT, so the broker publishes the will."""
@@ -161,26 +158,6 @@ class MqttBus:
         self.close()
 
     # -- the thread ------------------------------------------------------------------------
-
-    def ring(self) -> None:
-        """Wake the thread. One byte is enough until it has answered."""
-        if not self._rung:
-            self._rung = True
-            with contextlib.suppress(OSError):  # closed meanwhile
-                self._ring_w.send(b"r")
-
-    def answered(self) -> None:
-        """Empty the bell first: what rings after that was put into the queue before the thread looks at it."""
-        try:
-            while self._bell.recv(64):
-                pass
-        except BlockingIOError:
-            pass
-        self._rung = False
-
-    @property
-    def bell(self) -> socket.socket:
-        return self._bell
 
     def handed(self, change_bytes: int) -> None:
         self._handed_bytes += change_bytes
@@ -217,7 +194,7 @@ class MqttBus:
             log.warning("disconnected after %.1f s: %s; next attempt in %.1f s", time.monotonic() - began, end.why, wait_s)
             self.closing.wait(wait_s)
             self.reconnects += 1
-        self._close_bell()
+        self.bell.close()
 
     def _down(self, session: _Session) -> None:
         with self.lock:
@@ -229,10 +206,6 @@ class MqttBus:
             log.error("gave up a message that no connection survived topic=%s size=%d", letter.topic, len(letter.payload))
         if was_up and self.closing.is_set():
             self.emit(Disconnected("closed"))
-
-    def _close_bell(self) -> None:
-        self._bell.close()
-        self._ring_w.close()
 
 
 class _Session:
@@ -308,13 +281,11 @@ class _Session:
             now = time.monotonic()
             if bus.closing.is_set() and self._closed(now):
                 return None
-            more = False
             if self.answered_connect and self._end is None:
                 self._renew()
-                if self.up_at and not client.want_write():
-                    more = self._feed()
             if client.want_write():
                 client.loop_write()
+            more = self.up_at > 0 and not client.want_write() and self._feed()
             if now >= misc_at:
                 client.loop_misc()
                 misc_at = now + 0.25
@@ -329,9 +300,9 @@ class _Session:
                 poll.register(polled, select.POLLIN)
             poll.modify(polled, select.POLLIN | select.POLLOUT if waiting else select.POLLIN)
             buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-            ready = dict(poll.poll(0 if buffered or (more and not waiting) else 250))
+            ready = dict(poll.poll(0 if buffered or more else 250))
             if bus.bell.fileno() in ready:
-                bus.answered()
+                bus.bell.answer()
             if buffered or ready.get(polled, 0) & ~select.POLLOUT:
                 self._read(sock)
 
@@ -383,13 +354,13 @@ class _Session:
             bus.emit(Connected(0 if self._limit == MQTT_MAX_PAYLOAD else self._limit, tuple(self._refused)))
 
     def _feed(self) -> bool:
-        """Hand some of the queue to paho. True if there is more."""
+        """Hand some of the queue to paho and write it. True if more could go at once."""
         bus, ahead = self.bus, 0
         while ahead < AHEAD_BYTES:
             with bus.lock:
                 letter = bus.queue.take(self._window - len(self._unacknowledged))
             if letter is None:
-                return False
+                break
             if len(letter.payload) > self._limit:  # it was queued before the broker told its limit
                 log.error("dropped a message over the broker's limit topic=%s size=%d limit=%d", letter.topic, len(letter.payload), self._limit)
                 with bus.lock:
@@ -402,7 +373,9 @@ class _Session:
                 self._unacknowledged.append((info, letter))
                 bus.handed(len(letter.payload))
             ahead += len(letter.payload) + 64
-        return True
+        if ahead:
+            self._client.loop_write()
+        return letter is not None and not self._client.want_write()
 
     def _closed(self, now: float) -> bool:
         """Go in order: drain the queue, say farewell, disconnect. True when that is done, or its time is up."""
