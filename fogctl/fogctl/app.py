@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
         message = explain() or "no command given"
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "fogctl"
-        Output(json="--json" in arguments).error(UsageError(f"{message.rstrip('.')}; see `{path} --help`"), 2)
+        Output(json="--json" in arguments).error(UsageError(f"{message.rstrip('.')}{' ' if message.endswith('?') else '; '}see `{path} --help`"), 2)
         return 2
     return code if isinstance(code, int) else 0
 
