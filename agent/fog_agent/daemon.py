@@ -106,12 +106,13 @@ class Daemon:
 
     def _handle(self, item: Item, now: float) -> None:
         match item:
-            case Connected():
+            case Connected(_, refused):
                 log.info("connected broker=%s:%d", self._config.broker.host, self._config.broker.port)
+                if refused:
+                    log.error("the broker refused subscriptions, check its ACL for user %s: %s", self._config.broker.username, ", ".join(refused))
                 self._core.on_profile(self._profile())
                 self._core.on_connected(now)
             case Disconnected(why):
-                log.warning("disconnected broker=%s:%d why=%s", self._config.broker.host, self._config.broker.port, why)
                 self._core.on_disconnected(now, why)
             case Received(topic, payload, retain):
                 self._receive(topic, payload, retain, now)
