@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from fog_common.errors import WireError
-from fog_common.machine import Blob, Handle, Numbers, Ref, Tag
+from fog_common.machine import Blob, Handle, Numbers, Ref, RoundRecord, Tag
 from fog_common.saves import Record
 from fog_common.transfer.endpoint import Publish
 
@@ -78,7 +78,7 @@ class Result(Struct, frozen=True, tag=True):
     task: str
     numbers: Numbers
     refs: dict[str, Blob]
-    history: tuple[Any, ...] = ()
+    history: tuple[RoundRecord, ...] = ()
     why: str = ""
 
 

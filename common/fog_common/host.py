@@ -120,7 +120,6 @@ class Host:
         self._wanted: set[str] = set()  # tasks whose Save another node was asked for
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
-        self._dirty = False
         self._persisting: dict[tuple[str, int], set[str]] = {}
         self._age = (0.0, 0.0)  # (host time, job time then)
         self._queue: deque[tuple[str, int, Event]] = deque()
@@ -207,7 +206,6 @@ class Host:
     def on_persisted(self, now: float, record: Record, replica: bool) -> None:
         """The record and its blobs are on disk."""
         self._persisting.pop((record.task, record.label), None)
-        self._dirty = True
         if replica and record.task in self._tasks:
             return  # it was placed here meanwhile
         self.shelf.add(record, replica)
@@ -394,12 +392,10 @@ class Host:
                 break
             name, epoch, event = self._queue.popleft()
             task = self._tasks.get(name)
-            self._dirty = True
             if task is None or task.epoch != epoch or task.finished:
                 continue
             self._perform(now, task, task.machine.step(event, task.job_now(now)))
-        if self._dirty:
-            self._dirty = False
+        if self.refs.grown:
             self._sweep()
 
     def _perform(self, now: float, task: _Task, commands: list[Command]) -> None:
@@ -613,7 +609,6 @@ class Host:
             left.discard(node)
         if not left:
             self._forget_send(key)
-        self._dirty = True
 
     # -- durability ------------------------------------------------------------------------
 

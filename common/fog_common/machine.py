@@ -269,24 +269,33 @@ class Machine(Struct, kw_only=True):
 T = TypeVar("T")
 
 
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None), Slots, Peer, RoundRecord, Waiting})
+"""Types that hold no refs: most of what a machine's state is made of."""
+
+
 def refs_in(value: Any) -> Iterator[Ref]:
-    """Every Blob and Handle reachable from a struct, mapping or sequence, in field order."""
-    if isinstance(value, Blob | Handle):
-        yield value
-    elif isinstance(value, Struct):
-        for name in value.__struct_fields__:
-            yield from refs_in(getattr(value, name))
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from refs_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from refs_in(item)
+    """Every Blob and Handle reachable from a struct, mapping or sequence."""
+    open_ = [value]
+    while open_:
+        part = open_.pop()
+        kind = type(part)
+        if kind in _ATOMS:
+            continue
+        if kind is Blob or kind is Handle:
+            yield part
+        elif kind is list or kind is tuple:
+            open_.extend(item for item in part if type(item) not in _ATOMS)
+        elif kind is dict:
+            open_.extend(item for item in part.values() if type(item) not in _ATOMS)
+        elif isinstance(part, Struct):
+            open_.extend(getattr(part, name) for name in part.__struct_fields__)
 
 
 def map_refs(value: T, change: Callable[[Ref], Ref]) -> T:
     """A copy of `value` with every ref replaced by change(ref). Parts without refs are shared, not copied."""
     result: Any = value
+    if type(value) in _ATOMS:
+        return value
     if isinstance(value, Blob | Handle):
         result = change(value)
     elif isinstance(value, Struct):

@@ -37,24 +37,27 @@ class BlobTable(Blobs):
     def __init__(self, disk: Disk | None = None) -> None:
         self._memory: dict[str, memoryview] = {}
         self._disk: Disk = disk or NoDisk()
+        self.size_bytes = 0
+        """Of what is in memory."""
 
     def get(self, digest: str) -> memoryview | None:
         held = self._memory.get(digest)
         return held if held is not None else self._disk.read(digest)
 
     def put(self, digest: str, content: bytes | bytearray | memoryview) -> None:
-        self._memory[digest] = memoryview(content).toreadonly()
+        if digest not in self._memory:
+            self._memory[digest] = memoryview(content).toreadonly()
+            self.size_bytes += len(content)
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._memory or (isinstance(digest, str) and self._disk.read(digest) is not None)
 
     def keep_only(self, digests: set[str]) -> None:
         for digest in [digest for digest in list(self._memory) if digest not in digests]:
-            del self._memory[digest]
+            self.size_bytes -= len(self._memory.pop(digest))
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(content) for content in self._memory.values())
+    def __len__(self) -> int:
+        return len(self._memory)
 
 
 class Refs:
@@ -68,6 +71,13 @@ class Refs:
         self._prefix = one_time_prefix
         self._one_time = 0
         self._invented = 0
+        self._swept = (0, 0)  # entries and bytes that the last sweep left
+
+    @property
+    def grown(self) -> bool:
+        """Enough has come since the last sweep to make the next one worth its walk over all tasks."""
+        entries, size = self._swept
+        return len(self._values) + len(self.blobs) > 2 * entries + 8 or self.blobs.size_bytes > 1.5 * size + (8 << 20)
 
     def invent(self) -> Handle:
         self._invented += 1
@@ -120,6 +130,7 @@ class Refs:
             self._encoded.pop(key, None)
         live = digests | {self._encoded[key].digest for key in handles if key in self._encoded}
         self.blobs.keep_only(live)
+        self._swept = (len(self._values) + len(self.blobs), self.blobs.size_bytes)
 
     def __len__(self) -> int:
         return len(self._values)

@@ -139,7 +139,7 @@ class SimCoordinator:
         content = self._blobs.get(digest) if digest else None
         self.results[result.job] = bytes(content) if content is not None else b""
         endpoint.accept(letter)
-        core.on_result(now, result.job, result.numbers, digest)
+        core.on_result(now, result.job, result.numbers, digest, result.why, result.history)
 
     def _timer(self) -> None:
         now = self.world.kernel.now
