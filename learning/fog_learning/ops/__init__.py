@@ -1,0 +1,62 @@
+"""The ops that machines can run, by name, and the Workbench that runs them. Importing this table imports no torch.
+
+A machine names refs and numbers; the host hands their values to a Workbench and stores what comes back:
+
+    outputs, numbers = workbench.run("train", task, {"weights": …}, {"round": 3, "steps": 20, "slot": 1})
+
+Values are mappings of tensors (fog_learning.ops.values.Weights). An op never changes its inputs, but those that `consumes`
+names: their handle's old value is gone afterwards. Ops are run one at a time per Workbench.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from fog_learning.ops.workbench import Workbench
+
+__all__ = ["OPS", "Op", "Workbench"]
+
+
+class Op(Struct, frozen=True):
+    """Where an op is and what goes in and out ('?': may be absent; 'x0…': any number of them)."""
+
+    module: str
+    inputs: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    """Numbers that come back."""
+    consumes: tuple[str, ...] = ()
+    function: str = ""
+    """Its name in the module, where it is not the op's."""
+
+
+OPS: dict[str, Op] = {
+    # ops/train.py: one node, its own data
+    "init": Op("train", (), ("layers?",), ("weights",)),
+    "train": Op(
+        "train",
+        ("weights", "own?"),
+        ("round", "slot", "steps", "prox_mu?", "layers?", "lr?", "first_step?"),
+        ("weights", "own?"),
+        ("examples", "loss", "steps"),
+    ),
+    # ops/evaluate.py
+    "evaluate": Op("evaluate", ("weights",), ("round?",), (), ("accuracy", "loss", "examples")),
+    "evaluate_local": Op("evaluate", ("weights", "own?"), ("slot", "layers?"), (), ("accuracy", "loss", "examples")),
+    # ops/average.py: weighted means
+    "accumulate": Op("average", ("sum?", "add"), ("n",), ("sum",), ("n",), consumes=("sum",)),
+    "mean": Op("average", ("sum", "base?"), (), ("weights",), ("n",)),
+    "server_opt": Op("average", ("weights", "mean", "m?", "v?"), ("kind", "lr", "beta1", "beta2", "eps"), ("weights", "m?", "v?"), consumes=("m", "v")),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """`fog_learning.ops.Workbench` is the torch one, imported when it is asked for."""
+    if name == "Workbench":
+        return import_module("fog_learning.ops.workbench").Workbench
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

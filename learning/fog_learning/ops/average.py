@@ -1,0 +1,161 @@
+"""Weighted means of models, exactly the same whatever the order in which they come.
+
+A sum holds Σ n·w as whole multiples of a grid (2^-32 for float32 models), in float64, and Σ n under `#n`. Whole numbers add
+without rounding below 2^53, so the result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond
+that it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid.
+Memory does not grow with the number of updates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fog_common.errors import OpError
+from fog_learning.ops.values import Weights
+
+if TYPE_CHECKING:
+    from fog_learning.ops.workbench import Numbers, Result, Workbench
+
+COUNT: Final = "#n"
+GRID_BITS: Final = {torch.float32: 32, torch.float64: 44}
+"""log2 of the steps per 1, by the dtype of the job. float64 pays with range: exact while |Σ n·w| < 512."""
+BLOCK: Final = 49152
+"""Values at a time: a block of float32, one of float64 and the sum's stay in the second-level cache together."""
+
+
+def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """sum += n·add, in place. sum None: a new one. add may be a sum itself (of a part of the tree); then n is not used.
+
+    OpError if names or shapes differ: the sum is unchanged then.
+    """
+    total, add = inputs.get("sum"), inputs["add"]
+    is_sum = COUNT in add
+    n = float(add[COUNT]) if is_sum else float(numbers["n"])
+    if not 0 < n < 2**53:
+        raise OpError(f"an update of {n:g} examples cannot be averaged")
+    if total is None:
+        names = [name for name in add if name != COUNT]
+        total = Weights({name: torch.zeros(add[name].shape, dtype=torch.float64) for name in names})
+        total[COUNT] = torch.zeros((), dtype=torch.float64)
+    _same(total, add)
+    total = total.own()
+    bits = GRID_BITS[bench.dtype]
+    for name, tensor in add.items():
+        if name == COUNT:
+            continue
+        if is_sum:
+            total[name].add_(tensor)
+        else:
+            add_multiple(total[name], tensor, n, bits)
+    total[COUNT] += n
+    return {"sum": total}, {"n": float(total[COUNT])}
+
+
+def add_multiple(total: Tensor, tensor: Tensor, n: float, bits: int) -> None:
+    """total += n · (tensor on the grid), in units of 2^-bits. total: contiguous float64. One pass, block by block."""
+    flat, target = tensor.reshape(-1), total.reshape(-1).numpy()
+    whole = n == int(n)
+    single = tensor.dtype == torch.float32
+    size = min(BLOCK, len(target))
+    wide = torch.empty(size, dtype=torch.float64)
+    narrow = torch.empty(size if single else 0, dtype=torch.float32)
+    factor = np.float64(n) if single else np.float64(n * 2.0**bits)
+    for first in range(0, len(target), BLOCK):
+        part, out = flat[first : first + BLOCK], target[first : first + BLOCK]
+        if len(out) < len(wide):
+            wide, narrow = wide[: len(out)], narrow[: len(out)]
+        values = wide.numpy()
+        if single:  # scaling by a power of two and rounding to whole numbers are exact in float32, and half the traffic
+            scaled = narrow.numpy()
+            np.multiply(part.numpy(), np.float32(2.0**bits), out=scaled)
+            np.rint(scaled, out=scaled)
+            wide.copy_(narrow)
+            if n != 1:
+                np.multiply(values, factor, out=values)
+            if not whole:
+                np.rint(values, out=values)
+        else:
+            wide.copy_(part)
+            np.multiply(values, factor, out=values)
+            np.rint(values, out=values)
+        np.add(out, values, out=out)
+
+
+def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given."""
+    total = inputs.get("sum")
+    if total is None or not float(total[COUNT]):
+        raise OpError("no update to average; the method should have kept the round open")
+    n, bits = float(total[COUNT]), GRID_BITS[bench.dtype]
+    state = bench.first_weights()
+    base = inputs.get("base") or {}
+    weights = Weights({name: tensor for name, tensor in base.items() if name not in total})
+    for name, tensor in total.items():
+        if name != COUNT:
+            dtype = state[name].dtype if name in state else bench.dtype
+            weights[name] = divided(tensor, n * 2.0**bits, dtype)
+    return {"weights": weights}, {"n": n}
+
+
+def divided(total: Tensor, by: float, dtype: torch.dtype) -> Tensor:
+    """total / by, rounded once to dtype (whole-number dtypes: to the nearest)."""
+    flat = total.reshape(-1)
+    result = torch.empty(len(flat), dtype=dtype)
+    for first in range(0, len(flat), BLOCK):
+        part = flat[first : first + BLOCK] / by
+        result[first : first + BLOCK] = part if dtype.is_floating_point else part.round_()
+    return result.reshape(total.shape)
+
+
+def server_opt(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """Server optimisers of Reddi et al. 2021 (FedOpt), with Δ = mean - weights.
+
+    momentum (Hsu et al. 2019): m = beta1 m + Δ, w += lr m. adam: m = beta1 m + (1-beta1) Δ, v = beta2 v + (1-beta2) Δ²,
+    w += lr m / (√v + eps), without bias correction as in the paper; v starts at eps². yogi: v -= (1-beta2) Δ² sign(v - Δ²).
+    m, v: tensors by name, in place; absent before the first round.
+    """
+    kind, lr, beta1 = str(numbers["kind"]), float(numbers["lr"]), float(numbers["beta1"])
+    weights, average = inputs["weights"], inputs["mean"]
+    _same(weights, average)
+    if kind not in ("momentum", "adam", "yogi"):
+        raise OpError(f"there is no server optimiser {kind!r}; known: momentum, adam, yogi")
+    adaptive = kind != "momentum"
+    eps = float(numbers["eps"]) if adaptive else 0.0
+    m = inputs["m"].own() if inputs.get("m") is not None else Weights({name: torch.zeros_like(w) for name, w in weights.items()})
+    new, outputs = Weights(), {}
+    v = Weights()
+    if adaptive:
+        beta2 = float(numbers["beta2"])
+        v = inputs["v"].own() if inputs.get("v") is not None else Weights({name: torch.full_like(w, eps**2) for name, w in weights.items()})
+        outputs["v"] = v
+    for name, old in weights.items():
+        if not old.dtype.is_floating_point:
+            new[name] = average[name].clone()
+            continue
+        delta = average[name] - old
+        if not adaptive:
+            m[name].mul_(beta1).add_(delta)
+            new[name] = old.add(m[name], alpha=lr)
+            continue
+        m[name].mul_(beta1).add_(delta, alpha=1 - beta1)
+        square = delta.square()
+        if kind == "adam":
+            v[name].mul_(beta2).add_(square, alpha=1 - beta2)
+        else:
+            v[name].addcmul_(square, torch.sign(v[name] - square), value=-(1 - beta2))
+        new[name] = old.addcdiv(m[name], v[name].sqrt().add_(eps), value=lr)
+    return {"weights": new, "m": m, **outputs}, {}
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """OpError unless both hold the same names and shapes."""
+    missing = [name for name in one if name not in other and name != COUNT] or [name for name in other if name not in one and name != COUNT]
+    if missing:
+        raise OpError(f"the two models differ: only one of them has {missing[0]!r}")
+    for name, tensor in one.items():
+        if name != COUNT and tensor.shape != other[name].shape:
+            raise OpError(f"the two models differ: {name!r} is {tuple(tensor.shape)} in one, {tuple(other[name].shape)} in the other")
