@@ -93,7 +93,7 @@ def write(folder: Path, listen: str, fleet: str, members: list[Member]) -> dict[
     _private(conf, mosquitto.configuration(host, port, str(passwords), str(acl)), for_broker=True)
     return {
         "folder": str(folder),
-        "start": ["mosquitto", "-c", str(conf)],
+        "start": [_program(), "-c", str(conf)],
         "broker": f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
         "fleet": fleet,
         "members": [{"name": m.name, "kind": m.kind, "tier": m.tier, "site": m.site, "file": str(folder / m.file), "new": m in new} for m in members],
@@ -128,6 +128,15 @@ def _private(path: Path, text: str, for_broker: bool = False) -> None:
         else:
             os.chown(draft, owner.pw_uid, owner.pw_gid)
     draft.replace(path)
+
+
+def _program() -> str:
+    """What to type for mosquitto here: Debian keeps it outside a user's PATH."""
+    import shutil
+
+    from fog_common.bus.broker import find_mosquitto
+
+    return "mosquitto" if shutil.which("mosquitto") else find_mosquitto() or "mosquitto"
 
 
 def _enterable(folder: Path) -> None:

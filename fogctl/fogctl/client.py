@@ -94,11 +94,12 @@ class Client:
         self._bus = (connect or _mqtt)(settings, f"fogctl-{self.user}-{self.session}", self._events.put)
         self._connected = False
         self._why = "no answer"
+        self.on_bulk: Callable[[topics.Route, bytes], None] = lambda route, payload: None
+        """Gets the frames of transfers to this session, on the caller's thread, while a request waits or `pump` runs."""
 
     def __enter__(self) -> Self:
-        inbox = [
-            topics.TO.filter(fleet=self.settings.fleet, site=CLOUD_SITE, node=self.user, kind=kind) for kind in (self._reply_kind, self._bulk_kind)
-        ]
+        kinds = (self._reply_kind, self.bulk_kind)
+        inbox = [filter for kind in kinds for filter in topics.inbox_filters(self.settings.fleet, CLOUD_SITE, self.user, kind)]
         self._bus.subscribe(*inbox)
         self._bus.start()
         try:
@@ -135,6 +136,13 @@ class Client:
             f"is `fog-coordinator run` up, and may user {self.user!r} ask it? `fogctl doctor` finds out"
         )
 
+    def pump(self, until: float) -> None:
+        """Take in one event, or none until that moment (monotonic)."""
+        self._handle(self._next(until))
+
+    def publish(self, topic: str, payload: bytes | bytearray | memoryview) -> None:
+        self._bus.publish(topic, payload)
+
     def echo(self, text: str, sender: str | None = None) -> str:
         """Publish a message to our own inbox, as ourselves or in another's name; its id, for `hear`."""
         id = f"{text}-{secrets.token_hex(8)}"
@@ -165,7 +173,7 @@ class Client:
         return f"reply~{self.session}"
 
     @property
-    def _bulk_kind(self) -> str:
+    def bulk_kind(self) -> str:
         return f"bulk~{self.session}"
 
     def _next(self, deadline: float) -> BusEvent | None:
@@ -186,7 +194,11 @@ class Client:
                     )
             case Received(topic, payload):
                 try:
-                    route, message = topics.parse(topic), messages.decode(payload)
+                    route = topics.parse(topic)
+                    if route.kind == self.bulk_kind:
+                        self.on_bulk(route, payload)
+                        return None
+                    message = messages.decode(payload)
                 except WireError:
                     return None
                 return message if route.sender == COORDINATOR and route.kind == self._reply_kind and isinstance(message, Reply) else None
