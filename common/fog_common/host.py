@@ -117,6 +117,7 @@ class Host:
         self._gauge = gauge
         self._tasks: dict[str, _Task] = {}
         self._by_name: dict[str, Peer] = {}
+        self._incarnations: dict[str, int] = {}  # node -> of its live worker
         self._wanted: set[str] = set()  # tasks whose Save another node was asked for
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
@@ -147,6 +148,7 @@ class Host:
         before, self._by_name = self._by_name, {peer.task: peer for peer in new.tasks}
         gone = [peer for peer in before.values() if peer.live and not _same(peer, self._by_name.get(peer.task))]
         come = [peer for peer in new.tasks if peer.live and not _same(peer, before.get(peer.task))]
+        self._incarnations = {peer.node: peer.incarnation for peer in new.tasks if peer.live}
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
@@ -648,8 +650,7 @@ class Host:
         if letter.view > self.view:
             self._park(letter)
             return
-        known = [peer for peer in self._by_name.values() if peer.node == letter.node]
-        if any(peer.incarnation > letter.incarnation for peer in known):
+        if self._incarnations.get(letter.node, 0) > letter.incarnation:
             self._refuse(letter, "dead_incarnation")
             return
         if content.to == HOST:
@@ -662,7 +663,8 @@ class Host:
         if sender is None or sender.node != letter.node or sender.incarnation != letter.incarnation:
             self._refuse(letter, "not_placed")
             return
-        targets = [peer.task for peer in self._by_name.values() if content.to in (peer.task, peer.role) and self._mine(peer.task)]
+        targets = [content.to] if content.to in self._by_name else self._cast_targets(content.to)
+        targets = [target for target in targets if self._mine(target)]
         if not targets:
             self._refuse(letter, "no_such_task")
             return
@@ -677,6 +679,9 @@ class Host:
         self.endpoint.accept(letter)
         for target in targets:
             self._post(target, Delivered(content.sender, message))
+
+    def _cast_targets(self, role: str) -> list[str]:
+        return [peer.task for peer in self._by_name.values() if peer.role == role and peer.node == self.me.node]
 
     def _host_letter(self, now: float, letter: Letter) -> None:
         try:

@@ -8,20 +8,20 @@ import random
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
-from fog_coordinator.core import Core
-
 from fog_agent.core import Limits
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
 from fog_common.effects import RESULT, decode_result
-from fog_common.errors import WireError
+from fog_common.errors import ConfigError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.transfer.blobs import MemoryBlobs
+from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator import effects as core_effects
+from fog_coordinator.core import Core
 from fog_learning.jobfile import job_from
 from fog_sim.costs import costs_of
+from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel
 from fog_sim.links import WIRED, Fleet, Link
 from fog_sim.network import Connection, Port, SimBroker
@@ -249,10 +249,45 @@ class Simulation:
         self.kernel.run(self.kernel.now + after_s)
         reply = self.coordinator.request("job.submit", spec=spec)
         if reply.exit_code:
-            from fog_common.errors import ConfigError
-
             raise ConfigError(reply.error)
         return str(reply.body["job"])
+
+    def inject(self, schedule: Schedule) -> None:
+        """Plan the faults, counted from now."""
+        for fault in schedule.faults:
+            self.kernel.after(fault.at, lambda fault=fault: self._fault(fault))  # type: ignore[misc]
+
+    def _fault(self, fault: Fault) -> None:
+        self.trace("fault", fault.node, f"{fault.kind} {fault.seconds:g}")
+        node = self.nodes.get(fault.node)
+        back = self.kernel.after
+        match fault.kind:
+            case "kill_coordinator":
+                self.coordinator.kill()
+                back(fault.seconds, lambda: None if self.coordinator.alive else self.coordinator.boot())
+            case "restart_broker":
+                self.broker.restart(fault.seconds)
+            case _ if node is None:
+                raise ConfigError(f"fault {fault.kind} at {fault.at:g} s: no node {fault.node!r}; there are {', '.join(self.nodes)}")
+            case "kill_worker":
+                node.kill_worker()
+            case "kill_agent" | "power_loss":
+                node.power_loss()
+                back(fault.seconds, node.boot)
+            case "freeze":
+                node.freeze(fault.seconds)
+            case "cut":
+                self.broker.cut(node.port, fault.seconds)
+            case "drain":
+                self._drain(fault.node, undo=False)
+                back(fault.seconds, lambda: self._drain(fault.node, undo=True))
+            case "disk_full":
+                node.disk.full = True
+                back(fault.seconds, lambda: setattr(node.disk, "full", False))
+
+    def _drain(self, node: str, undo: bool) -> None:
+        if self.coordinator.alive:
+            self.coordinator.request("node.drain", node=node, undo=undo)
 
     def status(self, job: str) -> dict[str, Any]:
         return self.coordinator.request("job.status", job=job).body

@@ -1,0 +1,59 @@
+"""Faults as data: one schedule, run by the simulator and by the live runner (`make chaos`).
+
+faults:
+  - {at: 4.0, kind: kill_worker, node: node-2}
+  - {at: 9.5, kind: freeze, node: node-1, seconds: 20}
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from fog_common.config import load
+
+Kind = Literal[
+    "kill_worker",  # kill -9 of the node's workers
+    "kill_agent",  # kill -9 of the daemon (its workers end with it); started again after `seconds`
+    "power_loss",  # all processes of the node at once; back after `seconds`
+    "freeze",  # SIGSTOP for `seconds`
+    "cut",  # the node's link is dead for `seconds`
+    "drain",  # fogctl node drain; undone after `seconds`
+    "disk_full",  # Saves fail for `seconds`
+    "kill_coordinator",  # started again after `seconds`
+    "restart_broker",  # away for `seconds`
+]
+ON_NODES: Final[tuple[Kind, ...]] = ("kill_worker", "kill_agent", "power_loss", "freeze", "cut", "drain", "disk_full")
+ON_FLEET: Final[tuple[Kind, ...]] = ("kill_coordinator", "restart_broker")
+
+
+class Fault(Struct, frozen=True, forbid_unknown_fields=True):
+    at: Annotated[float, Meta(ge=0)]
+    """Seconds after the job was submitted."""
+    kind: Kind
+    node: str = ""
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
+    faults: list[Fault] = []
+
+
+def load_schedule(path: Path) -> Schedule:
+    """ConfigError names file, line and key."""
+    return load(path, Schedule)
+
+
+def random_schedule(seed: int, nodes: list[str], *, horizon_s: float, faults: int, longest_s: float = 30.0, kinds: tuple[Kind, ...] = ()) -> Schedule:
+    """A reproducible schedule: `faults` of them within horizon_s, each for up to longest_s."""
+    rng = random.Random(f"faults-{seed}")
+    allowed = kinds or (*ON_NODES, *ON_FLEET)
+    made = []
+    for _ in range(faults):
+        kind = rng.choice(allowed)
+        node = rng.choice(nodes) if kind in ON_NODES else ""
+        made.append(Fault(round(rng.uniform(0.0, horizon_s), 3), kind, node, round(rng.uniform(0.5, longest_s), 3)))
+    return Schedule(sorted(made, key=lambda fault: fault.at))
