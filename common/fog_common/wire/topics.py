@@ -78,8 +78,8 @@ def parse(topic: str) -> Route:
 
 
 def inbox(fleet: str, site: str, node: str, sender: str, sender_site: str, kind: str) -> str:
-    """The topic on which `sender` reaches `node`: d2d inside a site (the cloud is a site too), else `to`."""
-    topic = D2D if site == sender_site and node != COORDINATOR else TO
+    """The topic on which `sender` reaches `node`: d2d inside a site (the cloud is a site too), else, and for the coordinator, `to`."""
+    topic = D2D if site == sender_site and COORDINATOR not in (node, sender) else TO
     return topic.at(fleet=fleet, site=site, node=node, sender=sender, kind=kind)
 
 
