@@ -162,6 +162,18 @@ class Core:
             self._emit(tell)
         self._tell(now)
 
+    def expects(self, job: str, task: str, node: str) -> str | None:
+        """None if this task's result from this node is waited for, '' if the job has ended already, else why it is refused."""
+        found = self.jobs.get(job)
+        if found is None:
+            return "unknown_job"
+        if found.state in ENDED:
+            return ""
+        root = found.seat(found.root)
+        if found.state != RUNNING or root is None or (root.task, root.node) != (task, node):
+            return "not_placed"
+        return None
+
     def on_result(self, now: float, job: str, numbers: dict[str, float], digest: str, why: str = "", history: tuple[RoundRecord, ...] = ()) -> bool:
         """The root's result; its blob (digest, '' if there is none) is stored already. False if nobody waits for it."""
         self._begin(now)

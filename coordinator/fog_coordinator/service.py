@@ -1,0 +1,274 @@
+"""The coordinator's live shell: one inbox, one thread that owns the core and performs what it wants."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received
+from fog_common.errors import FogError, WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.notify import notify, watchdog_s
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
+from fog_coordinator.core import Core
+from fog_coordinator.effects import Answer, Effect, Record, SendResult, Tell
+from fog_coordinator.exchange import Came, Exchange
+from fog_coordinator.journal import Journal, JournalError
+from fog_coordinator.results import Results
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 2.0
+"""After this long a write that the disk refused is tried again."""
+LONGEST_SLEEP_S: Final = 60.0
+MAX_HELD: Final = 10_000
+"""Effects that wait for the journal; beyond it the oldest messages to nodes are dropped (they are level-triggered)."""
+
+
+class StopAsked(Struct, frozen=True):
+    """SIGTERM, SIGINT."""
+
+
+Item = BusEvent | StopAsked
+
+
+class Inbox:
+    """Everything that happens, in one line. put() may be called from any thread and from a signal handler."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.put: Callable[[Item], None] = self._queue.put
+
+    def next(self, timeout_s: float) -> Item | None:
+        """None after timeout_s."""
+        try:
+            return self._queue.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
+
+class Clock:
+    """The coordinator's seconds: about Unix time, but they never jump while it runs and never go back over restarts."""
+
+    def __init__(self, latest: float) -> None:
+        """latest: the last time that was ever recorded."""
+        self._zero = max(time.time(), latest) - time.monotonic()
+
+    def __call__(self) -> float:
+        return self._zero + time.monotonic()
+
+
+class Service:
+    """Built by fog_coordinator.app; run() is the whole life."""
+
+    def __init__(self, fleet: str, *, core: Core, journal: Journal, results: Results, bus: Bus, inbox: Inbox, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._core, self._journal, self._results, self._bus, self._inbox, self._clock = core, journal, results, bus, inbox, clock
+        self._exchange = Exchange(fleet, journal.boots, self._send)
+        self._waiting: deque[Effect | Came] = deque()
+        self._retry_at: float | None = None
+        self._unsaved: list[Came] = []
+        self._jobs = 0
+        self._stopped = False
+        self._watchdog_s = watchdog_s()
+        self._watchdog_at = 0.0
+        self.rejected: dict[str, int] = {}
+        """Messages that were dropped, by reason."""
+
+    def run(self) -> int:
+        """Until SIGTERM. Jobs go on without us. 0."""
+        fleet = self._fleet
+        inbox = topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR)
+        self._bus.subscribe(inbox, topics.PRESENCE.filter(fleet=fleet), topics.REQUEST.filter(fleet=fleet), qos=1)
+        self._bus.start()
+        notify("READY=1", "STATUS=connecting")
+        try:
+            while not self._stopped:
+                item = self._inbox.next(self._wake_at() - self._clock())
+                now = self._clock()
+                if item is not None:
+                    self._handle(item, now)
+                self._keep_time(now)
+                self._perform(now)
+        finally:
+            self._bus.close()
+            self._journal.close()
+        log.info("stopped")
+        return 0
+
+    def _wake_at(self) -> float:
+        now = self._clock()
+        times = [self._core.next_timer(), self._exchange.next_timer(), self._retry_at, now + LONGEST_SLEEP_S]
+        if self._watchdog_s is not None:
+            times.append(now + self._watchdog_s)
+        return min(time for time in times if time is not None)
+
+    def _keep_time(self, now: float) -> None:
+        at = self._core.next_timer()
+        if at is not None and at <= now:
+            self._core.on_timer(now)
+        at = self._exchange.next_timer()
+        if at is not None and at <= now:
+            for came in self._exchange.on_timer(now):
+                self._result(now, came)
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            unsaved, self._unsaved = self._unsaved, []
+            for came in unsaved:
+                self._result(now, came)
+        if self._watchdog_s is not None and now >= self._watchdog_at:
+            self._watchdog_at = now + self._watchdog_s
+            notify("WATCHDOG=1")
+
+    # -- in ----------------------------------------------------------------------------------
+
+    def _handle(self, item: Item, now: float) -> None:
+        match item:
+            case Connected():
+                log.info("connected")
+                notify(f"STATUS=connected, fleet {self._fleet}")
+                self._core.on_connected(now)
+                self._exchange.connected(now)
+            case Disconnected(why):
+                log.warning("disconnected why=%s", why)
+                self._core.on_disconnected(now)
+                self._exchange.disconnected(now)
+            case Received(topic, payload):
+                try:
+                    self._receive(now, topics.parse(topic), payload)
+                except WireError as error:
+                    self._reject(error.reason, topic, error)
+            case StopAsked():
+                notify("STOPPING=1")
+                self._stopped = True
+
+    def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
+        if route.kind.startswith(f"{topics.BULK}~"):
+            known = route.kind.removeprefix(f"{topics.BULK}~") in self._core.jobs and self._core.registry.get(route.sender) is not None
+            for came in self._exchange.on_frame(now, route, payload, known):
+                self._result(now, came)
+            return
+        message = messages.decode(payload)
+        if isinstance(message, Request):
+            if route.plane != "ctl" or not route.kind.startswith("request~"):
+                raise WireError("a request outside the operators' topic", "not_allowed")
+            self._core.on_request(now, route.sender, route.kind.removeprefix("request~"), message)
+            return
+        if isinstance(message, Presence | Announce | Heartbeat | Goodbye) and message.node != route.sender:
+            raise WireError(f"{type(message).__name__} of {message.node!r} came from {route.sender!r}", "wrong_sender")
+        match message:
+            case Presence() if route.plane == "node":
+                self._core.on_presence(now, message)
+            case Announce() if route.kind == topics.CONTROL:
+                self._core.on_announce(now, message)
+            case Heartbeat() if route.kind == topics.CONTROL:
+                self._core.on_heartbeat(now, message)
+            case Goodbye() if route.kind == topics.CONTROL:
+                self._core.on_goodbye(now, message)
+            case _:
+                raise WireError(f"{type(message).__name__} is nothing that we are told", "not_for_us")
+
+    def _reject(self, reason: str, topic: str, error: Exception) -> None:
+        count = self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a flood must not fill the log
+            log.warning("message rejected topic=%s reason=%s count=%d error=%s", topic[:200], reason, count, error)
+
+    def _result(self, now: float, came: Came) -> None:
+        """Store it, then tell the core, then accept it: in this order, so that a crash between them loses nothing."""
+        result = came.result
+        if (why := self._core.expects(result.job, result.task, came.letter.node)) is not None:
+            if why:
+                log.warning("result refused job=%s node=%s reason=%s", result.job, came.letter.node, why)
+                came.refuse(why)
+            else:
+                came.accept()  # we have it: our acknowledgement was lost
+            self._exchange.pump()
+            return
+        history = _records(result.history)
+        figures = {
+            "job": result.job,
+            "numbers": result.numbers,
+            "why": result.why,
+            "digest": came.digest,
+            "history": [msgspec.to_builtins(record) for record in history],
+            "spec": self._core.jobs[result.job].spec,
+        }
+        try:
+            self._results.save(result.job, came.weights, figures)
+        except OSError as error:
+            log.error("result cannot be stored, trying again job=%s error=%s", result.job, error)
+            self._unsaved.append(came)
+            self._retry_at = now + RETRY_S
+            return
+        self._core.on_result(now, result.job, result.numbers, came.digest, result.why, history)
+        self._waiting.extend(self._core.take())
+        self._waiting.append(came)
+
+    # -- out ---------------------------------------------------------------------------------
+
+    def _perform(self, now: float) -> None:
+        """Effects in order; all wait while the journal cannot be written."""
+        self._waiting.extend(self._core.take())
+        if self._retry_at is not None and self._waiting and isinstance(self._waiting[0], Record):
+            self._shed()
+            return
+        while self._waiting:
+            effect = self._waiting[0]
+            match effect:
+                case Record(rows):
+                    try:
+                        self._journal.write(rows, now)
+                    except JournalError as error:
+                        log.error("%s; trying again in %.0f s", error, RETRY_S)
+                        self._retry_at = now + RETRY_S
+                        return
+                case Tell(node, site, message):
+                    self._send(topics.from_coordinator(self._fleet, site, node), messages.encode(message), qos=1)
+                case Answer(user, session, reply):
+                    topic = topics.TO.at(fleet=self._fleet, site=CLOUD_SITE, node=user, sender=COORDINATOR, kind=f"reply~{session}")
+                    self._send(topic, messages.encode(reply), qos=1)
+                case SendResult(job, user, session, digest):
+                    self._send_result(now, job, user, session, digest)
+                case Came():
+                    effect.accept()
+                    self._exchange.pump()
+            self._waiting.popleft()
+        if self._jobs != len(self._core.jobs):
+            self._jobs = len(self._core.jobs)
+            self._exchange.forget_all_but(set(self._core.jobs))
+            self._results.forget_all_but(set(self._core.jobs))
+
+    def _shed(self) -> None:
+        if len(self._waiting) > MAX_HELD:
+            self._waiting = deque(effect for effect in self._waiting if not isinstance(effect, Tell))
+
+    def _send_result(self, now: float, job: str, user: str, session: str, digest: str) -> None:
+        weights = self._results.weights(job)
+        if weights is None:
+            log.error("the weights of a finished job are not in the results folder job=%s", job)
+            return
+        self._exchange.send(now, user, session, job, self._core.jobs[job].numbers, digest, weights)
+
+    def _send(self, topic: str, payload: bytes, qos: int = 0) -> None:
+        try:
+            self._bus.publish(topic, payload, qos=qos)
+        except (FogError, ValueError) as error:
+            log.error("cannot send topic=%s error=%s", topic[:200], error)
+
+
+def _records(history: tuple[Any, ...]) -> tuple[Any, ...]:
+    from fog_common.machine import RoundRecord
+
+    try:
+        return msgspec.convert(history, tuple[RoundRecord, ...])
+    except msgspec.ValidationError as error:
+        log.warning("history of a result is malformed, ignored error=%s", error)
+        return ()
