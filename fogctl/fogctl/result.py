@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fog_common.errors import FogError, TimedOut, WireError
+from fog_common.errors import ConfigError, FogError, TimedOut, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
@@ -26,6 +26,8 @@ def fetch(client: Client, job: str, folder: Path) -> dict[str, Any]:
 
     JobFailed, ConfigError … as the coordinator says; TimedOut if the weights stop coming.
     """
+    if blocked := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
+        raise ConfigError(f"--out {folder}: {blocked} is no folder")
     letterbox = Letterbox(client, job)
     body = client.request("job.result", job=job)
     metrics, weights = folder / f"{job}.json", folder / f"{job}.safetensors"
