@@ -1,0 +1,134 @@
+"""A cluster averages: what its head and its members say to each other, and what a user may say about it.
+
+vertical: every member sends its update up, the head adds them. d2d: the members say that they are ready, average among
+themselves (fog_learning.methods.mixing), and the head pulls the result from one of them, or a disjoint slice from each.
+Either way the head knows whose data is in the result and counts each slot once. The head is fog_learning.methods.head, the
+other side fog_learning.methods.member; `server` and `aggregator` of fog are heads, `trainer` and `aggregator` members.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from fog_common.machine import Numbers, Ref, Slots
+from fog_learning.job import Count, NotNegative, Positive
+from fog_learning.methods.consensus import Kind
+from fog_learning.methods.mixing import Epoch
+
+# -- what a user may say -------------------------------------------------------------------
+
+
+class Consensus(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the members of a cluster average among themselves."""
+
+    graph: Kind = "full"
+    radius: Positive = 0.5
+    """geometric: links up to this distance in the unit square."""
+    degree: Annotated[int, Meta(ge=2)] = 4
+    """small_world: neighbours of each before rewiring."""
+    rewire: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    turns: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """Fixed number; 0 = as many as shrink the disagreement to `shrink`, by the second eigenvalue of the graph."""
+    shrink: Annotated[float, Meta(gt=0, lt=1)] = 0.01
+    max_error: NotNegative = 0.0
+    """Go on, doubling the turns, until the measured error is at most this; 0 = whatever the turns give, measured and reported."""
+    max_turns: Count = 1000
+    sketch: Annotated[int, Meta(ge=8)] = 128
+    """Numbers that each member sends so that the error can be measured; at least the size of the model: measured exactly."""
+    stall_s: Positive = 30.0
+    """A neighbour that is silent for so long is reported; the link is left out, and the consensus begins again."""
+
+
+# -- what they say -------------------------------------------------------------------------
+
+
+class Call(Struct, frozen=True, tag=True):
+    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these."""
+
+    number: int
+    root: int
+    weights: Ref
+    head: str
+    d2d: bool = False
+    relay: tuple[str, ...] = ()
+
+
+class Pass(Struct, frozen=True, tag=True):
+    """Head -> member: pass the round's Call on to these neighbours (they joined, or lost the one who should have)."""
+
+    number: int
+    relay: tuple[str, ...]
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """Member -> head (d2d): my input of this round is there and durable."""
+
+    number: int
+    examples: int
+    slots: Slots
+    numbers: Numbers = {}
+
+
+class Update(Struct, frozen=True, tag=True):
+    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on."""
+
+    number: int
+    weights: Ref
+    examples: int
+    slots: Slots
+    numbers: Numbers = {}
+    epoch: Epoch = ()
+    part: int = 0
+    of: int = 1
+
+
+class Trouble(Struct, frozen=True, tag=True):
+    """Member -> head: nothing from me in this round, and why."""
+
+    number: int
+    why: str
+
+
+class Links(Struct, frozen=True, tag=True):
+    """Head -> member: average with these neighbours (task -> weight). A new epoch begins from the inputs."""
+
+    epoch: Epoch
+    turns: int
+    links: dict[str, float]
+
+
+class Settled(Struct, frozen=True, tag=True):
+    """Member -> head: my turns are done."""
+
+    epoch: Epoch
+    turn: int
+    mass: float
+    sketch: Ref
+    exact: bool = False
+
+
+class More(Struct, frozen=True, tag=True):
+    """Head -> member: not close enough; go on until so many turns are done."""
+
+    epoch: Epoch
+    turns: int
+
+
+class Pull(Struct, frozen=True, tag=True):
+    """Head -> member: send slice `part` of `of` of your estimate."""
+
+    epoch: Epoch
+    part: int = 0
+    of: int = 1
+
+
+class Stuck(Struct, frozen=True, tag=True):
+    """Member -> head: these neighbours have been silent for too long."""
+
+    epoch: Epoch
+    missing: tuple[str, ...]
+
+
+Said = Ready | Update | Trouble | Settled | Stuck

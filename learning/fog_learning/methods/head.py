@@ -1,0 +1,429 @@
+"""The head of a cluster: it calls its members to a round and ends with one set of weights, whichever way they average.
+
+| op         | inputs              | numbers in     | outputs | numbers out |
+|------------|---------------------|----------------|---------|-------------|
+| accumulate | sum?, add           | n              | sum     |             |
+| mean       | sum                 |                | weights |             |
+| spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
+| join       | like, slice0, slice1 … |                | weights |             |
+
+error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
+else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of 1 in 10^5.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.machine import Blob, Command, Failed, Handle, Measure, Numbers, Peer, Ran, Ref, Run, Send, Slots, Waiting
+from fog_learning.job import Stragglers
+from fog_learning.methods.cluster import Call, Consensus, Links, More, Pass, Pull, Ready, Said, Settled, Stuck, Trouble, Update
+from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
+from fog_learning.methods.mixing import Epoch
+from fog_learning.methods.rounds import deadline, needed
+from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
+
+
+class Child(Struct, frozen=True):
+    """A live member."""
+
+    role: str
+    site: str
+
+
+class Answer(Struct):
+    slots: Slots
+    examples: int
+    numbers: Numbers
+
+
+class Agreed(Struct, frozen=True):
+    """The end of a round: weights of all that counted."""
+
+    weights: Ref
+    examples: int
+    slots: Slots
+    members: int
+    numbers: Numbers
+
+
+class Head(Struct):
+    """State of one cluster, from the side of its parent. Every method returns commands; the owner looks at `agreed` and `failed`."""
+
+    me: str
+    seed: int
+    mode: Literal["vertical", "d2d", "auto"]
+    uplink: Literal["sample", "diversity"]
+    downlink: Literal["relay", "direct"]
+    consensus: Consensus
+    stragglers: Stragglers
+    costs: LinkCosts = LinkCosts()
+    objective: Objective = "energy"
+    born: tuple[int, int] = (0, 0)
+    """(view, incarnation) of this instance: makes its epochs newer than those of an instance before it."""
+    children: dict[str, Child] = field(default_factory=dict)
+    phase: Literal["idle", "gathering", "averaging", "agreeing", "judging", "pulling", "joining"] = "idle"
+    number: int = -1
+    root: int = 0
+    weights: Ref | None = None
+    d2d: bool = False
+    why: str = ""
+    """Why this cluster averages the way it does."""
+    called: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    """Members that have the Call of this round: they answered, or got it from here."""
+    relayer: str = ""
+    """The member that was asked last to pass the Call on."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    troubled: dict[str, str] = field(default_factory=dict)
+    sum: Handle | None = None
+    opened_at: float = 0.0
+    closes_at: float | None = None
+    overdue: bool = False
+    """The deadline has passed: the round closes as soon as the quorum is there."""
+    recent: list[float] = field(default_factory=list)
+    epoch: Epoch = ()
+    epochs: int = 0
+    members: tuple[str, ...] = ()
+    """Of the epoch, in index order of its graph."""
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    turns: int = 0
+    settled: dict[str, Settled] = field(default_factory=dict)
+    pulled: dict[int, str] = field(default_factory=dict)
+    """slice -> member that was asked for it."""
+    slices: dict[int, Ref] = field(default_factory=dict)
+    error: float = 0.0
+    agreed: Agreed | None = None
+    failed: str = ""
+
+    # -- members ---------------------------------------------------------------------------
+
+    def meet(self, roster: tuple[Peer, ...], mine: tuple[str, ...]) -> None:
+        """mine: task ids of this cluster's members."""
+        by_name = {peer.task: peer for peer in roster}
+        self.born = (by_name[self.me].since, by_name[self.me].incarnation) if self.me in by_name else self.born
+        self.children = {name: Child(by_name[name].role, by_name[name].site) for name in sorted(mine)}
+
+    def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
+        """After a restart in the middle of a round: members may have come or gone meanwhile."""
+        self.meet(roster, mine)
+        new = tuple(name for name in self.children if name not in self.called)
+        if self.phase != "gathering":
+            return []
+        self.holders = tuple(name for name in self.holders if name in self.children)
+        self.called = tuple(sorted({*self.called, *new}))
+        return [*(self._hand_on(new) if new else []), *self._close_if_ready(now)]
+
+    def joined(self, peer: Peer, now: float) -> list[Command]:
+        """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
+        name = peer.task
+        lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
+        sampled = any(other not in self.called for other in self.children)
+        self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
+        if self.phase not in ("gathering", "agreeing"):
+            return lost
+        self.troubled.pop(name, None)
+        if self.d2d:
+            self.answers.pop(name, None)
+        if name not in self.called and sampled and any(other in self.children for other in self.called):
+            return lost
+        self.called = tuple(sorted({*self.called, name}))
+        return lost if name in self.answers else [*lost, *self._hand_on((name,))]
+
+    def left(self, task: str, now: float) -> list[Command]:
+        if task not in self.children:
+            return []
+        rest = dict(self.children)
+        del rest[task]
+        self.children = rest
+        return self._lost(task, now)
+
+    def _lost(self, name: str, now: float) -> list[Command]:
+        """What the end of a member's instance means for the round."""
+        self.holders = tuple(other for other in self.holders if other != name)
+        if self.d2d and self.phase in ("gathering", "agreeing"):
+            self.answers.pop(name, None)
+        if self.phase == "agreeing" and name in self.members:
+            return self._agree(now)
+        if self.phase == "pulling":
+            self.settled.pop(name, None)  # its data stays in the others' values
+            parts = [part for part, asked in self.pulled.items() if asked == name and part not in self.slices]
+            return self._ask(parts) if self.settled else self._agree(now)
+        if self.phase != "gathering":
+            return []
+        orphans = tuple(other for other in self.missing() if other not in self.holders) if name == self.relayer else ()
+        return [*(self._hand_on(orphans) if orphans else []), *self._close_if_ready(now)]
+
+    def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
+        """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
+        assert self.weights is not None
+        call = Call(self.number, self.root, self.weights, self.me, self.d2d)
+        if not self.d2d or self.downlink == "direct":
+            self.holders = tuple(sorted({*self.holders, *names}))
+            return [Send(name, call, latest=True) for name in names]
+        near = [name for name in self.holders if name in self.children and name not in names]
+        self.relayer = near[0] if near else names[0]
+        if near:
+            return [Send(self.relayer, Pass(self.number, names))]
+        self.holders = (*self.holders, self.relayer)
+        return [Send(self.relayer, msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+
+    # -- a round opens ---------------------------------------------------------------------
+
+    def open(self, number: int, root: int, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
+        """Call the members to round `number`. fraction: of the members, when they head clusters of their own (chosen under the seed)."""
+        self.number, self.root, self.weights = number, root, weights
+        self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
+        self.answers, self.troubled, self.holders, self.broken = {}, {}, (), []
+        self.opened_at, self.epochs, self.members, self.settled, self.error = now, 0, (), {}, 0.0
+        self.closes_at, self.overdue = None, False
+        names = tuple(self.children)
+        if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
+            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
+            names = tuple(sorted(dice.sample(names, max(1, math.ceil(fraction * len(names) - 1e-9)))))
+        self.called = names
+        self._decide()
+        after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
+        self.closes_at = None if after is None else now + after
+        if not names:
+            return []
+        if self.d2d and self.downlink == "relay":
+            names = tuple(sorted(names, key=lambda name: (name != self._first(names), name)))
+        return self._hand_on(names)
+
+    def _first(self, names: tuple[str, ...]) -> str:
+        return random.Random(f"first/{self.seed}/{self.me}/{self.number}").choice(names)
+
+    def _decide(self) -> None:
+        sites = {self.children[name].site for name in self.called}
+        if self.mode == "vertical" or len(self.called) < 2:
+            self.d2d, self.why = False, "as the job says" if self.mode == "vertical" else "fewer than two members"
+        elif len(sites) > 1:
+            self.d2d, self.why = False, f"members of {len(sites)} sites: D2D stays inside a site"
+        elif self.mode == "d2d":
+            self.d2d, self.why = True, "as the job says"
+        else:
+            choice = self.choice()
+            self.d2d, self.why = choice.d2d, choice.why
+
+    def choice(self) -> Choice:
+        """What `auto` weighs for the members called now."""
+        graph = self._graph(len(self.called))
+        size = self.weights.size if isinstance(self.weights, Blob) else 0
+        slices = len(graph) if self.uplink == "diversity" else 1
+        return choose(graph, self._turns(graph), size, self.costs, self.objective, slices)
+
+    # -- what members say ------------------------------------------------------------------
+
+    def hear(self, sender: str, said: Said, now: float) -> list[Command]:
+        match said:
+            case Ready() | Update(epoch=()):
+                return self._answered(sender, said, now)
+            case Trouble(number, why) if number == self.number and sender in self.called:
+                return self._troubled(sender, why, now)
+            case Settled(epoch) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members and said.turn >= self.turns:
+                self.settled[sender] = said
+                return self._judge() if len(self.settled) == len(self.members) else []
+            case Stuck(epoch, missing) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members:
+                self.broken += [(min(sender, name), max(sender, name)) for name in missing]
+                return [Measure("broken_links", len(missing)), *self._agree(now)]
+            case Update(epoch=epoch) if epoch == self.epoch and self.phase == "pulling" and self.pulled.get(said.part) == sender:
+                self.slices[said.part] = said.weights
+                return self._join() if len(self.slices) == len(self.pulled) else []
+        return []
+
+    def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
+        if said.number != self.number or sender not in self.called or isinstance(said, Ready) != self.d2d:
+            return [Measure("late_updates", 1)]
+        if sender not in self.holders:
+            self.holders = (*self.holders, sender)
+        if sender in self.answers or any(said.slots & answer.slots for answer in self.answers.values()):
+            return [Measure("repeated_updates", 1)]
+        if self.phase not in ("gathering", "agreeing"):
+            return [Measure("late_updates", 1)]
+        self.recent.append(now - self.opened_at)
+        self.troubled.pop(sender, None)
+        self.answers[sender] = Answer(said.slots, said.examples, said.numbers)
+        if self.phase == "agreeing":  # it is back in time: the others begin again, with it
+            return self._agree(now)
+        adding: list[Command] = []
+        if isinstance(said, Update):
+            self.sum = Handle(f"sum{self.number}")
+            refs = {"sum": self.sum, "add": said.weights}
+            adding = [Run("accumulate", refs, ("added", self.number, sender), {"n": said.examples}, {"sum": self.sum})]
+        return [*adding, *self._close_if_ready(now)]
+
+    def _troubled(self, name: str, why: str, now: float) -> list[Command]:
+        self.troubled[name] = why
+        self.answers.pop(name, None)
+        if self.phase == "agreeing" and name in self.members:
+            return [Measure("troubled_updates", 1), *self._agree(now)]
+        return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
+
+    # -- a round closes --------------------------------------------------------------------
+
+    def woke(self, now: float) -> list[Command]:
+        return self._close_if_ready(now)
+
+    def missing(self) -> tuple[str, ...]:
+        """Live members whose answer this round waits for."""
+        return tuple(name for name in self.called if name in self.children and name not in self.answers and name not in self.troubled)
+
+    def _close_if_ready(self, now: float) -> list[Command]:
+        if self.phase != "gathering":
+            return []
+        if self.closes_at is not None and now >= self.closes_at:
+            self.closes_at, self.overdue = None, True
+        live = sum(1 for name in self.called if name in self.children)
+        if not self.missing():
+            if self.answers:
+                return self._close(now)
+            if live:
+                self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
+            elif self.children:  # the members chosen for this round are gone: take the others
+                self.called = tuple(self.children)
+                return self._hand_on(self.called)
+            return []
+        if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
+            return []
+        if self.overdue:
+            return self._close(now)
+        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+            after = deadline(self.stragglers, self.recent)
+            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        return []
+
+    def _close(self, now: float) -> list[Command]:
+        self.closes_at = None
+        if self.d2d:
+            return self._agree(now)
+        self.phase = "averaging"
+        assert self.sum is not None
+        return [Run("mean", {"sum": self.sum}, ("mean", self.number))]
+
+    def ran(self, event: Ran) -> list[Command]:
+        match event.tag:
+            case ("mean" | "joined", number) if number == self.number and self.phase in ("averaging", "joining"):
+                self._end(event.refs["weights"])
+            case ("spread", turns, *epoch) if tuple(epoch) == self.epoch and turns == self.turns and self.phase == "judging":
+                self.error = event.numbers["error"]
+                return self._judged()
+        return []
+
+    def op_failed(self, event: Failed, now: float) -> list[Command]:
+        match event.tag:
+            case ("added", number, str() as name) if number == self.number:
+                return self._troubled(name, f"its update cannot be added: {event.why}", now)
+            case ("mean" | "joined", number) if number == self.number:
+                self.phase, self.failed = "idle", f"averaging failed in round {self.number}: {event.why}"
+            case ("spread", _, *epoch) if tuple(epoch) == self.epoch:
+                self.phase, self.failed = "idle", f"measuring the consensus error failed in round {self.number}: {event.why}"
+        return []
+
+    def _end(self, weights: Ref) -> None:
+        counted = [self.answers[name] for name in (self.members if self.d2d else sorted(self.answers))]
+        slots = Slots.of(*(slot for answer in counted for slot in answer.slots))
+        examples = sum(answer.examples for answer in counted)
+        known = [(answer.examples, answer.numbers["loss"]) for answer in counted if "loss" in answer.numbers]
+        numbers = {"loss": math.fsum(n * loss for n, loss in known) / max(1, sum(n for n, _ in known))} if known else {}
+        errors = [answer.numbers["consensus_error"] for answer in counted if "consensus_error" in answer.numbers]
+        if self.d2d or errors:
+            numbers["consensus_error"] = max([*errors, *([self.error] if self.d2d else [])])
+        self.phase, self.agreed, self.sum, self.weights = "idle", Agreed(weights, examples, slots, len(counted), numbers), None, None
+        self.settled, self.slices, self.pulled = {}, {}, {}
+
+    # -- d2d: the members agree ------------------------------------------------------------
+
+    def _graph(self, n: int) -> Graph:
+        say = self.consensus
+        return make_graph(say.graph, n, self.seed, say.radius, say.degree, say.rewire)
+
+    def _turns(self, graph: Graph) -> int:
+        if len(graph) < 2:
+            return 0
+        say = self.consensus
+        return min(say.max_turns, say.turns or turns_needed(second_eigenvalue(metropolis(graph)), say.shrink))
+
+    def _agree(self, now: float) -> list[Command]:
+        """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
+        names = [name for name in sorted(self.answers) if name in self.children]
+        if not names:
+            self.phase = "gathering"
+            return self._close_if_ready(now)
+        graph = self._graph(len(names))
+        broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
+        if broken & edges_of(graph):
+            graph = graph_from(len(names), edges_of(graph) - broken)
+            part = components(graph)[0]  # who cannot be reached by the others sits this round out
+            new = {old: index for index, old in enumerate(part)}
+            graph = tuple(tuple(new[other] for other in graph[old]) for old in part)
+            names = [names[old] for old in part]
+        self.phase, self.members, self.turns = "agreeing", tuple(names), self._turns(graph)
+        self.settled, self.pulled, self.slices = {}, {}, {}
+        self.epochs += 1
+        self.epoch = (self.number, *self.born, self.epochs)
+        rows = metropolis(graph)
+        return [Send(name, Links(self.epoch, self.turns, {names[j]: rows[i][j] for j in graph[i]}), latest=True) for i, name in enumerate(names)]
+
+    def _judge(self) -> list[Command]:
+        self.phase = "judging"
+        settled = [self.settled[name] for name in self.members]
+        numbers: dict[str, float | int | str] = {f"m{i}": said.mass for i, said in enumerate(settled)}
+        numbers["exact"] = int(all(said.exact for said in settled))
+        return [Run("spread", {f"sketch{i}": said.sketch for i, said in enumerate(settled)}, ("spread", self.turns, *self.epoch), numbers)]
+
+    def _judged(self) -> list[Command]:
+        say = self.consensus
+        here = all(name in self.children for name in self.members)
+        if say.max_error > 0.0 and self.error > say.max_error and self.turns < say.max_turns and here:
+            self.turns, self.phase, self.settled = min(say.max_turns, 2 * self.turns), "agreeing", {}
+            return [Send(name, More(self.epoch, self.turns)) for name in self.members]
+        self.phase = "pulling"
+        self.settled = {name: said for name, said in self.settled.items() if name in self.children}
+        if not self.settled:
+            self.phase = "agreeing"
+            return []
+        of = len(self.members) if self.uplink == "diversity" else 1
+        self.pulled = dict.fromkeys(range(of), "")
+        return [Measure("consensus_error", self.error), *self._ask(list(range(of)))]
+
+    def _ask(self, parts: list[int]) -> list[Command]:
+        """Ask members that hold the result for these slices: each for its own, one at random for a whole."""
+        holders, of = sorted(self.settled), len(self.pulled)
+        dice = random.Random(f"uplink/{self.seed}/{self.me}/{self.number}/{len(holders)}")
+        for part in parts:
+            own = self.members[part] if of > 1 else ""
+            self.pulled[part] = own if own in self.settled else dice.choice(holders)
+        return [Send(self.pulled[part], Pull(self.epoch, part, of)) for part in parts]
+
+    def _join(self) -> list[Command]:
+        if len(self.slices) == 1:
+            self._end(self.slices[0])
+            return []
+        self.phase = "joining"
+        assert self.weights is not None
+        slices = {f"slice{part}": self.slices[part] for part in sorted(self.slices)}
+        return [Run("join", {"like": self.weights, **slices}, ("joined", self.number))]
+
+    # -- what a person sees ----------------------------------------------------------------
+
+    def waiting(self) -> Waiting | None:
+        match self.phase:
+            case "gathering" if not self.called:
+                return Waiting("members", 0, 1, (), self.opened_at)
+            case "gathering":
+                who, have = self.missing(), len(self.answers)
+                need = min(needed(self.stragglers.quorum, have + len(who)), have + len(who))
+                return Waiting("ready members" if self.d2d else "updates", have, need, who, self.opened_at, self.closes_at)
+            case "agreeing":
+                who = tuple(name for name in self.members if name not in self.settled)
+                return Waiting(f"consensus ({self.turns} turns)", len(self.settled), len(self.members), who, self.opened_at)
+            case "pulling":
+                who = tuple(name for part, name in self.pulled.items() if part not in self.slices)
+                return Waiting("the cluster's weights", len(self.slices), len(self.pulled), who, self.opened_at)
+        return None

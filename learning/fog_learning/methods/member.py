@@ -1,0 +1,122 @@
+"""A member of a cluster: passes calls on, gives its input up or sideways, averages with its neighbours. See cluster.py."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.machine import Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
+from fog_learning.methods.cluster import Call, Consensus, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_learning.methods.mixing import Epoch, Mixing, Share
+
+Heard = Pass | Links | More | Pull | Share
+
+
+class Member(Struct):
+    """State of one member, from its own side. The owner decides which calls to follow, and computes the input of a round."""
+
+    seed: int
+    consensus: Consensus
+    head: str = ""
+    call: Call | None = None
+    """The newest call, to be passed on."""
+    passes: list[Pass] = field(default_factory=list)
+    """Asked for before the call itself came."""
+    number: int = -1
+    """Round of the input below."""
+    weights: Ref | None = None
+    examples: int = 0
+    slots: Slots = Slots()
+    numbers: Numbers = field(default_factory=dict)
+    mixing: Mixing = field(default_factory=Mixing)
+    reported: tuple[Epoch, int] = ((), 0)
+    """(epoch, turn) whose sketch was asked for."""
+    stuck_at: float | None = None
+    """When silent neighbours are reported."""
+    patience: tuple[Epoch, int] = ((), 0)
+    """(epoch, turn) that stuck_at belongs to."""
+
+    def called(self, call: Call) -> list[Command]:
+        """Pass it on. A call that is not newer is passed on too: those who have it drop it."""
+        if self.call is None or call.number >= self.call.number or call.head != self.call.head:
+            self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
+        waiting, self.passes = self.passes, []
+        names = [*call.relay, *(name for each in waiting if each.number == call.number for name in each.relay)]
+        return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+
+    def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers) -> list[Command]:
+        """The input of this round is there (the owner has put a Save before these commands)."""
+        self.number, self.examples, self.slots, self.numbers = call.number, examples, slots, numbers
+        self.mixing.stop()
+        self.stuck_at = None
+        if call.d2d:
+            self.weights = weights
+            return [Send(call.head, Ready(call.number, examples, slots, numbers), keep=call.root)]
+        self.weights = None
+        return [Send(call.head, Update(call.number, weights, examples, slots, numbers), keep=call.root)]
+
+    def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
+        match said:
+            case Share():
+                return self._after(self.mixing.hear(sender, said), now)
+            case Links(epoch, turns, links) if epoch[0] == self.number and self.weights is not None:
+                return self._after(self.mixing.begin(epoch, links, turns, self.weights, self.examples), now)
+            case More(epoch, turns) if epoch == self.mixing.epoch:
+                return self._after(self.mixing.extend(turns), now)
+            case Pull(epoch, part, of) if epoch == self.mixing.epoch and self.mixing.phase == "settled" and self.mixing.value is not None:
+                return [Run("settle", {"value": self.mixing.value}, ("pulled", part, of, *epoch), {"m": self.mixing.mass, "part": part, "of": of})]
+            case Pass(number, relay):
+                if self.call is not None and self.call.number == number:
+                    return [Send(name, self.call, latest=True) for name in relay]
+                self.passes = [each for each in self.passes if each.number >= number] + [said]
+        return []
+
+    def ran(self, event: Ran, now: float) -> list[Command]:
+        match event.tag:
+            case ("paired" | "mixed", *_):
+                return self._after(self.mixing.ran(event), now)
+            case ("sketched", turn, *epoch) if tuple(epoch) == self.mixing.epoch and turn == self.mixing.turn:
+                exact = event.numbers.get("exact", 0.0) == 1.0
+                return [Send(self.head, Settled(self.mixing.epoch, self.mixing.turn, self.mixing.mass, event.refs["sketch"], exact))]
+            case ("pulled", int() as part, int() as of, *epoch) if tuple(epoch) == self.mixing.epoch:
+                whole = Update(self.number, event.refs["weights"], self.examples, self.slots, epoch=self.mixing.epoch, part=part, of=of)
+                return [Send(self.head, whole)]
+        return []
+
+    def op_failed(self, event: Failed) -> list[Command]:
+        """An op of the consensus failed: the others go on without this node."""
+        match event.tag:
+            case ("paired" | "mixed" | "sketched" | "pulled" as what, *rest) if tuple(rest[-len(self.mixing.epoch) :]) == self.mixing.epoch:
+                self.mixing.stop()
+                return [Send(self.head, Trouble(self.number, f"averaging with its neighbours failed ({what}): {event.why}"), latest=True)]
+        return []
+
+    def woke(self, now: float) -> list[Command]:
+        """Report neighbours that are silent for too long; again after the same time, should that change nothing."""
+        if self.stuck_at is None or now < self.stuck_at:
+            return []
+        self.stuck_at = now + self.consensus.stall_s
+        missing = self.mixing.missing()
+        return [Send(self.head, Stuck(self.mixing.epoch, missing))] if missing else []
+
+    def waiting(self, now: float) -> Waiting | None:
+        mixing = self.mixing
+        if mixing.phase != "waiting":
+            return None
+        missing = mixing.missing()
+        have = len(mixing.links) - len(missing)
+        return Waiting(f"neighbours (turn {mixing.turn + 1} of {mixing.turns})", have, len(mixing.links), missing, until=self.stuck_at)
+
+    def _after(self, commands: list[Command], now: float) -> list[Command]:
+        """What follows from a step of the consensus: the sketch when it has settled, the stall timer while it waits."""
+        mixing = self.mixing
+        at = (mixing.epoch, mixing.turn)
+        if mixing.phase != "waiting":
+            self.stuck_at = None
+        elif self.stuck_at is None or self.patience != at:
+            self.stuck_at, self.patience = now + self.consensus.stall_s, at
+        if mixing.phase == "settled" and self.reported != at and mixing.value is not None:
+            self.reported = at
+            numbers: dict[str, float | int | str] = {"size": self.consensus.sketch, "seed": self.seed}
+            return [*commands, Run("sketch", {"value": mixing.value}, ("sketched", mixing.turn, *mixing.epoch), numbers)]
+        return commands
