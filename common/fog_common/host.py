@@ -124,6 +124,7 @@ class Host:
         self._persisting: dict[tuple[str, int], set[str]] = {}
         self._age = (0.0, 0.0)  # (host time, job time then)
         self._queue: deque[tuple[str, int, Event]] = deque()
+        self._early: dict[str, list[Event]] = {}
         self._parked: list[Letter] = []
         self._effects: list[Effect] = []
         self._sends: dict[tuple[str, int], tuple[str, Send | Cast]] = {}  # endpoint key -> (task, command)
@@ -341,6 +342,7 @@ class Host:
             task.rewound_view = placement.rewind_view
             self._tasks[peer.task] = task
             self._post(peer.task, Started(self._roster()))
+            self._welcome(peer.task)
             return
         task = _Task(peer, self._codebook.machine(record), now - record.job_now, self._epochs)
         task.wake_at = record.wake_at
@@ -353,6 +355,12 @@ class Host:
         self._perform(now, task, self._codebook.rest(record))
         self._post(peer.task, Rewound(record.label, self._roster()))
         self._count("restored_total")
+        self._welcome(peer.task)
+
+    def _welcome(self, name: str) -> None:
+        """Hand over what neighbours in this host sent before the task was open."""
+        for event in self._early.pop(name, []):
+            self._post(name, event)
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
@@ -376,6 +384,8 @@ class Host:
         task = self._tasks.get(name)
         if task is not None:
             self._queue.append((name, task.epoch, event))
+        elif isinstance(event, Delivered) and self._mine(name):
+            self._early.setdefault(name, []).append(event)  # from a neighbour in this host, before the task's Save has come
 
     def _pump(self, now: float) -> None:
         """Run until nothing is left to do: letters, then events, then what the endpoint wants to say."""
@@ -470,6 +480,9 @@ class Host:
                     handles.add((name, ref.name))
                 else:
                     digests.add(ref.digest)
+        for ref in refs_in([event.message for events in self._early.values() for event in events if isinstance(event, Delivered)]):
+            if isinstance(ref, Blob):
+                digests.add(ref.digest)
         for letter in [*self._parked, *self._replica_letters.values()]:
             digests |= {meta.digest for meta in letter.content.blobs}
         for saving in self._persisting.values():
