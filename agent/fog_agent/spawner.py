@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fog_agent.spawning import ANSWER, REQUEST
-from fog_agent.tether import die_with_parent
+from fog_agent.tether import die_with_parent, go_first
 
 
 class Spawner:
@@ -121,6 +121,7 @@ class Spawner:
         code = 1
         try:
             die_with_parent(self._pid)
+            go_first()
             os.setsid()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
@@ -195,8 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fog_agent.spawner", description="Forks workers for the agents of one machine.")
     parser.add_argument("--socket", required=True, type=Path, help="Unix socket to listen on")
     arguments: Any = parser.parse_args(argv)
+    spawner = Spawner(str(arguments.socket), _work, sys.stdin.fileno())  # listens: who comes early waits
     warm_up()
-    spawner = Spawner(str(arguments.socket), _work, sys.stdin.fileno())
     print("ready", flush=True)  # noqa: T201 - whoever started us waits for it
     spawner.run()
     return 0

@@ -9,12 +9,16 @@ from __future__ import annotations
 import signal
 import socket
 import struct
+import time
 from typing import Final
 
 ANSWER: Final = struct.Struct("<cq")
 """Kind and number: b'P' pid, b'X' exit code (minus the signal)."""
 REQUEST: Final = b"fork"
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 60.0
+"""A spawner on a small board imports torch for that long before it answers."""
+APPEAR_S: Final = 2.0
+"""It may have been started at the same moment as we."""
 
 
 class Forked:
@@ -25,7 +29,7 @@ class Forked:
         self._code: int | None = None
         self._line.settimeout(START_TIMEOUT_S)
         try:
-            self._line.connect(path)
+            _connect(self._line, path)
             socket.send_fds(self._line, [REQUEST], [sock.fileno(), log_fd])
             kind, self.pid = self._answer()
         except OSError as error:
@@ -58,3 +62,15 @@ class Forked:
             answer += part
         kind, number = ANSWER.unpack(answer)
         return kind, number
+
+
+def _connect(line: socket.socket, path: str) -> None:
+    end = time.monotonic() + APPEAR_S
+    while True:
+        try:
+            line.connect(path)
+            return
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)

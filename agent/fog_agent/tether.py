@@ -8,6 +8,7 @@ than on Linux it does nothing; there the end of the worker's socket must do.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -25,8 +26,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def go_first() -> None:
+    """When memory runs out, the kernel is to take the worker, not its daemon: that reports it and starts another."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")
+
+
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
+    go_first()
     try:
         os.execvp(sys.argv[2], sys.argv[2:])
     except OSError as error:
