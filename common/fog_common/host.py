@@ -519,7 +519,7 @@ class Host:
             self._post(send.to, Delivered(name, fixed.message))
             return
         if send.latest:
-            self._outdate(name, send.message, {send.to, peer.role})
+            self._outdate(name, send.message, {send.to})
         key = self._key(name)
         self._sends[key] = (name, fixed)
         if send.latest:
