@@ -6,6 +6,7 @@ with Watch(out) as watch:            # statuses: STATUS of fog_coordinator.api, 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 Status = dict[str, Any]
 ENDED: Final = ("finished", "failed", "cancelled")
+BEGINNINGS: Final = {"waiting_nodes": "waiting for nodes", "queued": "queued", "preparing": "workers start", "running": "training begins"}
+WAITS_SHOWN: Final = 6
+SLOW_S: Final = 3.0
+"""A wait of that long is said in the plain lines."""
+_SECONDS = re.compile(r"\b\d+(\.\d+)? (s|min|h)\b")
 POLL_S: Final = 0.5
 PATIENCE_S: Final = 60.0
 """How long a coordinator may be silent while we watch: it restarts, and the job goes on meanwhile."""
@@ -39,8 +45,8 @@ class Watch:
         self.rounds_shown = rounds_shown
         self._live: Live | None = None
         self._history: list[dict[str, Any]] = []
+        self._state = ""
         self._said = ""
-        self._waiting_since: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         if self.out.live:
@@ -66,12 +72,17 @@ class Watch:
         if self.out.json:
             return
         if self._live is not None:
-            self._live.update(self._picture(status))
+            self._live.update(self.picture(status))
             return
+        changed, self._state = status["state"] != self._state, status["state"]
+        if changed and self._state not in ENDED:
+            self._say(BEGINNINGS.get(self._state, self._state))
         for entry in new:
             self._say(_round_line(entry, status))
-        if line := self._news(status):
-            self._say(line)
+        if self._state not in ENDED:
+            self._say_waits(status)
+        elif self._state == "finished":  # another end is an error, which is told where errors are told
+            self._say(status["line"])
 
     def whole(self, status: Status) -> Status:
         """The status with the complete history."""
@@ -80,21 +91,16 @@ class Watch:
     def _say(self, line: str) -> None:
         print(line, flush=True)  # noqa: T201
 
-    def _news(self, status: Status) -> str:
-        """A state or a wait that has not been said yet; while rounds are running, only a wait of some seconds is news."""
-        if status["state"] == "running":
-            lines = [_wait_line(wait, timed=False) for wait in status["waits"] if wait["since_s"] is not None and wait["since_s"] > 5]
-            text = "; ".join(lines)
-        else:
-            text = "; ".join(
-                [status["line"], *(_wait_line(wait, timed=False) for wait in status["waits"] if _wait_line(wait, timed=False) not in status["line"])]
-            )
-        if text == self._said:
-            return ""
-        self._said = text
-        return text
+    def _say_waits(self, status: Status) -> None:
+        """A wait of some seconds, once: the same words with other seconds are no news."""
+        text = _waits_line([wait for wait in status["waits"] if wait["since_s"] is None or wait["since_s"] >= SLOW_S])
+        words = _SECONDS.sub("", text)
+        if text and words != self._said:
+            self._say(text)
+        self._said = words
 
-    def _picture(self, status: Status) -> RenderableType:
+    def picture(self, status: Status) -> RenderableType:
+        """The moving view: where the job is, its last rounds, what it waits for."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -117,7 +123,9 @@ class Watch:
         parts: list[RenderableType] = [head]
         if self._history:
             parts.append(table)
-        parts += [Text(_wait_line(wait), style="yellow") for wait in status["waits"]]
+        parts += [Text(_wait_line(wait), style="yellow") for wait in status["waits"][:WAITS_SHOWN]]
+        if (more := len(status["waits"]) - WAITS_SHOWN) > 0:
+            parts.append(Text(f"and {more} more", style="yellow"))
         parts += [Text(problem, style="red") for problem in status["problems"]]
         if not status["waits"]:
             parts.append(Text(status["line"], style="dim"))
@@ -215,13 +223,14 @@ def _round_line(entry: dict[str, Any], status: Status) -> str:
     )
 
 
-def _wait_line(wait: dict[str, Any], timed: bool = True) -> str:
-    """'3 of 4 updates, waiting for pi-3, closes in 12 s at the latest'; without the moving numbers if not timed."""
+def _wait_line(wait: dict[str, Any]) -> str:
+    """The wait's own words, and the seconds that are left of it: '3 of 4 updates, waiting for pi-3, closes in 12 s at the latest'."""
     line = str(wait["what"])
-    if wait["who"]:
-        line += f", waiting for {', '.join(wait['who'][:8])}{' …' if len(wait['who']) > 8 else ''}"
-    if timed and wait["until_s"] is not None:
-        line += f", {max(0.0, wait['until_s']):.0f} s at the latest"
-    elif timed and wait["since_s"] is not None and wait["since_s"] >= 1:
-        line += f", for {duration(wait['since_s'])}"
-    return line
+    if wait["until_s"] is None:
+        return line
+    return f"{line}{' ' if line.endswith(' in') else ', '}{max(0.0, wait['until_s']):.0f} s at the latest"
+
+
+def _waits_line(waits: list[dict[str, Any]], most: int = 3) -> str:
+    lines = [_wait_line(wait) for wait in waits]
+    return "; ".join([*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from fogctl import app as fogctl
 from fogctl.client import Client, Settings, address, settings
 from fogctl.output import Output, duration, size
 from fogctl.session import Session, command
-from fogctl.watch import checked_end, details, follow, summary_lines
+from fogctl.watch import Watch, checked_end, details, follow, summary_lines
 
 JOB = "name: digits\nmethod: {name: fedavg}\nmodel: {name: mlp}\n"
 
@@ -354,19 +355,51 @@ def watched(*statuses: dict[str, Any] | Exception, json: bool = False, **options
     return follow(Coordinator(*statuses), "digits-1", Output(json=json), pause=lambda seconds: None, **options)
 
 
-def test_each_round_is_said_once_and_so_is_each_wait(capsys: pytest.CaptureFixture[str]) -> None:
-    wait = {"what": "3 of 4 updates", "who": ["pi-3"], "since": 1.0, "until": 21.0, "since_s": 8.0, "until_s": 12.0}
-    slow = status_of("running", 2, waits=[wait])
-    end = watched(status_of("preparing", 0, line="0 of 4 nodes ready"), status_of("running", 1), slow, slow, status_of("finished", 3))
+def wait_for(what: str, since_s: float, until_s: float | None = None) -> dict[str, Any]:
+    return {"what": what, "who": ["pi-3"], "since": 1.0, "until": None if until_s is None else 9.0 + until_s, "since_s": since_s, "until_s": until_s}
+
+
+def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    update = "3 of 4 updates, waiting for pi-3, closes in"
+    end = watched(
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 0 s", 0.0)]),
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 4 s", 4.0)]),
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 5 s", 5.0)]),
+        status_of("running", 1, waits=[wait_for(update, 0.5, 20.0)]),
+        status_of("running", 2, waits=[wait_for(update, 8.0, 12.0)]),
+        status_of("running", 2, waits=[wait_for(update, 9.0, 11.0)]),
+        status_of("finished", 3, line="finished after 3 of 3 rounds"),
+    )
     assert [entry["round"] for entry in end["history"]] == [1, 2, 3]
     assert capsys.readouterr().out.splitlines() == [
-        "0 of 4 nodes ready",
+        "workers start",
+        "waiting for pi-3: its worker is not started yet for 4 s",
+        "training begins",
         "round 1/3  accuracy 0.9000  loss 0.5000  4 updates  2.0 KiB  1.5 s",
         "round 2/3  accuracy 0.9000  loss 0.5000  4 updates  4.0 KiB  3.0 s",
-        "3 of 4 updates, waiting for pi-3",
+        "3 of 4 updates, waiting for pi-3, closes in 12 s at the latest",
         "round 3/3  accuracy 0.9000  loss 0.5000  4 updates  6.0 KiB  4.5 s",
-        "round 3",
+        "finished after 3 of 3 rounds",
     ]
+
+
+def test_many_waits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    waits = [wait_for(f"waiting for pi-{n}", 9.0) for n in range(1, 6)]
+    watched(status_of("waiting_nodes", 0, waits=waits), status_of("finished", 3, line="finished"))
+    assert capsys.readouterr().out.splitlines()[1] == "waiting for pi-1; waiting for pi-2; waiting for pi-3; and 2 more"
+
+
+def test_the_moving_view_shows_rounds_waits_and_problems() -> None:
+    from rich.console import Console
+
+    view = Watch(Output(json=True))
+    status = status_of("running", 2, waits=[wait_for("1 of 4 updates, closes in", 8.0, 12.0)] * 9, problems=["pi-2: disk full [red]"])
+    view.show(status)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(view.picture(status))
+    text = console.export_text()
+    for part in ("digits-1 fedavg", "round 2/3", "0.9000", "closes in 12 s at the latest", "and 3 more", "pi-2: disk full [red]"):
+        assert part in text
 
 
 def test_json_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,9 +431,8 @@ def test_how_a_job_ended_is_the_exit_code() -> None:
 
 
 def test_a_status_says_what_is_waited_for_and_labels_its_figures() -> None:
-    wait = {"what": "3 of 4 updates", "who": ["pi-3"], "since": 1.0, "until": 21.0, "since_s": 8.0, "until_s": 12.0}
-    lines = list(details(status_of("running", 2, waits=[wait])))
-    assert lines[1] == "  3 of 4 updates, waiting for pi-3, 12 s at the latest"
+    lines = list(details(status_of("running", 2, waits=[wait_for("3 of 4 updates, waiting for pi-3, closes in", 8.0, 12.0)])))
+    assert lines[1] == "  3 of 4 updates, waiting for pi-3, closes in 12 s at the latest"
     assert any(line.endswith("12.0 J (modelled)") for line in lines)
     unknown = summary_lines(status_of("finished", 3, energy_j={"value": None, "source": ""}, metrics={}))
     assert "energy        unknown" in unknown
