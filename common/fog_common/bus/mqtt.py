@@ -47,6 +47,7 @@ READ_BATCH: Final = 64
 MAX_TOPIC: Final = 512
 CONNECT_S: Final = 10.0
 """TCP, TLS and CONNACK each."""
+PROBE_S: Final = 0.25
 CLOSE_S: Final = 2.0
 """How long close() lets the queue drain."""
 
@@ -223,6 +224,7 @@ class _Session:
         self._unacknowledged: deque[tuple[paho.MQTTMessageInfo, Letter]] = deque()
         self._arrived = 0
         self._close_by = 0.0
+        self._pause_s = 0.0
         self._where = f"{bus.config.host}:{bus.config.port}"
         self._client = self._make()
 
@@ -275,10 +277,11 @@ class _Session:
 
     def _loop(self, connack_by: float) -> _End | None:
         bus, client = self.bus, self._client
-        poll, polled, misc_at = select.poll(), -1, 0.0
+        poll, polled, misc_at, looked_at = select.poll(), -1, 0.0, time.monotonic()
         poll.register(bus.bell, select.POLLIN)
         while True:
             now = time.monotonic()
+            self._pause_s, looked_at = now - looked_at, now
             if bus.closing.is_set() and self._closed(now):
                 return None
             if self.answered_connect and self._end is None:
@@ -311,7 +314,7 @@ class _Session:
         if not isinstance(sock, ssl.SSLSocket):
             try:
                 if not sock.recv(1, socket.MSG_PEEK):
-                    self._ended(_End("hung_up", f"{self._where} closed the connection", not self.answered_connect))
+                    self._ended(self._hung_up())
                     return
             except BlockingIOError:
                 return
@@ -326,6 +329,34 @@ class _Session:
         while self._unacknowledged and self._unacknowledged[0][0].rc == 0 and self._unacknowledged[0][0].is_published():
             _, letter = self._unacknowledged.popleft()
             self.bus.handed(-len(letter.payload))
+
+    def _hung_up(self) -> _End:
+        """The broker closed the connection without a word (mosquitto 2.0 gives no reason even under MQTT 5)."""
+        if not self.answered_connect:
+            return _End("refused", f"{self._where} closed the connection instead of answering", True)
+        if self._pause_s > self.bus.config.keepalive_s:
+            return _End("lost", f"{self._where} closed the connection: this process stood still for {self._pause_s:.0f} s")
+        if not self._serves_others():
+            return _End("lost", f"{self._where} closed the connection and is gone")
+        return _End("taken_over", f"{self._where} closed this connection and no other: {self._twin()}")
+
+    def _serves_others(self) -> bool:
+        """A broker that ends, or a proxy before one that is gone, does not keep a new connection open."""
+        self.bus.closing.wait(PROBE_S)  # one that is just dying still listens for a moment
+        try:
+            probe = socket.create_connection((self.bus.config.host, self.bus.config.port), timeout=PROBE_S)
+        except OSError:
+            return False
+        with probe:
+            try:
+                return bool(probe.recv(1))
+            except TimeoutError:
+                return True
+            except OSError:
+                return False
+
+    def _twin(self) -> str:
+        return f"probably another client took over the id {self.bus.client_id!r}: do two nodes have the same name?"
 
     def _ended(self, end: _End) -> None:
         """The first reason is the one that counts."""
@@ -357,8 +388,8 @@ class _Session:
         """Hand some of the queue to paho and write it. True if more could go at once."""
         bus, ahead = self.bus, 0
         while ahead < AHEAD_BYTES:
-            with bus.lock:
-                letter = bus.queue.take(self._window - len(self._unacknowledged))
+            with bus.lock:  # a subscription goes before what was published after it
+                letter = None if bus.changes else bus.queue.take(self._window - len(self._unacknowledged))
             if letter is None:
                 break
             if len(letter.payload) > self._limit:  # it was queued before the broker told its limit
@@ -375,7 +406,7 @@ class _Session:
             ahead += len(letter.payload) + 64
         if ahead:
             self._client.loop_write()
-        return letter is not None and not self._client.want_write()
+        return (letter is not None or bool(bus.changes)) and not self._client.want_write()
 
     def _closed(self, now: float) -> bool:
         """Go in order: drain the queue, say farewell, disconnect. True when that is done, or its time is up."""
@@ -457,9 +488,10 @@ class _Session:
             log.error("the broker refuses the message on %s: %s; check its access list", topic, reason)
 
     def _on_disconnect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
-        if getattr(flags, "is_disconnect_packet_from_server", False) and str(reason) == "Session taken over":
-            self._ended(_End("taken_over", f"another client took over the id {self.bus.client_id!r}: do two nodes have the same name?"))
-        elif getattr(flags, "is_disconnect_packet_from_server", False):
-            self._ended(_End("hung_up", f"{self._where} closed the connection: {reason}"))
+        if getattr(flags, "is_disconnect_packet_from_server", False):
+            if str(reason) == "Session taken over":
+                self._ended(_End("taken_over", f"{self._where} closed the connection: {self._twin()}"))
+            else:
+                self._ended(_End("lost", f"{self._where} closed the connection: {reason}"))
         else:
             self._ended(_End("lost", f"connection to {self._where} lost: {reason}", not self.answered_connect))

@@ -1,0 +1,5 @@
+"""Fixtures of all tests."""
+
+from support.broker import broker
+
+__all__ = ["broker"]
