@@ -118,7 +118,7 @@ class Host:
         self._tasks: dict[str, _Task] = {}
         self._by_name: dict[str, Peer] = {}
         self._incarnations: dict[str, int] = {}  # node -> of its live worker
-        self._wanted: set[str] = set()  # tasks whose Save another node was asked for
+        self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
         self._persisting: dict[tuple[str, int], set[str]] = {}
@@ -317,20 +317,18 @@ class Host:
         assert placement is not None
         source = placement.fetch.get(peer.task)
         if source and source != self.me.node and (peer.task, peer.since) not in self._fetched:
-            self._fetched.add((peer.task, peer.since))
-            self._wanted.add(peer.task)
-            self._letter(now, source, Fetch(peer.task), ())
+            self._wanted[peer.task] = source
+            self._letter(now, source, Fetch(peer.task), ())  # again with every table: the one before may have been forgotten with its receiver
             return
         limit = placement.rewind if placement.rewind_view == placement.view else None
         self._reopen(now, peer, self.shelf.newest(peer.task, limit))
 
     def _obtained(self, now: float, name: str) -> None:
         """The answer to a Fetch is on this disk, or does not exist."""
-        if name in self._wanted:
-            self._wanted.discard(name)
-            if self._mine(name) and name not in self._tasks:
-                self._open(now, self._by_name[name])
-                self._unpark(now)
+        if self._wanted.pop(name, None) is not None and self._mine(name) and name not in self._tasks:
+            self._fetched.add((name, self._by_name[name].since))
+            self._open(now, self._by_name[name])
+            self._unpark(now)
 
     def _reopen(self, now: float, peer: Peer, record: Record | None) -> None:
         placement = self.placement
@@ -600,7 +598,7 @@ class Host:
         return key
 
     def _host_address(self, node: str) -> Address | None:
-        peer = next((peer for peer in self._by_name.values() if peer.node == node and peer.live), None)
+        peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
         if peer is not None:
             return self._address(peer)
         place = self.placement.places.get(node) if self.placement else None
