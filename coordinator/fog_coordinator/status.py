@@ -67,7 +67,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         "view": job.view,
         "user": job.user,
         "wall_s": 0.0 if job.started_at is None else max(0.0, (job.ended_at if job.ended_at is not None else now) - job.started_at),
-        "problems": list(job.problems) + [text for text in _troubles(core, job)],
+        "problems": [*job.problems, *_troubles(core, job)],
         "waits": [wait.body(now) for wait in waits(core, now, job)],
         "tasks": [_task(core, job, seat) for seat in job.seats],
         "history": [_round(job, item) for item in core.histories[job.id].after(after)[:MAX_ROUNDS]],
@@ -111,7 +111,7 @@ def line(core: Core, now: float, job: Job) -> str:
 def _sentence(wait: Wait, now: float) -> str:
     text = wait.what
     if wait.until is not None:
-        text += f", {max(0.0, wait.until - now):.0f} s at the latest"
+        text += f" {max(0.0, wait.until - now):.0f} s at the latest"
     return text
 
 
@@ -125,7 +125,13 @@ def waits(core: Core, now: float, job: Job) -> list[Wait]:
         return [Wait(f"queued: {job.why}", since=job.since)]
     if job.state == PREPARING:
         pending, problems = lifecycle.preflight(job, core.registry)
-        found = [Wait(f"waiting for {item.node}: {item.what}{_ago(now, item.since)}", (item.node,), item.since) for item in pending]
+        same: dict[str, list[lifecycle.Pending]] = {}
+        for item in pending:
+            same.setdefault(item.what, []).append(item)
+        found = []
+        for what, items in same.items():
+            who, since = tuple(item.node for item in items), min(item.since for item in items)
+            found.append(Wait(f"waiting for {_listed(who)}: {what}{_ago(now, since)}", who, since))
         if not pending:
             found.append(Wait("preflight done, training is about to begin" if not problems else "; ".join(problems), since=job.since))
         return found
@@ -305,7 +311,10 @@ def tasks_on(core: Core, name: str) -> list[str]:
 
 
 def _ago(now: float, since: float) -> str:
+    """' for 12 s', for a person; '' for what has only begun."""
     seconds = max(0.0, now - since)
+    if seconds < 1:
+        return ""
     if seconds < 120:
         return f" for {seconds:.0f} s"
     return f" for {seconds / 60:.0f} min" if seconds < 7200 else f" for {seconds / 3600:.1f} h"
