@@ -8,6 +8,7 @@ import logging
 import secrets
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def run(config: AgentConfig) -> int:
     )
     daemon = Daemon(
         config,
-        core=AgentCore(config.node, nonce, measure(), limits, state.incarnations(), seed=secrets.randbits(32)),
+        core=AgentCore(config.node, nonce, measure(), limits, state.incarnations(), seed=secrets.randbits(32), now=time.monotonic()),
         inbox=inbox,
         bus=MqttBus(config.broker, f"{config.node}_agent", inbox.put, will=will),
         state=state,

@@ -48,6 +48,9 @@ class Gauges:
         joules = self._meter.sample(now, cpu, sent, received)
         before, self._ticks = self._ticks, probes.cpu_times(self._root)
         total, free = probes.memory_bytes(self._root)
+        if (parts := self._meter.parts).total > 0:
+            used = {"idle": parts.idle, "compute": parts.compute, "send": parts.send, "receive": parts.receive}
+            self._counters |= {f"energy_{use}_joules": value for use, value in used.items()}
         grams = carbon_g(sum(joules.values()), self._meter.config.gco2_per_kwh) if joules else None
         known = {
             "cpu_ratio": probes.cpu_ratio(before, self._ticks),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fog_common.wire.messages import DesiredJob, WorkerState
+
+MAX_HISTORY: Final = 500
+"""Rounds in one heartbeat: about 60 kB of at most 1 MB."""
 
 
 class Slot(Struct):
@@ -33,13 +37,22 @@ class Slot(Struct):
 def worker_state(slot: Slot, now: float) -> WorkerState:
     """What the heartbeat says about one job: the worker's own words while it runs, ours otherwise."""
     if slot.running:
-        return slot.state or WorkerState(slot.job, slot.incarnation, "starting")
+        return WorkerState(slot.job, slot.incarnation, "starting") if slot.state is None else _bounded(slot.state)
     if slot.refused:
         problems = slot.state.problems if slot.state is not None and slot.state.problems else (slot.reason,)
         return WorkerState(slot.job, slot.incarnation, "refused", problems=problems)
     if slot.retry_at > now:
         return WorkerState(slot.job, slot.incarnation, "exited", problems=(f"{slot.reason}; starts again in {slot.retry_at - now:.0f} s",))
     return WorkerState(slot.job, slot.incarnation, "queued", problems=(slot.reason,) if slot.reason else ())
+
+
+def _bounded(state: WorkerState) -> WorkerState:
+    """The oldest rounds first: after hours without a coordinator the history may not fit into one message. It confirms what it has,
+    then hears the rest; only with the last part it hears that the task is finished."""
+    if all(len(task.history) <= MAX_HISTORY for task in state.tasks):
+        return state
+    tasks = (replace(task, history=task.history[:MAX_HISTORY], finished=task.finished and len(task.history) <= MAX_HISTORY) for task in state.tasks)
+    return replace(state, tasks=tuple(tasks))
 
 
 def memory_need_mb(desired: DesiredJob | None) -> int:

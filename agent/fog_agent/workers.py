@@ -174,7 +174,7 @@ class _Worker:
             with log_file, self._theirs:
                 begin, kills = log_file.tell(), oom_kills()
                 process = self._process = self._launch(self._theirs, log_file.fileno())
-        except OSError as error:
+        except Exception as error:  # whatever it was, the core must hear of an end
             self._orders.put(False)
             self._ours.close()
             self._on_event(Ended(job, incarnation, CANNOT_START, f"cannot start: {error}"))

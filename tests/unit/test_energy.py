@@ -190,6 +190,34 @@ def test_a_machine_without_the_nvidia_library_has_no_cards():
     assert Nvml.found("libnvidia-ml-that-is-not-there.so") is None
 
 
+class Cards:
+    """libnvidia-ml as ctypes shows it: two cards; an energy counter only if told so."""
+
+    def __init__(self, counter: bool) -> None:
+        self.millijoules, self.milliwatts, self.counter = 1_000_000, 50_000, counter
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card, value) -> int:
+        value._obj.value = self.millijoules
+        return 0 if self.counter else 3
+
+    def nvmlDeviceGetPowerUsage(self, card, value) -> int:
+        value._obj.value = self.milliwatts
+        return 0
+
+
+def test_cards_with_an_energy_counter_are_read_from_where_they_stood():
+    cards = Cards(counter=True)
+    nvml = Nvml(cards, [None, None])
+    cards.millijoules += 7_000
+    assert nvml.read_joules(1.0) == pytest.approx(14.0) and nvml.period_s > 1
+
+
+def test_cards_without_a_counter_have_their_power_integrated():
+    nvml = Nvml(Cards(counter=False), [None, None])
+    nvml.read_joules(0.0)
+    assert nvml.read_joules(10.0) == pytest.approx(1000.0) and nvml.period_s == 1.0
+
+
 def test_an_empty_machine_has_no_readers(tmp_path):
     assert readers(EnergyConfig(), tmp_path) == []
 
@@ -254,6 +282,15 @@ def test_graphics_cards_alone_are_added_to_the_model_of_the_board():
     meter = Meter(MODEL, found=[Given("nvml", [0.0, 500.0], whole=False)])
     meter.sample(0.0, 0.0)
     assert meter.sample(10.0, 0.0) == {"measured": 500.0, "modelled": pytest.approx(20.0)}
+
+
+def test_measured_joules_are_divided_by_use_as_the_model_would():
+    config = EnergyConfig(reader="model", idle_w=2.0, core_w=1.0, joules_per_byte=JoulesPerByte(lan=1e-6))
+    meter = Meter(config, found=[Given("ina3221", [0.0, 92.0])])
+    meter.sample(0.0, 0.0)
+    meter.sample(10.0, cpu_seconds=2.0, sent_bytes=1e6)
+    parts = meter.parts  # the model says 20 + 2 + 1 + 0
+    assert (parts.idle, parts.compute, parts.send, parts.receive) == pytest.approx((80.0, 8.0, 4.0, 0.0))
 
 
 def test_totals_that_begin_anew_are_not_subtracted(tmp_path):

@@ -39,7 +39,7 @@ class Meter:
 
     @property
     def parts(self) -> Parts:
-        """The model's account of all intervals (idle, compute, send, receive): how measured joules may be divided."""
+        """All joules divided by use (idle, compute, send, receive), in the proportions of the model; measured ones too."""
         return self._parts
 
     def sample(self, now: float, cpu_seconds: float, sent_bytes: float = 0.0, received_bytes: float = 0.0) -> dict[str, float]:
@@ -56,8 +56,6 @@ class Meter:
             _growth(before[3], received_bytes),
         )
         parts = None if self.config.reader == "none" else modelled(self.config, seconds, cpu, sent, received)
-        if parts is not None:
-            self._parts += parts
         spent, known, board = 0.0, False, False
         for reader in self._readers:
             grown = self._grown(reader, now)
@@ -68,6 +66,8 @@ class Meter:
         if not board and parts is not None:
             self._add("modelled", parts.total)
             spent, known = spent + parts.total, True
+        if parts is not None and known and parts.total > 0:
+            self._parts += parts.scaled(spent / parts.total)
         self.watts = spent / seconds if known and seconds > 0 else None
         return self.joules
 

@@ -50,7 +50,7 @@ class EnergyConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parts(Struct, frozen=True):
-    """Modelled joules by what they were used for."""
+    """Joules by what they were used for."""
 
     idle: float = 0.0
     compute: float = 0.0
@@ -59,6 +59,9 @@ class Parts(Struct, frozen=True):
 
     def __add__(self, other: Parts) -> Parts:
         return Parts(self.idle + other.idle, self.compute + other.compute, self.send + other.send, self.receive + other.receive)
+
+    def scaled(self, factor: float) -> Parts:
+        return Parts(self.idle * factor, self.compute * factor, self.send * factor, self.receive * factor)
 
     @property
     def total(self) -> float:
