@@ -237,7 +237,9 @@ class World:
         assert self.core is not None
         self._asked += 1
         self.core.on_request(self.now, "operator", f"s{self._asked}", Request(f"r{self._asked}", verb, arguments))
+        cut, self.cut_after = self.cut_after, None
         self.perform()
+        self.cut_after = cut
         return self.replies[-1]
 
     def body(self, verb: str, **arguments: Any) -> dict[str, Any]:
