@@ -374,6 +374,9 @@ class Watch:
         if trunk.phase in ("idle", "rows", "heads", "locals"):
             assert trunk.waiting(0.0) is not None, f"in phase {trunk.phase} it waits and does not say for what"
         assert len(trunk.rows) <= 2
+        if any(isinstance(command, Save) for command in commands):
+            assert trunk.phase in ("rows", "idle", "ending")
+            assert not any(trunk.rows.values()), "activations in a Save: they are sent once and never stored"
 
 
 KINDS: dict[str, dict[str, Any]] = {
