@@ -76,6 +76,7 @@ class Spawner:
                     elif isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() >= 0:
                         self._hear(key.fileobj)
         finally:
+            signal.set_wakeup_fd(-1)
             for pid in self._children:
                 _kill(pid)
             with contextlib.suppress(OSError):
@@ -168,6 +169,7 @@ class Spawner:
 
 def warm_up() -> None:
     """Import what every worker imports, and build one optimiser: that alone imports another 75 MB. Starts no thread."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or numpy starts threads, which a fork does not survive
     import fog_agent.worker  # noqa: F401
 
     if importlib.util.find_spec("torch") is not None:
