@@ -153,8 +153,10 @@ class Host:
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
-        for name in list(self._tasks):
-            if not self._mine(name):
+        for name, task in list(self._tasks.items()):
+            peer = self._by_name.get(name)
+            silent = peer is not None and not peer.live and (peer.node, peer.since) == (self.me.node, task.peer.since)
+            if not self._mine(name) and not silent:  # silent: we were thought to be gone; it goes on, and may soon be back as it is
                 self._drop(name)
         back = sorted(name for name, task in self._tasks.items() if new.rewind is not None and task.rewound_view < new.rewind_view)
         for name in back:
@@ -176,7 +178,8 @@ class Host:
             if self._mine(peer.task) and peer.task not in self._tasks:
                 self._open(now, peer)
         for name in running:
-            self._resend(now, name, {peer.task for peer in come})
+            back_again = any(peer.task == name for peer in come)  # what was refused while we were thought to be gone
+            self._resend(now, name, {peer.task for peer in (new.tasks if back_again else come)})
         for name in self._tasks:
             unconfirmed = any(task == name for task, _ in self._replicating.values())
             moved = old is None or old.buddies.get(name) != new.buddies.get(name)
