@@ -27,10 +27,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fog_common.bus.access import MQTT_MAX_PAYLOAD, password, payload_limit, tls_context
 from fog_common.bus.backoff import Backoff, Ending
-from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Disconnected, OnEvent, Received, Will
-from fog_common.bus.bell import Bell
+from fog_common.bus.base import BrokerConfig, Connected, Disconnected, OnEvent, Received, Will
+from fog_common.bus.line import Line
 from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Letter, SendQueue
-from fog_common.errors import TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,9 @@ AHEAD_BYTES: Final = 512 * 1024
 UNSENT_BYTES: Final = 256 * 1024
 """What the kernel may hold beyond what is on its way (TCP_NOTSENT_LOWAT): same reason."""
 READ_BATCH: Final = 64
-MAX_TOPIC: Final = 512
 CONNECT_S: Final = 10.0
 """TCP, TLS and CONNACK each."""
+PAUSE_COUNTS_S: Final = 5.0
 PROBE_S: Final = 0.25
 CLOSE_S: Final = 2.0
 """How long close() lets the queue drain."""
@@ -80,108 +79,77 @@ class MqttBus:
         self.config, self.client_id, self.will = config, client_id, will
         self.password = password(config)
         self.tls = tls_context(config)
-        self._on_event = on_event
-        self._backoff = backoff or Backoff()
-        self.lock = threading.Lock()  # guards the queue, filters, changes and `up`
-        self.queue = SendQueue(max_control, max_bytes)
-        self.filters: dict[str, int] = {}
-        self.changes: deque[tuple[str, int | None]] = deque()  # (filter, qos or None to leave) since the CONNACK
-        self.up = False
-        self.farewell: Will | None = None
+        self.line = Line(on_event, SendQueue(max_control, max_bytes), payload_limit(config))
         self.closing = threading.Event()
+        self.farewell: Will | None = None
         self.abandoned = False
-        self.max_payload = payload_limit(config)
-        self._handed_bytes = 0
-        self.handler_errors = 0
-        self.reconnects = 0
-        self.bell = Bell()
+        self._backoff = backoff or Backoff()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
+        self._closing_lock = threading.Lock()
         self._started = False
 
-    # -- for everyone ----------------------------------------------------------------------
+    @property
+    def max_payload(self) -> int:
+        """Largest payload in bytes, as far as it is known now."""
+        return self.line.max_payload
 
     @property
     def queued_bytes(self) -> int:
         """Payload bytes that wait to be sent, or to be acknowledged (QoS 1)."""
-        return self.queue.bytes + self._handed_bytes
+        return self.line.queued_bytes
 
     @property
     def dropped(self) -> int:
         """Messages that were thrown away instead of sent."""
-        return self.queue.dropped
+        return self.line.dropped
+
+    @property
+    def handler_errors(self) -> int:
+        """Events on which `on_event` raised."""
+        return self.line.handler_errors
 
     def start(self) -> None:
-        if not self._started:
+        if not self._started and not self.closing.is_set():
             self._started = True
             self._thread.start()
 
     def subscribe(self, *filters: str, qos: int = 0) -> None:
-        with self.lock:
-            for one in filters:
-                self.filters[one] = qos
-                self.changes.append((one, qos))
-        self.bell.ring()
+        self.line.subscribe(filters, qos)
 
     def unsubscribe(self, *filters: str) -> None:
-        with self.lock:
-            for one in filters:
-                if self.filters.pop(one, None) is not None:
-                    self.changes.append((one, None))
-        self.bell.ring()
+        self.line.unsubscribe(filters)
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int = 0, retain: bool = False) -> None:
         """See Bus.publish. ValueError for a topic that is none."""
-        if not topic or "+" in topic or "#" in topic or len(topic) > MAX_TOPIC:
-            raise ValueError(f"not a topic to publish on: {topic[:80]!r}")
-        size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
-        if size > self.max_payload:
-            raise TooLarge(size, self.max_payload, f"message on {topic}")
-        letter = Letter(topic, bytes(payload), qos, retain)
-        with self.lock:
-            self.queue.put(letter, self.up)
-        self.bell.ring()
+        self.line.publish(topic, payload, qos, retain)
 
     def close(self, farewell: Will | None = None) -> None:
-        with self.lock:
-            first = not self.closing.is_set()
-            if first:
+        with self._closing_lock:
+            if not self.closing.is_set():
                 self.farewell = farewell
                 self.closing.set()
-        self.bell.ring()
+                if not self._started:
+                    self.line.bell.close()
+        self.line.bell.ring()
         if self._started and threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S + CONNECT_S)
-        elif first and not self._started:
-            self.bell.close()
 
     def abandon(self) -> None:
         """End as a crash would: no DISCONNECT, so the broker publishes the will."""
         self.abandoned = True
         self.close()
 
-    # -- the thread ------------------------------------------------------------------------
-
-    def handed(self, change_bytes: int) -> None:
-        self._handed_bytes += change_bytes
-
-    def emit(self, event: BusEvent) -> None:
-        try:
-            self._on_event(event)
-        except Exception:
-            self.handler_errors += 1
-            log.exception("handler failed on %s", type(event).__name__)
-
     def _run(self) -> None:
-        version = V5
+        version, up = V5, False
         while not self.closing.is_set():
             session = _Session(self, version)
-            began = time.monotonic()
             try:
-                end: _End | None = session.run()
+                end = session.run()
             except Exception as error:  # a bug, here or in paho, must not end the thread
                 log.exception("connection failed in an unexpected way")
                 end = _End("lost", f"unexpected {type(error).__name__}: {error}")
-            stood_s = time.monotonic() - session.up_at if session.up_at else 0.0
-            self._down(session)
+            up = session.up_at > 0
+            self.line.lost(session.unacknowledged())
             if end is None or self.closing.is_set():
                 break
             if end.version and version == V5:
@@ -190,23 +158,32 @@ class MqttBus:
                 continue
             if not session.answered_connect:
                 version = V5  # we know nothing about this broker any more
-            self.emit(Disconnected(end.why))
+            stood_s, up = time.monotonic() - session.up_at if up else 0.0, False
             wait_s = self._backoff.wait_s(end.ending, stood_s)
-            log.warning("disconnected after %.1f s: %s; next attempt in %.1f s", time.monotonic() - began, end.why, wait_s)
+            log.warning("not connected (was for %.0f s): %s; next attempt in %.1f s", stood_s, end.why, wait_s)
+            self.line.emit(Disconnected(end.why))
             self.closing.wait(wait_s)
-            self.reconnects += 1
-        self.bell.close()
+        if up:
+            self.line.emit(Disconnected("closed"))
+        self.line.bell.close()
 
-    def _down(self, session: _Session) -> None:
-        with self.lock:
-            was_up, self.up = self.up, False
-            given_up = self.queue.put_back(session.unacknowledged())
-            self.queue.drop_bulk()
-            self._handed_bytes = 0
-        for letter in given_up:
-            log.error("gave up a message that no connection survived topic=%s size=%d", letter.topic, len(letter.payload))
-        if was_up and self.closing.is_set():
-            self.emit(Disconnected("closed"))
+
+class _Client(paho.Client):
+    """paho says only that a connection is lost; this one knows whether the broker closed it."""
+
+    hung_up = False
+    fault: OSError | None = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        try:
+            received = super()._sock_recv(bufsize)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.fault = error
+            raise
+        self.hung_up = self.hung_up or not received
+        return received
 
 
 class _Session:
@@ -217,23 +194,23 @@ class _Session:
         self.answered_connect = False
         self.up_at = 0.0
         self._end: _End | None = None
+        self._reason = "no reason given"
         self._window = WINDOW
-        self._limit = bus.max_payload
         self._subscribing: dict[int, list[str]] = {}
         self._refused: list[str] = []
         self._unacknowledged: deque[tuple[paho.MQTTMessageInfo, Letter]] = deque()
         self._arrived = 0
         self._close_by = 0.0
-        self._pause_s = 0.0
+        self._looked_at, self._pause, self._pause_ended = time.monotonic(), 0.0, 0.0
         self._where = f"{bus.config.host}:{bus.config.port}"
         self._client = self._make()
 
     def unacknowledged(self) -> list[Letter]:
         return [letter for _, letter in self._unacknowledged]
 
-    def _make(self) -> paho.Client:
+    def _make(self) -> _Client:
         bus, config = self.bus, self.bus.config
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=bus.client_id,
             clean_session=None if self.version == V5 else True,
@@ -276,12 +253,12 @@ class _Session:
                 sock.close()
 
     def _loop(self, connack_by: float) -> _End | None:
-        bus, client = self.bus, self._client
-        poll, polled, misc_at, looked_at = select.poll(), -1, 0.0, time.monotonic()
-        poll.register(bus.bell, select.POLLIN)
+        bus, bell, client = self.bus, self.bus.line.bell, self._client
+        poll, polled, misc_at = select.poll(), -1, 0.0
+        poll.register(bell, select.POLLIN)
         while True:
             now = time.monotonic()
-            self._pause_s, looked_at = now - looked_at, now
+            self._note_pause(now)
             if bus.closing.is_set() and self._closed(now):
                 return None
             if self.answered_connect and self._end is None:
@@ -294,7 +271,7 @@ class _Session:
                 misc_at = now + 0.25
             sock = client.socket()
             if sock is None or self._end is not None:
-                return self._end or _End("lost", f"connection to {self._where} lost")
+                return self._end or self._lost()
             if not self.answered_connect and now >= connack_by:
                 return _End("refused", f"{self._where} accepts connections but does not answer as an MQTT broker", True)
             waiting = client.want_write()
@@ -304,23 +281,13 @@ class _Session:
             poll.modify(polled, select.POLLIN | select.POLLOUT if waiting else select.POLLIN)
             buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
             ready = dict(poll.poll(0 if buffered or more else 250))
-            if bus.bell.fileno() in ready:
-                bus.bell.answer()
+            if bell.fileno() in ready:
+                bell.answer()
             if buffered or ready.get(polled, 0) & ~select.POLLOUT:
-                self._read(sock)
+                self._read()
 
-    def _read(self, sock: Any) -> None:
-        """Up to READ_BATCH packets. paho cannot tell an end in order from a broken line, so look first."""
-        if not isinstance(sock, ssl.SSLSocket):
-            try:
-                if not sock.recv(1, socket.MSG_PEEK):
-                    self._ended(self._hung_up())
-                    return
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._ended(_End("lost", f"connection to {self._where} lost: {error.strerror or error}"))
-                return
+    def _read(self) -> None:
+        self._note_pause(time.monotonic())
         for _ in range(READ_BATCH):
             before = self._arrived
             self._client.loop_read()
@@ -328,14 +295,22 @@ class _Session:
                 break
         while self._unacknowledged and self._unacknowledged[0][0].rc == 0 and self._unacknowledged[0][0].is_published():
             _, letter = self._unacknowledged.popleft()
-            self.bus.handed(-len(letter.payload))
+            self.bus.line.acknowledged(letter)
 
-    def _hung_up(self) -> _End:
-        """The broker closed the connection without a word (mosquitto 2.0 gives no reason even under MQTT 5)."""
+    def _note_pause(self, now: float) -> None:
+        """After a pause (the process was stopped, a handler blocked) the broker has reason to close the connection."""
+        if now - self._looked_at > max(1, self.bus.config.keepalive_s):
+            self._pause, self._pause_ended = now - self._looked_at, now
+        self._looked_at = now
+
+    def _lost(self) -> _End:
+        """Why the connection ended without a word (mosquitto 2.0 gives no reason even under MQTT 5)."""
+        if not self._client.hung_up:
+            return _End("lost", f"connection to {self._where} lost: {self._client.fault or self._reason}", not self.answered_connect)
         if not self.answered_connect:
             return _End("refused", f"{self._where} closed the connection instead of answering", True)
-        if self._pause_s > self.bus.config.keepalive_s:
-            return _End("lost", f"{self._where} closed the connection: this process stood still for {self._pause_s:.0f} s")
+        if self._pause and self._looked_at - self._pause_ended < PAUSE_COUNTS_S:
+            return _End("lost", f"{self._where} closed the connection: this process stood still for {self._pause:.0f} s")
         if not self._serves_others():
             return _End("lost", f"{self._where} closed the connection and is gone")
         return _End("taken_over", f"{self._where} closed this connection and no other: {self._twin()}")
@@ -364,14 +339,8 @@ class _Session:
 
     def _renew(self) -> None:
         """Send the changes of subscriptions; say Connected when all are confirmed."""
-        bus, client = self.bus, self._client
-        while True:
-            with bus.lock:
-                batch: list[tuple[str, int | None]] = []
-                while bus.changes and len(batch) < FILTERS_PER_PACKET and (not batch or (bus.changes[0][1] is None) == (batch[0][1] is None)):
-                    batch.append(bus.changes.popleft())
-            if not batch:
-                break
+        line, client = self.bus.line, self._client
+        while batch := line.changes(FILTERS_PER_PACKET):
             if batch[0][1] is None:
                 client.unsubscribe([name for name, _ in batch])
             else:
@@ -379,34 +348,26 @@ class _Session:
                 if mid is not None:
                     self._subscribing[mid] = [name for name, _ in batch]
         if not self._subscribing and not self.up_at:
-            with bus.lock:
-                bus.up = True
+            line.opened()
             self.up_at = time.monotonic()
-            bus.emit(Connected(0 if self._limit == MQTT_MAX_PAYLOAD else self._limit, tuple(self._refused)))
+            line.emit(Connected(0 if line.max_payload == MQTT_MAX_PAYLOAD else line.max_payload, tuple(self._refused)))
 
     def _feed(self) -> bool:
         """Hand some of the queue to paho and write it. True if more could go at once."""
-        bus, ahead = self.bus, 0
-        while ahead < AHEAD_BYTES:
-            with bus.lock:  # a subscription goes before what was published after it
-                letter = None if bus.changes else bus.queue.take(self._window - len(self._unacknowledged))
-            if letter is None:
-                break
-            if len(letter.payload) > self._limit:  # it was queued before the broker told its limit
-                log.error("dropped a message over the broker's limit topic=%s size=%d limit=%d", letter.topic, len(letter.payload), self._limit)
-                with bus.lock:
-                    bus.queue.dropped += 1
+        line, client, ahead = self.bus.line, self._client, 0
+        while ahead < AHEAD_BYTES and (letter := line.take(self._window - len(self._unacknowledged))) is not None:
+            if len(letter.payload) > line.max_payload:  # it was queued before the broker told its limit
+                line.forget(letter, f"over the broker's limit of {line.max_payload} B")
                 continue
-            info = self._client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
+            info = client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
             while info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the packet id came round to one that is still in use
-                info = self._client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
+                info = client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
             if letter.qos:
                 self._unacknowledged.append((info, letter))
-                bus.handed(len(letter.payload))
             ahead += len(letter.payload) + 64
         if ahead:
-            self._client.loop_write()
-        return (letter is not None or bool(bus.changes)) and not self._client.want_write()
+            client.loop_write()
+        return not client.want_write() and line.more(self._window - len(self._unacknowledged))
 
     def _closed(self, now: float) -> bool:
         """Go in order: drain the queue, say farewell, disconnect. True when that is done, or its time is up."""
@@ -416,9 +377,8 @@ class _Session:
         if not self._close_by:
             self._close_by = now + CLOSE_S
             if bus.farewell is not None and self.up_at:
-                with bus.lock:
-                    bus.queue.put(Letter(bus.farewell.topic, bus.farewell.payload, bus.farewell.qos, bus.farewell.retain), True)
-        drained = not len(bus.queue) and not self._unacknowledged and not client.want_write()
+                bus.line.publish(bus.farewell.topic, bus.farewell.payload, bus.farewell.qos, bus.farewell.retain)
+        drained = not bus.line.more(1) and not self._unacknowledged and not client.want_write()
         if not self.up_at or drained:
             sock = client.socket()
             client.on_socket_close = self._on_last_close
@@ -461,10 +421,8 @@ class _Session:
             return
         self.answered_connect = True
         self._window = max(1, min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW)))
-        self._limit = bus.max_payload = payload_limit(bus.config, getattr(properties, "MaximumPacketSize", None))
-        with bus.lock:
-            bus.changes.clear()
-            bus.changes.extend(bus.filters.items())
+        bus.line.max_payload = payload_limit(bus.config, getattr(properties, "MaximumPacketSize", None))
+        bus.line.renew()
 
     def _on_subscribe(self, client: paho.Client, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Any) -> None:
         for name, reason in zip(self._subscribing.pop(mid, []), reasons, strict=False):
@@ -479,7 +437,7 @@ class _Session:
         except UnicodeDecodeError:
             log.warning("message dropped: its topic is not UTF-8")
             return
-        self.bus.emit(Received(topic, bytes(message.payload), message.retain))
+        self.bus.line.emit(Received(topic, bytes(message.payload), message.retain))
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         self._arrived += 1
@@ -494,4 +452,4 @@ class _Session:
             else:
                 self._ended(_End("lost", f"{self._where} closed the connection: {reason}"))
         else:
-            self._ended(_End("lost", f"connection to {self._where} lost: {reason}", not self.answered_connect))
+            self._reason = str(reason)
