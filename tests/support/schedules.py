@@ -120,7 +120,9 @@ class Schedule:
         seed: int,
         faults: Faults = Faults(),
         watch: Callable[[Schedule, Seat, Event, list[Command]], None] = lambda *_: None,
+        peers: tuple[Peer, ...] = (),
     ) -> None:
+        """peers: the tasks of a job with a tree; without, one of each role and `data_tasks` of the one with data."""
         self.job, self.ops, self.faults, self.watch = job, ops, faults, watch
         self.random = random.Random(seed)
         self.now = 0.0
@@ -137,11 +139,12 @@ class Schedule:
         self.sent: dict[str, int] = {}
         self.measured: dict[str, float] = {}
         self.seats: dict[str, Seat] = {}
-        for role in self.method.roles:
+        for peer in peers:
+            self.seats[peer.task] = Seat(peer)
+        for role in self.method.roles if not peers else ():
             names = [f"{role.name}-{slot}" for slot in range(data_tasks)] if role.where == "data" else [role.name]
             for slot, name in enumerate(names):
-                peer = Peer(name, role.name, slot if role.where == "data" else -1, f"node-{name}", "site", "edge")
-                self.seats[name] = Seat(peer)
+                self.seats[name] = Seat(Peer(name, role.name, slot if role.where == "data" else -1, f"node-{name}", "site", "edge"))
         self.root = next(name for name, seat in self.seats.items() if seat.peer.role == self.method.root)
         for name in sorted(self.seats):
             if name in faults.absent:

@@ -81,6 +81,8 @@ class Head(Struct):
     """The member that was asked last to pass the Call on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
+    early: dict[str, list[Ready | Update]] = field(default_factory=dict)
+    """Answers to rounds that are not open here yet: after our restart members repeat theirs before our own parent calls again."""
     sum: Handle | None = None
     opened_at: float = 0.0
     closes_at: float | None = None
@@ -131,6 +133,8 @@ class Head(Struct):
         if self.d2d:
             self.answers.pop(name, None)
         if name not in self.called and sampled and any(other in self.children for other in self.called):
+            return lost
+        if self.d2d and any(self.children[other].site != peer.site for other in self.called if other in self.children):
             return lost
         self.called = tuple(sorted({*self.called, name}))
         return lost if name in self.answers else [*lost, *self._hand_on((name,))]
@@ -190,23 +194,26 @@ class Head(Struct):
         self._decide()
         after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
         self.closes_at = None if after is None else now + after
-        if not names:
-            return []
-        if self.d2d and self.downlink == "relay":
-            names = tuple(sorted(names, key=lambda name: (name != self._first(names), name)))
-        return self._hand_on(names)
-
-    def _first(self, names: tuple[str, ...]) -> str:
-        return random.Random(f"first/{self.seed}/{self.me}/{self.number}").choice(names)
+        early = [(name, said) for name in names for said in self.early.get(name, ()) if said.number == number and isinstance(said, Ready) == self.d2d]
+        self.early = {name: kept for name, all_ in self.early.items() if (kept := [said for said in all_ if said.number > number])}
+        done = {name for name, _ in early}
+        others = tuple(name for name in names if name not in done)
+        if self.d2d and self.downlink == "relay" and others:
+            first = random.Random(f"first/{self.seed}/{self.me}/{number}").choice(others)
+            others = (first, *(name for name in others if name != first))
+        commands = self._hand_on(others) if others else []
+        for name, said in early:
+            commands += self._answered(name, said, now)
+        return commands
 
     def _decide(self) -> None:
         sites = {self.children[name].site for name in self.called}
-        if self.mode == "vertical" or len(self.called) < 2:
-            self.d2d, self.why = False, "as the job says" if self.mode == "vertical" else "fewer than two members"
-        elif len(sites) > 1:
+        if self.mode != "vertical" and len(sites) > 1:
             self.d2d, self.why = False, f"members of {len(sites)} sites: D2D stays inside a site"
-        elif self.mode == "d2d":
-            self.d2d, self.why = True, "as the job says"
+        elif self.mode != "auto":
+            self.d2d, self.why = self.mode == "d2d", "as the job says"
+        elif len(self.called) < 2:
+            self.d2d, self.why = False, "fewer than two members"
         else:
             choice = self.choice()
             self.d2d, self.why = choice.d2d, choice.why
@@ -238,6 +245,10 @@ class Head(Struct):
         return []
 
     def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
+        if said.number > self.number:
+            known = self.early.setdefault(sender, [])
+            known += [said] if all(other.number != said.number for other in known) else []
+            return []
         if said.number != self.number or sender not in self.called or isinstance(said, Ready) != self.d2d:
             return [Measure("late_updates", 1)]
         if sender not in self.holders:

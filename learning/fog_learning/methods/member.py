@@ -24,6 +24,8 @@ class Member(Struct):
     """Asked for before the call itself came."""
     number: int = -1
     """Round of the input below."""
+    d2d: bool = False
+    """How it was given."""
     weights: Ref | None = None
     examples: int = 0
     slots: Slots = Slots()
@@ -37,22 +39,24 @@ class Member(Struct):
     """(epoch, turn) that stuck_at belongs to."""
 
     def called(self, call: Call) -> list[Command]:
-        """Pass it on. A call that is not newer is passed on too: those who have it drop it."""
+        """Pass it on (those who have it drop it). A head that started anew may want the input given the other way now."""
         if self.call is None or call.number >= self.call.number or call.head != self.call.head:
             self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
         waiting, self.passes = self.passes, []
         names = [*call.relay, *(name for each in waiting if each.number == call.number for name in each.relay)]
-        return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+        passed: list[Command] = [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+        if call.number == self.number and call.d2d != self.d2d and self.weights is not None:
+            return [*passed, *self.give(call, self.weights, self.examples, self.slots, self.numbers)]
+        return passed
 
     def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers) -> list[Command]:
         """The input of this round is there (the owner has put a Save before these commands)."""
         self.number, self.examples, self.slots, self.numbers = call.number, examples, slots, numbers
+        self.weights, self.d2d = weights, call.d2d
         self.mixing.stop()
         self.stuck_at = None
         if call.d2d:
-            self.weights = weights
             return [Send(call.head, Ready(call.number, examples, slots, numbers), keep=call.root)]
-        self.weights = None
         return [Send(call.head, Update(call.number, weights, examples, slots, numbers), keep=call.root)]
 
     def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
