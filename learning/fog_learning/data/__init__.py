@@ -91,7 +91,11 @@ def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) ->
     entry = DATASETS.get(name)
     if entry is not None and entry.load is not None and name not in paths:
         return entry.load()
-    where = f"not found in {', '.join(map(str, looked))}" if looked else "not found: neither datasets: in the agent's configuration nor $FOGLEARN_DATA says where"
+    where = (
+        f"not found in {', '.join(map(str, looked))}"
+        if looked
+        else "not found: neither datasets: in the agent's configuration nor $FOGLEARN_DATA says where"
+    )
     raise DataError(f"data set {name} {where}; put its files there, or use a built-in one ({', '.join(_built_in())})")
 
 

@@ -54,9 +54,11 @@ def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int
         raise ConfigError("the shape of the data is not known here; say model.input_shape and model.classes in the job file")
     if entry is None:
         factory = str(model["import"])
-        if allow_models is not None and factory not in allow_models and factory.split(":")[0] not in allow_models:
+        if allow_models is not None and factory not in allow_models and factory.partition(":")[0] not in allow_models:
             allowed = ", ".join(sorted(allow_models)) or "none"
-            raise Refused(f"model {factory} may not be imported on this node (allowed: {allowed}); add it to allow_models in the agent's configuration")
+            raise Refused(
+                f"model {factory} may not be imported on this node (allowed: {allowed}); add it to allow_models in the agent's configuration"
+            )
         return ModelSpec(factory, shape, outputs, factory=factory, arguments=dict(parameters))
     spec = entry.spec(parameters, shape, outputs)
     spec.check()

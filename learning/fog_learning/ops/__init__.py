@@ -51,7 +51,9 @@ OPS: dict[str, Op] = {
     # ops/average.py: weighted means
     "accumulate": Op("average", ("sum?", "add"), ("n",), ("sum",), ("n",), consumes=("sum",)),
     "mean": Op("average", ("sum", "base?"), (), ("weights",), ("n",)),
-    "server_opt": Op("average", ("weights", "mean", "m?", "v?"), ("kind", "lr", "beta1", "beta2", "eps"), ("weights", "m?", "v?"), consumes=("m", "v")),
+    "server_opt": Op(
+        "average", ("weights", "mean", "m?", "v?"), ("kind", "lr", "beta1", "beta2", "eps"), ("weights", "m?", "v?"), consumes=("m", "v")
+    ),
     # ops/consensus.py: means among neighbours
     "pair": Op("consensus", ("weights",), ("n",), ("value", "sent")),
     "mix": Op("consensus", ("value", "sent", "from0…"), ("w0…",), ("value", "sent"), ("change",), consumes=("value",)),

@@ -2,8 +2,8 @@
 
 A sum holds Σ n·w as whole multiples of a grid (2^-32 for float32 models), in float64, and Σ n under `#n`. Whole numbers add
 without rounding below 2^53, so the result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond
-that it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid.
-Memory does not grow with the number of updates.
+that it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid;
+float32 weights beyond 2^95 have no place on it and make the mean fail. Memory does not grow with the number of updates.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
 
 COUNT: Final = "#n"
+COUNT_GRID: Final = 2.0**20
+"""n of a late update is no whole number; on this grid Σ n too is exact in every order."""
 GRID_BITS: Final = {torch.float32: 32, torch.float64: 44}
 """log2 of the steps per 1, by the dtype of the job. float64 pays with range: exact while |Σ n·w| < 512."""
 BLOCK: Final = 49152
@@ -34,9 +36,9 @@ def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
     """
     total, add = inputs.get("sum"), inputs["add"]
     is_sum = COUNT in add
-    n = float(add[COUNT]) if is_sum else float(numbers["n"])
-    if not 0 < n < 2**53:
-        raise OpError(f"an update of {n:g} examples cannot be averaged")
+    n = float(add[COUNT]) if is_sum else round(float(numbers["n"]) * COUNT_GRID) / COUNT_GRID
+    if not 0 < n < 2**32:
+        raise OpError(f"an update of {float(numbers.get('n', n)):g} examples cannot be averaged")
     if total is None:
         names = [name for name in add if name != COUNT]
         total = Weights({name: torch.zeros(add[name].shape, dtype=torch.float64) for name in names})
@@ -71,7 +73,8 @@ def add_multiple(total: Tensor, tensor: Tensor, n: float, bits: int) -> None:
         values = wide.numpy()
         if single:  # scaling by a power of two and rounding to whole numbers are exact in float32, and half the traffic
             scaled = narrow.numpy()
-            np.multiply(part.numpy(), np.float32(2.0**bits), out=scaled)
+            with np.errstate(over="ignore"):
+                np.multiply(part.numpy(), np.float32(2.0**bits), out=scaled)
             np.rint(scaled, out=scaled)
             wide.copy_(narrow)
             if n != 1:
@@ -86,7 +89,10 @@ def add_multiple(total: Tensor, tensor: Tensor, n: float, bits: int) -> None:
 
 
 def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given."""
+    """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given.
+
+    OpError if there is no update or the mean is not finite.
+    """
     total = inputs.get("sum")
     if total is None or not float(total[COUNT]):
         raise OpError("no update to average; the method should have kept the round open")
@@ -98,6 +104,8 @@ def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) 
         if name != COUNT:
             dtype = state[name].dtype if name in state else bench.dtype
             weights[name] = divided(tensor, n * 2.0**bits, dtype)
+            if not bool(torch.isfinite(weights[name]).all()):
+                raise OpError(f"the mean of {name} is not finite: an update holds NaN, infinity or values beyond 1e28")
     return {"weights": weights}, {"n": n}
 
 

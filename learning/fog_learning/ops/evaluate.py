@@ -23,15 +23,15 @@ def evaluate_local(bench: Workbench, task: str, inputs: dict[str, Any], numbers:
     return {}, rate(bench, bench.held_rows(bench.slot_of(task, numbers)), inputs.get("own"), inputs["weights"])
 
 
-@torch.no_grad()
 def rate(bench: Workbench, rows: Rows, *weights: Any) -> dict[str, float]:
     """weights: as in Workbench.load. The model is in evaluation mode."""
     module = bench.module().eval()
     bench.load(module, *weights)
     loss, right, count = 0.0, 0, len(rows)
-    for first in range(0, count, BATCH):
-        x, y = rows.take(slice(first, first + BATCH))
-        logits = module(x)
-        loss += float(cross_entropy(logits, y, reduction="sum"))
-        right += int((logits.argmax(1) == y).sum())
+    with torch.no_grad():
+        for first in range(0, count, BATCH):
+            x, y = rows.take(slice(first, first + BATCH))
+            logits = module(x)
+            loss += float(cross_entropy(logits, y, reduction="sum"))
+            right += int((logits.argmax(1) == y).sum())
     return {"accuracy": right / max(1, count), "loss": loss / max(1, count), "examples": float(count)}

@@ -16,28 +16,31 @@ State = dict[str, Tensor]
 """`momentum/NAME`, or `m/NAME` and `v/NAME`: same shape and dtype as the parameter. Empty before the first step."""
 
 
-@torch.no_grad()
 def update(parameters: Iterable[tuple[str, Tensor]], gradients: Iterable[Tensor | None], state: State, train: Train, lr: float, step: int) -> None:
     """One optimiser step, in place, on parameters and state. step: 1 for the first (Adam's bias correction).
 
     sgd: v = momentum v + g, w -= lr v (as torch.optim.SGD). adam: Kingma and Ba 2015 with the usual betas (as torch.optim.Adam).
     weight_decay is added to the gradient. A gradient that is None leaves its parameter alone.
     """
-    for (name, parameter), gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
-        if train.weight_decay:
-            gradient = gradient.add(parameter, alpha=train.weight_decay)
-        if train.optimizer == "adam":
-            _adam(name, parameter, gradient, state, lr, step)
-            continue
-        if train.momentum:
-            key = f"momentum/{name}"
-            if key in state:
-                gradient = state[key].mul_(train.momentum).add_(gradient)
+    with torch.no_grad():
+        for (name, parameter), gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            decayed = gradient.add(parameter, alpha=train.weight_decay) if train.weight_decay else gradient
+            if train.optimizer == "adam":
+                _adam(name, parameter, decayed, state, lr, step)
             else:
-                state[key] = gradient = gradient.clone()
-        parameter.add_(gradient, alpha=-lr)
+                parameter.add_(_momentum(name, decayed, state, train.momentum), alpha=-lr)
+
+
+def _momentum(name: str, gradient: Tensor, state: State, momentum: float) -> Tensor:
+    if not momentum:
+        return gradient
+    key = f"momentum/{name}"
+    if key not in state:
+        state[key] = gradient.clone()
+        return state[key]
+    return state[key].mul_(momentum).add_(gradient)
 
 
 def _adam(name: str, parameter: Tensor, gradient: Tensor, state: State, lr: float, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from fog_common.errors import OpError
 from fog_learning.data.streams import stream
 from fog_learning.ops.optimise import State, update
-from fog_learning.ops.values import Weights, blocks_of, only
+from fog_learning.ops.values import blocks_of, only
 
 if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
@@ -65,9 +66,6 @@ def descend(bench: Workbench, module: nn.Module, slot: int, steps: range, lr: fl
         update(named, gradients, state, bench.job.train, lr, count)
         total += loss.detach()
     mean = float(total) / max(1, len(steps))
-    if mean != mean or mean in (float("inf"), float("-inf")):
+    if not isfinite(mean):
         raise OpError(f"training diverged: the loss of steps {steps.start}..{steps.stop - 1} is {mean}; lower train.lr ({lr:g})")
     return mean
-
-
-__all__ = ["Weights", "descend", "init", "train"]

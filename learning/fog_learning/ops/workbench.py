@@ -98,12 +98,14 @@ class Workbench:
     def preflight(self) -> list[str]:
         """What keeps this job from running here, each as a sentence for a person; [] if nothing does."""
         problems: list[str] = []
-        for check in (self._check_device, self._check_model, self._check_data):
+        for check in (self._check_device, self._check_shape, self._check_model, self._check_data):
             try:
                 problems += check()
             except FogError as error:
                 problems.append(str(error))
-        return list(dict.fromkeys(problems))
+            if problems:  # what comes next builds on this
+                break
+        return problems
 
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Result:
         """(outputs, numbers) of one op (table: fog_learning.ops.OPS). OpError or another FogError, for a person, if it cannot."""
@@ -261,7 +263,9 @@ class Workbench:
 
     def _to_device(self, dataset: Dataset, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Rows:
         shape = (-1, *(1,) * (x.ndim - 2))
-        shift, divide = (torch.tensor(values, dtype=self.dtype, device=self.device).reshape(shape) for values in (dataset.scale.shift, dataset.scale.divide))
+        shift, divide = (
+            torch.tensor(values, dtype=self.dtype, device=self.device).reshape(shape) for values in (dataset.scale.shift, dataset.scale.divide)
+        )
         inputs, labels = (torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device) for part in (x, y))
         return Rows(inputs, labels, shift, divide)
 
@@ -270,6 +274,12 @@ class Workbench:
     def _check_device(self) -> list[str]:
         if self._wanted_device == "cuda" and not torch.cuda.is_available():
             return ["nodes.device is cuda, but torch finds no CUDA device on this node; say auto or cpu"]
+        return []
+
+    def _check_shape(self) -> list[str]:
+        data = self.job.data
+        if data.local and known_shape(data.name) is None and not {"classes", "input_shape"} <= set(self.job.model):
+            return [f"each node has its own {data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"]
         return []
 
     def _check_model(self) -> list[str]:
@@ -292,15 +302,14 @@ class Workbench:
         evaluates = self.job.evaluation.where == "central" and (not self.slots if self._evaluates is None else self._evaluates)
         if not self.slots and not evaluates:
             return []
-        data = self.job.data
-        if data.local and known_shape(data.name) is None and not {"classes", "input_shape"} <= set(self.job.model):
-            return [f"each node has its own {data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"]
         dataset, spec, problems = self._load(), self.spec, []
         if dataset.input_shape != spec.input_shape:
             problems.append(f"data set {dataset.name} has examples of shape {dataset.input_shape}, the model expects {spec.input_shape}")
         top = int(max(dataset.train_y.max(initial=0), dataset.test_y.max(initial=0)))
         if top >= spec.classes:
-            problems.append(f"data set {dataset.name} has labels up to {top}, the model has {spec.classes} outputs; say model.classes: {top + 1} or more")
+            problems.append(
+                f"data set {dataset.name} has labels up to {top}, the model has {spec.classes} outputs; say model.classes: {top + 1} or more"
+            )
         if evaluates and not len(dataset.test_y):
             problems.append(f"data set {dataset.name} has no test part on this node, which evaluates; say evaluation.where: federated")
         if not problems:
