@@ -29,6 +29,8 @@ MAX_CRASHES: Final = 5
 """A worker that ends this often before it is ready fails its job."""
 HISTORY_LAG: Final = 4
 """Rounds that a root repeats in its heartbeats before it is told that they are known."""
+LOOK_AGAIN: Final = 10
+"""Sweeps after which every table is looked at, whether something happened or not."""
 MAX_STRANGERS: Final = 1024
 FIRST_SITES: Final = (CLOUD_SITE, "home")
 """Where a node is looked for that never announced itself, beside the sites that are known."""
@@ -60,6 +62,7 @@ class Core:
         self._seats: dict[str, dict[str, Seat]] = {}
         self._asked: dict[str, float] = {}  # node -> when it was asked to announce itself
         self._sweep_at: float | None = None
+        self._sweeps = 0
         self._admit_at: float | None = None
         self._connected = True
         self._order = 0
@@ -272,8 +275,9 @@ class Core:
         if self._connected:
             for node in self.registry.silent(now):
                 self._node_changed(now, node)
+        self._sweeps += 1
         for job in self.jobs.values():
-            if job.state in PLACED and self._overdue(job):
+            if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and self._overdue(job)):
                 self._touch(now, job)
         for node in self.registry:
             if node.online and node.number and self._desk.lags(node):

@@ -144,7 +144,7 @@ class Registry:
         node.held = False
         node.uptime_s = beat.uptime_s
         node.desired_heard = beat.desired
-        node.goodbye = node.goodbye or beat.draining
+        node.goodbye = beat.draining
         node.gauges, node.counters = beat.gauges, beat.counters
         return node
 
