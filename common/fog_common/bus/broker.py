@@ -67,12 +67,14 @@ class Broker:
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None)
 
     @classmethod
-    def start(cls, kind: Kind | None = None, port: int = 0, config: str = "", log: Path | None = None, listener: bool = True) -> Broker:
+    def start(
+        cls, kind: Kind | None = None, port: int = 0, config: str = "", log: Path | None = None, listener: bool = True, tls: bool = False
+    ) -> Broker:
         """Start one and wait until it answers. Unreachable, with the end of its log, if it does not.
 
         kind: None = find_broker(). port: 0 = a free one. config: further lines of mosquitto's configuration; they replace
         the default `allow_anonymous true` if they speak of it. log: appended to; None = nowhere. listener: False = the
-        configuration holds its own listener, on `port`.
+        configuration holds its own listener, on `port`. tls: that listener speaks TLS, so ready means only that it listens.
         """
         kind = kind or find_broker()
         folder = tempfile.TemporaryDirectory(prefix="fog-broker-")
@@ -80,7 +82,7 @@ class Broker:
             chosen = port or _free_port()
             command = _command(kind, chosen, config, Path(folder.name), listener)
             process = _spawn(command, log)
-            if why := _wait_ready(process, chosen):
+            if why := _wait_ready(process, chosen, tls):
                 _end(process)
                 if port or attempt == PORT_TRIES - 1 or "ended" not in why:
                     folder.cleanup()
@@ -199,13 +201,13 @@ def _die_with(parent: int) -> Callable[[], None] | None:
     return before
 
 
-def _wait_ready(process: subprocess.Popen[bytes], port: int) -> str:
+def _wait_ready(process: subprocess.Popen[bytes], port: int, tls: bool = False) -> str:
     """'' when it is ready, else what went wrong."""
     give_up = time.monotonic() + READY_S
     while time.monotonic() < give_up:
         if process.poll() is not None:
             return f"ended with code {process.returncode} before it was ready"
-        if _listens(process.pid, port) and _answers(port):
+        if _listens(process.pid, port) and (tls or _answers(port)):
             return ""
         time.sleep(0.002)  # between two looks at another process there is nothing to wait for
     return f"did not answer within {READY_S:.0f} s"
