@@ -129,6 +129,7 @@ class Host:
         self._effects: list[Effect] = []
         self._sends: dict[tuple[str, int], tuple[str, Send | Cast]] = {}  # endpoint key -> (task, command)
         self._unacked: dict[tuple[str, int], set[str]] = {}  # endpoint key of a cast -> nodes that have not acknowledged
+        self._refused: dict[tuple[str, int], dict[str, None]] = {}  # endpoint key -> nodes that did not know us (yet, or any more)
         self._send_number = 0
         self._latest: dict[tuple[str, str, str], tuple[str, int]] = {}
         self._listening: tuple[str, ...] = ()
@@ -180,6 +181,7 @@ class Host:
         for name in running:
             back_again = any(peer.task == name for peer in come)  # what was refused while we were thought to be gone
             self._resend(now, name, {peer.task for peer in (new.tasks if back_again else come)})
+        self._retry_refused(now)
         for name in self._tasks:
             unconfirmed = any(task == name for task, _ in self._replicating.values())
             moved = old is None or old.buddies.get(name) != new.buddies.get(name)
@@ -399,8 +401,10 @@ class Host:
                         self._arrived(now, letter)
                     case Acked(key, node):
                         self._acked(now, key, node)
-                    case Refused(_, _, reason):
+                    case Refused(key, node, reason):
                         self._count(f"refused_{reason}_total")
+                        if reason in {"not_placed", "no_such_task"} and key in self._sends:
+                            self._refused.setdefault(key, {})[node] = None
             if not self._queue:
                 break
             name, epoch, event = self._queue.popleft()
@@ -580,9 +584,25 @@ class Host:
                 self._forget_send(key)
             self._send(now, task, send)
 
+    def _retry_refused(self, now: float) -> None:
+        """A new table: those who did not know the sender may know it now."""
+        refused, self._refused = self._refused, {}
+        for key, nodes in refused.items():
+            name, command = self._sends[key]
+            for node in nodes:
+                targets = [peer.task for peer in self._by_name.values() if peer.node == node and peer.live]
+                wanted = [task for task in targets if task == (command.to if isinstance(command, Send) else task)]
+                for target in wanted:
+                    if isinstance(command, Send) or self._by_name[target].role == command.role:
+                        keep = command.keep if isinstance(command, Send) else None
+                        self._perform_send(now, self._tasks[name], Send(target, command.message, keep=keep, latest=command.latest))
+            if isinstance(command, Send):
+                self._forget_send(key)
+
     def _forget_send(self, key: tuple[str, int]) -> None:
         self._sends.pop(key, None)
         self._unacked.pop(key, None)
+        self._refused.pop(key, None)
 
     def _content(self, sender: str, to: str, message: Any) -> Content:
         blobs = {ref.digest: ref for ref in refs_in(message) if isinstance(ref, Blob)}
