@@ -25,7 +25,7 @@ from fog_agent.effects import (
     StopWorker,
 )
 from fog_agent.slots import Slot, exit_reason, memory_need_mb, worker_state
-from fog_common.ids import COORDINATOR
+from fog_common.ids import COORDINATOR, is_id
 from fog_common.wire.messages import (
     Announce,
     Control,
@@ -264,7 +264,7 @@ class AgentCore:
             self._coordinator = desired.nonce
         news = desired.number != self._desired
         self._desired = desired.number
-        wanted = {job.job: job for job in desired.jobs}
+        wanted = {job.job: job for job in desired.jobs if is_id(job.job)}  # an id becomes a file name here
         if self.draining and (desired.release or not wanted):
             self._leave(now, "released")
         for name, slot in self.slots.items():

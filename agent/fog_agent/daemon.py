@@ -26,6 +26,8 @@ from fog_common.wire.messages import Control, Heartbeat, Presence, Profile
 log = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S: Final = 60.0
+FRESH_S: Final = 0.2
+"""A heartbeat carries samples that are at most this old, even if many urgent ones follow each other."""
 
 
 class StopAsked(Struct, frozen=True):
@@ -71,7 +73,7 @@ class Daemon:
         self._presence_topic = topics.PRESENCE.at(fleet=config.fleet, node=config.node)
         self._outbox_topic = topics.to_coordinator(config.fleet, config.node)
         self._left = False
-        self._sample_at = 0.0
+        self._sample_at = self._sampled_at = 0.0
         self._watchdog_s = watchdog_s()
         self._watchdog_at = 0.0
         self._status = ""
@@ -89,9 +91,10 @@ class Daemon:
                 now = self._clock()
                 if item is not None:
                     self._handle(item, now)
-                self._keep_house(now)
                 at = self._core.next_timer()
-                if at is not None and at <= now:
+                due = at is not None and at <= now
+                self._keep_house(now, due)
+                if due:
                     self._core.on_timer(now)
                 self._perform(now)
         finally:
@@ -147,9 +150,10 @@ class Daemon:
             times.append(self._watchdog_at)
         return min(time for time in times if time is not None)
 
-    def _keep_house(self, now: float) -> None:
-        """Measure, feed systemd's watchdog, say how we are. Being offline is healthy."""
-        if now >= self._sample_at:
+    def _keep_house(self, now: float, due: bool) -> None:
+        """Measure, feed systemd's watchdog, say how we are. Being offline is healthy. due: a heartbeat may be next, it shall be fresh."""
+        if now >= self._sample_at or (due and now >= self._sampled_at + FRESH_S):
+            self._sampled_at = now
             resident = self._workers.resident_bytes()
             self._core.on_measured(self._gauges.sample(now, resident))
             self._core.on_memory(resident, now)

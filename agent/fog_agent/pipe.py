@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.bus.base import BrokerConfig
+from fog_common.errors import TooLarge, WireError
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 
@@ -50,6 +51,9 @@ class State(Struct, frozen=True, tag=True):
     urgent: bool = False
 
 
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""More is not one of ours: whoever wrote it has lost its place in the stream."""
+
 Frame = Setup | Assign | Stop | State
 
 _encoder = msgspec.msgpack.Encoder()
@@ -63,12 +67,18 @@ def send(sock: socket.socket, frame: Frame) -> None:
 
 
 def receive(sock: socket.socket) -> Frame | None:
-    """The next frame; None at the end of the stream. Blocks."""
+    """The next frame; None at the end of the stream. Blocks. WireError for what is no frame."""
     head = _exactly(sock, _LENGTH.size)
     if head is None:
         return None
-    body = _exactly(sock, _LENGTH.unpack(head)[0])
-    return None if body is None else _decoder.decode(body)
+    (size,) = _LENGTH.unpack(head)
+    if size > MAX_FRAME_BYTES:
+        raise TooLarge(size, MAX_FRAME_BYTES, "frame")
+    body = _exactly(sock, size)
+    try:
+        return None if body is None else _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"frame: {error}") from None
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes | None:

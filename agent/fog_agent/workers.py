@@ -8,7 +8,6 @@ The daemon's death ends its workers twice over: the socket closes, and the kerne
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import signal
@@ -27,8 +26,6 @@ from fog_agent import pipe
 from fog_agent.config import AgentConfig
 from fog_agent.spawning import Forked
 from fog_common.wire.messages import DesiredJob, WorkerState
-
-log = logging.getLogger(__name__)
 
 LOG_BYTES: Final = 1_000_000
 """A worker's log beyond this is set aside (one old file is kept) when the next worker starts."""
@@ -146,6 +143,7 @@ class _Worker:
         self._ours, self._theirs = socket.socketpair()
         self._process: Process | None = None
         self._gone = threading.Event()
+        self._nonsense = ""
         self.pid = 0
 
     def start(self) -> None:
@@ -192,7 +190,7 @@ class _Worker:
             self._ours.shutdown(socket.SHUT_RDWR)
         reader.join()
         self._ours.close()
-        self._on_event(Ended(job, incarnation, code, _hint(code, self._log_path, begin, kills)))
+        self._on_event(Ended(job, incarnation, code, self._nonsense or _hint(code, self._log_path, begin, kills)))
 
     def _read(self, process: Process) -> None:
         """Thread: the worker's reports, until its socket closes; a process that does not follow is killed."""
@@ -200,7 +198,7 @@ class _Worker:
             try:
                 frame = pipe.receive(self._ours)
             except Exception as error:
-                log.warning("worker speaks nonsense job=%s error=%s", self._setup.job, error)
+                self._nonsense = f"stopped, it sent nonsense: {error}"
                 process.kill()
                 return
             if frame is None:

@@ -28,3 +28,8 @@ def checked_id(text: str, what: str = "id") -> str:
     if not isinstance(text, str) or not _ID.fullmatch(text):
         raise ConfigError(f"{what} {text!r} is not allowed: 1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")
     return text
+
+
+def is_id(text: str) -> bool:
+    """The same question about what a peer sent: no error, a decision."""
+    return bool(_ID.fullmatch(text))

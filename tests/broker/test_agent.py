@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,35 @@ def test_a_crash_shows_the_exit_code_and_the_last_line_of_its_log(coordinator, a
     coordinator.want("pi-1", job("digits", do="crash"))
     assert coordinator.worker("digits", lambda state: state.phase == "exited").problems[0].startswith("exit code 3: out of cheese; starts again in")
     assert (agent.state_dir / "logs" / "digits.log").read_text().startswith("first line")
+
+
+def test_a_worker_that_speaks_nonsense_is_replaced(coordinator, agent):
+    coordinator.hear(Announce)
+    coordinator.want("pi-1", job("digits", do="nonsense"))
+    problem = coordinator.worker("digits", lambda state: state.phase == "exited").problems[0]
+    assert "it sent nonsense: frame is 4294967295 B" in problem
+    coordinator.want("pi-1", job("digits"))
+    assert coordinator.worker("digits", lambda state: state.phase == "ready").incarnation == 2
+
+
+def test_systemd_is_told_how_it_is(tmp_path, address, coordinator):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(15)
+        heard: list[str] = []
+
+        def wait_for(state: str) -> None:
+            while state not in heard:
+                heard.extend(systemd.recv(4096).decode().splitlines())
+
+        agent = Agent(tmp_path / "a", address).start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="300000")
+        with agent:
+            wait_for("READY=1")
+            wait_for("STATUS=connected, 0 worker(s), 0 job(s)")
+            heard.clear()
+            wait_for("WATCHDOG=1")
+            agent.terminate()
+            wait_for("STOPPING=1")
 
 
 def test_a_program_that_is_not_there_is_a_reason_not_an_end(tmp_path, address, coordinator):

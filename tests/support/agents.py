@@ -104,10 +104,10 @@ class Agent:
         self.config.write_text("".join(f"{key}: {_yaml(value)}\n" for key, value in lines.items()))
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, program: list[str] | None = None) -> Agent:
+    def start(self, program: list[str] | None = None, **environment: str) -> Agent:
         with open(self.log, "ab") as log:
             command = [*(program or [sys.executable, "-m", "fog_agent.app"]), "run", "--config", str(self.config)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
         return self
 
     @property

@@ -25,6 +25,9 @@ def main(fd: int) -> int:
             return 0
         assert isinstance(frame, pipe.Assign)
         do = frame.desired.spec.get("do", "ready")
+        if do == "nonsense":
+            sock.sendall(b"\xff" * 64)
+            threading.Event().wait()
         if do == "crash":
             sys.stderr.write("first line\nout of cheese\n")
             return 3

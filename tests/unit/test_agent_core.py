@@ -183,6 +183,12 @@ def test_the_incarnation_is_above_the_coordinators_floor():
     assert SaveIncarnation("a", 10) in core.take()
 
 
+def test_a_job_whose_name_is_no_id_is_not_run():
+    core = fresh()
+    core.on_message(desired(1, wanted("../../etc"), wanted("ok")), COORDINATOR, 2.0)
+    assert list(core.slots) == ["ok"]
+
+
 def test_desired_again_changes_nothing():
     core = fresh()
     core.on_message(desired(1, wanted("a")), COORDINATOR, 2.0)
