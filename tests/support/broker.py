@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from fog_common.bus.base import BusEvent, Received
-from fog_common.bus.broker import Broker, find_mosquitto
+from fog_common.bus.broker import Broker, find_mosquitto, start_process
 
 PATIENCE_S = 20.0
 """How long something may take that must come. Reached only when a test fails."""
@@ -31,6 +32,18 @@ def needs(program: str, path: str | None) -> str:
 
 def nats_server() -> str:
     return needs("nats-server", shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin"))
+
+
+def start_nats(folder: Path, port: int = 0) -> Broker:
+    """Debian's nats-server with its MQTT listener: 3.1.1 only, and a broker that is not mosquitto."""
+    program = nats_server()
+    with socket.create_server(("127.0.0.1", port)) as mqtt, socket.create_server(("127.0.0.1", 0)) as own:
+        port, own_port = mqtt.getsockname()[1], own.getsockname()[1]
+    config = folder / "nats.conf"
+    config.write_text(
+        f'server_name: fog\nlisten: "127.0.0.1:{own_port}"\njetstream {{ store_dir: "{folder}/jetstream" }}\nmqtt {{ listen: "127.0.0.1:{port}" }}\n'
+    )
+    return start_process([program, "-c", str(config)], port, folder / "nats.log", "nats-server")
 
 
 @pytest.fixture
