@@ -21,18 +21,18 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from fog_common.bus.mqtt import MqttBus
-from fog_common.transfer.endpoint import Publish
 from msgspec import Struct
 
 from fog_agent import hosting, pipe
 from fog_agent.store import JobStore
 from fog_common.bus.base import Connected, Disconnected, Received
+from fog_common.bus.mqtt import MqttBus
 from fog_common.effects import Changed, Compute, Listen, Persist
 from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.ids import TIERS
 from fog_common.saves import Record
+from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 
@@ -76,7 +76,10 @@ class _OpFailed(Struct, frozen=True):
 class _Written(Struct, frozen=True):
     record: Record
     replica: bool
-    why: str = ""
+
+
+class _DiskRefused(Struct, frozen=True):
+    why: str
 
 
 class _DaemonGone(Struct, frozen=True):
@@ -100,7 +103,7 @@ class Worker:
         self._bench: Workbench | None = None
         self._desired: DesiredJob | None = None
         self._listening: list[str] = []
-        self._retry: list[tuple[float, Persist]] = []
+        self._ended = threading.Event()
         self._report_at = 0.0
         self._urgent = False
 
@@ -132,7 +135,6 @@ class Worker:
         due = [self._report_at]
         if host is not None and (at := host.next_timer()) is not None:
             due.append(at)
-        due += [at for at, _ in self._retry]
         try:
             return self._inbox.get(timeout=max(0.0, min(due) - time.monotonic()))
         except queue.Empty:
@@ -159,19 +161,20 @@ class Worker:
             case _OpFailed(compute, why):
                 assert host is not None
                 host.on_failed(now, compute, why)
-            case _Written(record, replica, why):
+            case _Written(record, replica):
                 assert host is not None
-                self._written(now, host, record, replica, why)
+                self._problems = []
+                host.on_persisted(now, record, replica)
+            case _DiskRefused(why):
+                self._problems = [f"cannot save: {why}; free some space, the job goes on from there"]
+                self._urgent = True
             case _:
                 pass
         if host is not None and (at := host.next_timer()) is not None and at <= now:
             host.on_timer(now)
-        for at, persist in list(self._retry):
-            if at <= now:
-                self._retry.remove((at, persist))
-                self._disk.put(persist)
 
     def _end(self) -> None:
+        self._ended.set()
         self._ops.put(None)
         self._disk.put(None)
         if self._bus is not None:
@@ -293,15 +296,6 @@ class Worker:
             self._bus.subscribe(*new)
         self._listening = wanted
 
-    def _written(self, now: float, host: Host, record: Record, replica: bool, why: str) -> None:
-        if why:
-            self._problems = [f"cannot save: {why}; free some space, the job goes on from there"]
-            self._retry.append((now + RETRY_SAVE_S, Persist(record, replica)))
-            self._urgent = True
-            return
-        self._problems = []
-        host.on_persisted(now, record, replica)
-
     # -- threads ---------------------------------------------------------------------------
 
     def _read_pipe(self) -> None:
@@ -334,15 +328,20 @@ class Worker:
                 self._inbox.put(_OpDone(compute, outputs, numbers, time.perf_counter() - began))
 
     def _run_disk(self) -> None:
+        """In order, always: an older Save that came to the disk after a newer one would undo it."""
         host = self._host
         assert host is not None
         while (persist := self._disk.get()) is not None:
-            try:
-                self._store.write(persist.record, persist.replica, host.refs.blobs.get)
-            except OSError as error:
-                self._inbox.put(_Written(persist.record, persist.replica, str(error)))
-            else:
-                self._inbox.put(_Written(persist.record, persist.replica))
+            while True:
+                try:
+                    self._store.write(persist.record, persist.replica, host.refs.blobs.get)
+                except OSError as error:
+                    self._inbox.put(_DiskRefused(str(error)))
+                    if self._ended.wait(RETRY_SAVE_S):
+                        return
+                else:
+                    self._inbox.put(_Written(persist.record, persist.replica))
+                    break
 
     # -- reports ---------------------------------------------------------------------------
 

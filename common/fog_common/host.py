@@ -226,8 +226,8 @@ class Host:
             self._pump(now)
             return
         task = self._tasks.get(record.task)
-        if task is not None and task.saving and task.saving[0] == record.label:
-            task.saving.popleft()
+        if task is not None and record.label in task.saving:
+            task.saving.remove(record.label)
             task.saves_done += 1
             held, task.held = task.held, []
             for number, command in held:
@@ -393,6 +393,7 @@ class Host:
     def _pump(self, now: float) -> None:
         """Run until nothing is left to do: letters, then events, then what the endpoint wants to say."""
         while True:
+            retry = False
             for output in self.endpoint.take():
                 match output:
                     case Publish():
@@ -405,6 +406,10 @@ class Host:
                         self._count(f"refused_{reason}_total")
                         if reason in {"not_placed", "no_such_task"} and key in self._sends:
                             self._refused.setdefault(key, {})[node] = None
+                            retry = True
+            if retry:
+                self._retry_refused(now)
+                continue
             if not self._queue:
                 break
             name, epoch, event = self._queue.popleft()
@@ -589,6 +594,9 @@ class Host:
         refused, self._refused = self._refused, {}
         for key, nodes in refused.items():
             name, command = self._sends[key]
+            if not self._tasks[name].peer.live:  # with the next table
+                self._refused[key] = nodes
+                continue
             for node in nodes:
                 targets = [peer.task for peer in self._by_name.values() if peer.node == node and peer.live]
                 wanted = [task for task in targets if task == (command.to if isinstance(command, Send) else task)]

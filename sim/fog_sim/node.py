@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from fog_common.transfer.endpoint import Publish
-
 from fog_agent import effects as agent_effects
 from fog_agent import hosting
 from fog_agent.core import AgentCore, Limits
@@ -18,6 +16,7 @@ from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.saves import Record
 from fog_common.shelf import Shelf
+from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
 from fog_learning.job import Job
@@ -126,7 +125,7 @@ class SimWorker:
         self._prepared: Prepared | None = None
         self._ops: deque[host_effects.Compute] = deque()
         self._busy = False
-        self._disk_free = 0.0
+        self._disk: deque[tuple[Record, bool]] = deque()
         self._listening: list[str] = []
         self._alarm = Alarm(node.world.kernel, self._timer)
         self._report_alarm = Alarm(node.world.kernel, self._report)
@@ -293,20 +292,29 @@ class SimWorker:
         self._after()
 
     def _persist(self, record: Record, replica: bool) -> None:
-        kernel, model = self.node.world.kernel, self.node.model
+        self._disk.append((record, replica))
+        if len(self._disk) == 1:
+            self._write()
+
+    def _write(self) -> None:
+        """The first of the queue; the disk takes one after another."""
+        record, _ = self._disk[0]
+        model = self.node.model
         if self.node.disk.full:
             self.problems = ("cannot save: No space left on device",)
-            self.node.later(2.0, self, lambda: self._persist(record, replica))
+            self.node.later(2.0, self, self._write)
             return
         size = sum(blob.size for blob in record.blobs) + len(record.machine)
-        self._disk_free = max(self._disk_free, kernel.now) + model.save_s + size / model.disk_bytes_s
-        self.node.later(self._disk_free - kernel.now, self, lambda: self._persisted(record, replica))
+        self.node.later(model.save_s + size / model.disk_bytes_s, self, self._written)
 
-    def _persisted(self, record: Record, replica: bool) -> None:
+    def _written(self) -> None:
         assert self.host is not None
+        record, replica = self._disk.popleft()
         self.problems = ()
         self.node.disk.view(self.job).write(record, replica, self.host.refs.blobs.get)
         self.host.on_persisted(self.node.world.kernel.now, record, replica)
+        if self._disk:
+            self._write()
         self._after()
 
     # -- reports ---------------------------------------------------------------------------
