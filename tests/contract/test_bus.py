@@ -128,8 +128,10 @@ def test_wildcards_choose_what_arrives(rig: Rig) -> None:
     ada, inbox = up(rig, "ada", "one/+/x", "many/#", "exact")
     for topic in ("one/1/x", "one/1/y", "one/1/2/x", "many/1", "many/1/2/3", "many", "exact", "exact/1", "other"):
         ada.publish(topic, topic.encode(), 1)
+    expected = {b"one/1/x", b"many/1", b"many/1/2/3", b"many", b"exact"}
+    assert {inbox.next(Received).payload for _ in expected} == expected  # order is promised within a topic only
     ada.publish("exact", b"end", 1)
-    assert inbox.until(b"end") == [b"one/1/x", b"many/1", b"many/1/2/3", b"many", b"exact"]
+    assert inbox.until(b"end") == []
 
 
 def test_a_filter_may_be_added_and_left_while_connected(rig: Rig) -> None:
@@ -174,7 +176,7 @@ def test_the_farewell_leaves_before_the_connection_ends(rig: Rig) -> None:
     ada.publish("mark", b"last words", 1)
     ada.close(Will(topic="will/ada", payload=b"left in order"))
     ada.close(Will(topic="will/ada", payload=b"not twice"))
-    assert inbox.until(b"left in order") == [b"last words"]
+    assert {inbox.next(Received).payload, inbox.next(Received).payload} == {b"last words", b"left in order"}
 
 
 def test_after_a_restart_of_the_broker_all_is_as_before(rig: Rig) -> None:
