@@ -1,0 +1,151 @@
+"""What surrounds the core: journal, results, configuration, clock, command line."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from fog_common.errors import ConfigError
+from fog_coordinator.app import app
+from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
+from fog_coordinator.effects import Row
+from fog_coordinator.journal import Journal, JournalError
+from fog_coordinator.results import Results
+from fog_coordinator.service import Clock
+
+# -- journal -------------------------------------------------------------------------------
+
+
+def test_rows_are_there_after_a_restart(tmp_path: Path):
+    journal = Journal.in_folder(tmp_path)
+    journal.write((Row("jobs", ("a",), b"1"), Row("rounds", ("a", 1), b"x"), Row("rounds", ("a", 10), b"z"), Row("rounds", ("a", 2), b"y")), 5.0)
+    journal.write((Row("jobs", ("a",), b"2"), Row("rounds", ("a", 2), b"Y")), 7.5)
+    journal.close()
+    again = Journal.in_folder(tmp_path)
+    assert again.load()["jobs"] == [(("a",), b"2")]
+    assert again.load()["rounds"] == [(("a", 1), b"x"), (("a", 2), b"Y"), (("a", 10), b"z")]
+    assert (again.clock, again.boots, journal.boots) == (7.5, 2, 1)
+    again.close()
+
+
+def test_a_key_prefix_removes_all_rows_under_it(tmp_path: Path):
+    journal = Journal.in_folder(tmp_path)
+    journal.write((Row("log", ("a", 1), b"x"), Row("log", ("a", 2), b"x"), Row("log", ("ab", 1), b"x")), 1.0)
+    journal.write((Row("log", ("a",), None),), 1.0)
+    assert journal.load()["log"] == [(("ab", 1), b"x")]
+    journal.close()
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path):
+    journal = Journal.in_folder(tmp_path)
+    journal.write((Row("jobs", ("a",), b"1"),), 1.0)
+    blocker = sqlite3.connect(tmp_path / "journal.sqlite")
+    blocker.execute("CREATE TRIGGER full BEFORE INSERT ON rounds BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(JournalError, match="disk full"):
+        journal.write((Row("jobs", ("a",), b"2"), Row("rounds", ("a", 1), b"x")), 9.0)
+    assert journal.load()["jobs"] == [(("a",), b"1")]
+    blocker.execute("DROP TRIGGER full")
+    blocker.close()
+    journal.write((Row("jobs", ("a",), b"2"), Row("rounds", ("a", 1), b"x")), 9.0)
+    assert journal.load()["jobs"] == [(("a",), b"2")]
+    journal.close()
+
+
+def test_the_sqlite_file_is_synced_at_every_commit(tmp_path: Path):
+    journal = Journal.in_folder(tmp_path)
+    with journal._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    journal.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/x.sqlite", "nosuchdb://x"])
+def test_a_journal_that_cannot_be_opened_says_where(url: str):
+    with pytest.raises(ConfigError, match="journal"):
+        Journal(url)
+
+
+def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path):
+    Journal.in_folder(tmp_path).close()
+    with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE name = 'format'")
+    connection.close()
+    with pytest.raises(ConfigError, match="format 99"):
+        Journal.in_folder(tmp_path)
+
+
+def test_the_clock_never_goes_back_over_restarts():
+    ahead = time.time() + 600  # the machine's clock was wrong, and was set right
+    assert Clock(ahead)() >= ahead
+    assert abs(Clock(0.0)() - time.time()) < 5
+
+
+# -- results -------------------------------------------------------------------------------
+
+
+def test_results_are_files(tmp_path: Path):
+    results = Results(tmp_path / "results")
+    results.save("a", memoryview(b"weights"), {"numbers": {"accuracy": 0.5}})
+    results.save("b", None, {})
+    assert results.weights("a") == b"weights"
+    assert results.weights("b") is None
+    assert msgspec.json.decode((tmp_path / "results" / "a.json").read_bytes()) == {"numbers": {"accuracy": 0.5}}
+    results.forget_all_but({"b"})
+    assert sorted(path.name for path in results.folder.iterdir()) == ["b.json"]
+
+
+# -- configuration and command line ----------------------------------------------------------
+
+
+def test_configuration_is_strict(tmp_path: Path):
+    file = tmp_path / "coordinator.yaml"
+    file.write_text("fleet: main\nmove_after_s: 2\n")
+    assert load_config(file).rules.move_after_s == 2.0
+    file.write_text("fleet: main\nmove_afer_s: 2\n")
+    with pytest.raises(ConfigError, match=r"coordinator\.yaml:2: move_afer_s: unknown key, did you mean 'move_after_s'"):
+        load_config(file)
+    file.write_text("jobs_per_node: 0\n")
+    with pytest.raises(ConfigError, match="jobs_per_node"):
+        load_config(file)
+
+
+def test_where_the_state_is():
+    assert state_dir(CoordinatorConfig(state_dir="/srv/x"), {}) == Path("/srv/x")
+    assert state_dir(CoordinatorConfig(), {"STATE_DIRECTORY": "/var/lib/fog:/other"}) == Path("/var/lib/fog")
+    assert state_dir(CoordinatorConfig(), {"HOME": "/home/ada"}) == Path("/home/ada/.local/state/foglearn/coordinator")
+
+
+def test_check_says_what_it_would_use(tmp_path: Path):
+    done = CliRunner().invoke(app, ["check", "--state-dir", str(tmp_path), "--fleet", "lab", "--broker", "10.0.0.5:1884"])
+    assert done.exit_code == 0
+    assert "fleet lab, broker 10.0.0.5:1884" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml"),
+        (["--broker", "host:port"], 2, "--broker"),
+        (["--fleet", "No Id"], 2, "--fleet"),
+        (["--state-dir", "/proc/nothing"], 2, "state_dir"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], code: int, text: str):
+    done = CliRunner().invoke(app, ["check", *arguments])
+    assert done.exit_code == code
+    assert text in done.output
+    assert len(done.output.strip().splitlines()) == 1
+
+
+def test_two_coordinators_cannot_share_a_folder(tmp_path: Path):
+    from fog_coordinator.app import _locked
+
+    with _locked(tmp_path):
+        done = CliRunner().invoke(app, ["check", "--state-dir", str(tmp_path)])
+    assert done.exit_code == 4
+    assert "another coordinator" in done.output
