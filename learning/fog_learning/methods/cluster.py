@@ -43,6 +43,10 @@ class Consensus(Struct, frozen=True, forbid_unknown_fields=True):
 
 # -- what they say -------------------------------------------------------------------------
 
+Line = tuple[int, ...]
+"""(view, incarnation) of every head from the root down to the one who calls. A head that began anew has a later line: it may ask again
+for what an earlier one had, and what was meant for the earlier one does not count for it."""
+
 
 class Call(Struct, frozen=True, tag=True):
     """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these."""
@@ -51,6 +55,7 @@ class Call(Struct, frozen=True, tag=True):
     root: int
     weights: Ref
     head: str
+    line: Line
     d2d: bool = False
     relay: tuple[str, ...] = ()
 
@@ -66,6 +71,7 @@ class Ready(Struct, frozen=True, tag=True):
     """Member -> head (d2d): my input of this round is there and durable."""
 
     number: int
+    line: Line
     examples: int
     slots: Slots
     numbers: Numbers = {}
@@ -75,6 +81,7 @@ class Update(Struct, frozen=True, tag=True):
     """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on."""
 
     number: int
+    line: Line
     weights: Ref
     examples: int
     slots: Slots
@@ -85,10 +92,12 @@ class Update(Struct, frozen=True, tag=True):
 
 
 class Trouble(Struct, frozen=True, tag=True):
-    """Member -> head: nothing from me in this round, and why."""
+    """Member -> head: nothing from me in this round, and why. empty: nobody is in the cluster that I head; should somebody come, I answer yet."""
 
     number: int
+    line: Line
     why: str
+    empty: bool = False
 
 
 class Links(Struct, frozen=True, tag=True):

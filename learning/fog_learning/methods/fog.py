@@ -73,11 +73,6 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """auto: what is to be small."""
 
 
-def _fresh(call: Call, newest: int, renewed: bool) -> bool:
-    """A head that is a new instance may have fallen back: then a lower number is no stale one."""
-    return call.number > newest or (renewed and call.number < newest)
-
-
 class _Alarm(Machine, kw_only=True):
     """What all three roles share: one wake-up for the deadline of a round and the stall of a consensus."""
 
@@ -110,27 +105,27 @@ class Trainer(_Alarm, kw_only=True):
     member: Member
     newest: int = 0
     doing: Call | None = None
+    begun: int = 0
+    """Trainings begun: one may be begun again, and the first still be running."""
     next: Call | None = None
     """The newest call that came while another was worked on: one at a time."""
-    renewed: bool = False
+    saved: int = 0
     since: float = 0.0
 
     def react(self, event: Event, now: float) -> list[Command]:
         match event:
             case Started() | Rewound():
                 self.since = now
-            case Joined(peer) if peer.task == self.member.head:
-                self.renewed = True
             case Delivered(_, Call() as call):
                 return [*self.member.called(call), *self._called(call)]
             case Delivered(sender, said):
                 return self.member.hear(sender, said, now)
-            case Ran(("trained", number), refs, numbers):
-                return self._trained(int(number), refs["weights"], numbers, now)
-            case Failed(("trained", number), why) if self.doing is not None and number == self.doing.number:
-                trouble = Send(self.doing.head, Trouble(self.doing.number, f"training failed: {why}"), latest=True)
-                self.newest = self.doing.number - 1  # asked again, it tries again
-                return [trouble, *self._go_on(now)]
+            case Ran(("trained", _, begun), refs, numbers) if begun == self.begun:
+                return self._trained(refs["weights"], numbers, now)
+            case Failed(("trained", _, begun), why) if begun == self.begun and self.doing is not None:
+                call = self.doing
+                self.newest = call.number - 1  # asked again, it tries again
+                return [Send(call.head, Trouble(call.number, call.line, f"training failed: {why}"), latest=True), *self._go_on(now)]
             case Ran():
                 return self.member.ran(event, now)
             case Failed():
@@ -149,16 +144,20 @@ class Trainer(_Alarm, kw_only=True):
         return self.newest, ()
 
     def _called(self, call: Call) -> list[Command]:
-        if not _fresh(call, self.newest, self.renewed):
-            return []
-        if self.doing is None:
-            return self._begin(call)
-        if self.next is None or self.renewed or call.number > self.next.number:
-            self.next = call
+        match self.member.verdict(call, self.doing, self.newest):
+            case "again":
+                return self.member.give_again(call)
+            case "adopt":
+                self.doing, self.next = call, None
+            case "begin" if self.doing is None:
+                return self._begin(call)
+            case "begin":
+                self.next = call
         return []
 
     def _begin(self, call: Call) -> list[Command]:
-        self.doing, self.newest, self.renewed = call, call.number, False
+        self.doing, self.newest = call, call.number
+        self.begun += 1
         numbers: dict[str, float | int | str] = {
             "round": call.number,
             "slot": self.slot,
@@ -166,17 +165,18 @@ class Trainer(_Alarm, kw_only=True):
             "prox_mu": self.plan.prox_mu,
             "layers": "",
         }
-        return [Run("train", {"weights": call.weights}, ("trained", call.number), numbers)]
+        return [Run("train", {"weights": call.weights}, ("trained", call.number, self.begun), numbers)]
 
-    def _trained(self, number: int, weights: Ref, numbers: Numbers, now: float) -> list[Command]:
+    def _trained(self, weights: Ref, numbers: Numbers, now: float) -> list[Command]:
         call = self.doing
-        if call is None or call.number != number:
+        if call is None:
             return []
         after = self._go_on(now)
-        if after and self.newest > number:  # the head has closed this round: it would not count
+        if after:  # the head has closed this round, or began it anew: it would not count
             return [Measure("late_updates", 1), *after]
+        self.saved = max(self.saved + 1, call.number)
         given = self.member.give(call, weights, int(numbers["examples"]), Slots.of(self.slot), {"loss": numbers["loss"]})
-        return [Save(number), *given, Measure("loss", numbers["loss"]), *after]
+        return [Save(self.saved), *given, Measure("loss", numbers["loss"])]
 
     def _go_on(self, now: float) -> list[Command]:
         call, self.doing, self.next, self.since = self.next, None, None, now
@@ -197,7 +197,9 @@ class Aggregator(_Alarm, kw_only=True):
     """In-block rounds that are done of the parent's round."""
     slots: Slots = Slots()
     """All that is in the block so far."""
-    renewed: bool = False
+    deserted: bool = False
+    """Our parent knows that nobody is here."""
+    saved: int = 0
     since: float = 0.0
 
     def react(self, event: Event, now: float) -> list[Command]:
@@ -210,13 +212,10 @@ class Aggregator(_Alarm, kw_only=True):
                 return self._after(self.head.renew(roster, self._mine(roster), now), now)
             case Joined(peer) if peer.parent == self.me:
                 return self._after(self.head.joined(peer, now), now)
-            case Joined(peer) if peer.task == self.member.head:
-                self.renewed = True
             case Left(peer) if peer.parent == self.me:
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(_, Call() as call):
-                passed = self.member.called(call)
-                return [*passed, *(self._begin(call, now) if _fresh(call, self.newest, self.renewed) else [])]
+                return [*self.member.called(call), *self._called(call, now)]
             case Delivered(sender, Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
             case Delivered(sender, said):
@@ -241,15 +240,23 @@ class Aggregator(_Alarm, kw_only=True):
     def _mine(self, roster: tuple[Peer, ...]) -> tuple[str, ...]:
         return tuple(peer.task for peer in roster if peer.parent == self.me)
 
-    def _begin(self, call: Call, now: float) -> list[Command]:
+    def _called(self, call: Call, now: float) -> list[Command]:
         """A round of the parent. One that is still open here was closed there without us."""
-        self.doing, self.newest, self.renewed, self.block, self.slots = call, call.number, False, 0, Slots()
-        return self._after(self._open(call.weights, now), now)
+        match self.member.verdict(call, self.doing, self.newest):
+            case "again":
+                return self.member.give_again(call)
+            case "adopt":
+                self.doing, self.deserted = call, False
+                return self._after([], now)
+            case "begin":
+                self.doing, self.newest, self.block, self.slots, self.deserted = call, call.number, 0, Slots(), False
+                return self._after(self._open(call.weights, now), now)
+        return []
 
     def _open(self, weights: Ref, now: float) -> list[Command]:
         assert self.doing is not None
         number = (self.doing.number - 1) * self.plan.period + self.block + 1
-        return self.head.open(number, self.doing.root, weights, now, self.plan.clusters)
+        return self.head.open(number, self.doing.root, self.doing.line, weights, now, self.plan.clusters)
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
         """Look whether the cluster's round has ended."""
@@ -258,7 +265,11 @@ class Aggregator(_Alarm, kw_only=True):
             return commands
         if self.head.failed:
             why, self.doing, self.newest, self.since = self.head.failed, None, call.number - 1, now
-            return [*commands, Send(call.head, Trouble(call.number, why), latest=True)]
+            return [*commands, Send(call.head, Trouble(call.number, call.line, why), latest=True)]
+        if self.head.deserted() != self.deserted:
+            self.deserted = not self.deserted
+            if self.deserted:
+                return [*commands, Send(call.head, Trouble(call.number, call.line, "nobody is in its cluster", empty=True), latest=True)]
         if agreed is None:
             return commands
         self.head.agreed = None
@@ -267,8 +278,9 @@ class Aggregator(_Alarm, kw_only=True):
         if self.block < self.plan.period:
             return [*commands, *self._after(self._open(agreed.weights, now), now)]
         self.doing, self.since = None, now
+        self.saved = max(self.saved + 1, call.number)
         given = self.member.give(call, agreed.weights, agreed.examples, self.slots, agreed.numbers)
-        return [*commands, Save(call.number), *given]
+        return [*commands, Save(self.saved), *given]
 
 
 # -- the root ------------------------------------------------------------------------------
@@ -345,7 +357,7 @@ class Server(_Alarm, kw_only=True):
         assert self.weights is not None
         self.phase = "running"
         self.round += 1
-        return self.head.open(self.round, self.round, self.weights, now, self.plan.clusters)
+        return self.head.open(self.round, self.round, (), self.weights, now, self.plan.clusters)
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
         agreed = self.head.agreed

@@ -22,7 +22,7 @@ from msgspec import Struct, field
 
 from fog_common.machine import Blob, Command, Failed, Handle, Measure, Numbers, Peer, Ran, Ref, Run, Send, Slots, Waiting
 from fog_learning.job import Stragglers
-from fog_learning.methods.cluster import Call, Consensus, Links, More, Pass, Pull, Ready, Said, Settled, Stuck, Trouble, Update
+from fog_learning.methods.cluster import Call, Consensus, Line, Links, More, Pass, Pull, Ready, Said, Settled, Stuck, Trouble, Update
 from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
 from fog_learning.methods.mixing import Epoch
 from fog_learning.methods.rounds import deadline, needed
@@ -70,6 +70,9 @@ class Head(Struct):
     phase: Literal["idle", "gathering", "averaging", "agreeing", "judging", "pulling", "joining"] = "idle"
     number: int = -1
     root: int = 0
+    line: Line = ()
+    opening: int = 0
+    """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
     weights: Ref | None = None
     d2d: bool = False
     why: str = ""
@@ -81,8 +84,8 @@ class Head(Struct):
     """The member that was asked last to pass the Call on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
-    early: dict[str, list[Ready | Update]] = field(default_factory=dict)
-    """Answers to rounds that are not open here yet: after our restart members repeat theirs before our own parent calls again."""
+    empty: tuple[str, ...] = ()
+    """Members that head clusters where nobody is."""
     sum: Handle | None = None
     opened_at: float = 0.0
     closes_at: float | None = None
@@ -118,6 +121,8 @@ class Head(Struct):
         if self.phase != "gathering":
             return []
         self.holders = tuple(name for name in self.holders if name in self.children)
+        if self.d2d:
+            self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
         self.called = tuple(sorted({*self.called, *new}))
         return [*(self._hand_on(new) if new else []), *self._close_if_ready(now)]
 
@@ -130,6 +135,7 @@ class Head(Struct):
         if self.phase not in ("gathering", "agreeing"):
             return lost
         self.troubled.pop(name, None)
+        self.empty = tuple(other for other in self.empty if other != name)
         if self.d2d:
             self.answers.pop(name, None)
         if name not in self.called and sampled and any(other in self.children for other in self.called):
@@ -166,7 +172,7 @@ class Head(Struct):
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
         """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
         assert self.weights is not None
-        call = Call(self.number, self.root, self.weights, self.me, self.d2d)
+        call = Call(self.number, self.root, self.weights, self.me, self.line, self.d2d)
         if not self.d2d or self.downlink == "direct":
             self.holders = tuple(sorted({*self.holders, *names}))
             return [Send(name, call, latest=True) for name in names]
@@ -179,12 +185,14 @@ class Head(Struct):
 
     # -- a round opens ---------------------------------------------------------------------
 
-    def open(self, number: int, root: int, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
-        """Call the members to round `number`. fraction: of the members, when they head clusters of their own (chosen under the seed)."""
-        self.number, self.root, self.weights = number, root, weights
+    def open(self, number: int, root: int, above: Line, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
+        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members, when they head
+        clusters of their own (chosen under the seed)."""
+        self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
+        self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
-        self.answers, self.troubled, self.holders, self.broken = {}, {}, (), []
-        self.opened_at, self.epochs, self.members, self.settled, self.error = now, 0, (), {}, 0.0
+        self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
+        self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue = None, False
         names = tuple(self.children)
         if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
@@ -194,17 +202,12 @@ class Head(Struct):
         self._decide()
         after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
         self.closes_at = None if after is None else now + after
-        early = [(name, said) for name in names for said in self.early.get(name, ()) if said.number == number and isinstance(said, Ready) == self.d2d]
-        self.early = {name: kept for name, all_ in self.early.items() if (kept := [said for said in all_ if said.number > number])}
-        done = {name for name, _ in early}
-        others = tuple(name for name in names if name not in done)
-        if self.d2d and self.downlink == "relay" and others:
-            first = random.Random(f"first/{self.seed}/{self.me}/{number}").choice(others)
-            others = (first, *(name for name in others if name != first))
-        commands = self._hand_on(others) if others else []
-        for name, said in early:
-            commands += self._answered(name, said, now)
-        return commands
+        if not names:
+            return []
+        if self.d2d and self.downlink == "relay":
+            first = random.Random(f"first/{self.seed}/{self.me}/{number}").choice(names)
+            names = (first, *(name for name in names if name != first))
+        return self._hand_on(names)
 
     def _decide(self) -> None:
         sites = {self.children[name].site for name in self.called}
@@ -231,7 +234,14 @@ class Head(Struct):
         match said:
             case Ready() | Update(epoch=()):
                 return self._answered(sender, said, now)
-            case Trouble(number, why) if number == self.number and sender in self.called:
+            case Trouble(number, line, why, empty) if (
+                (number, line) == (self.number, self.line) and sender in self.called and sender not in self.answers
+            ):
+                if empty:
+                    self.empty = tuple(sorted({*self.empty, sender}))
+                    return self._close_if_ready(now)
+                return self._troubled(sender, why, now)
+            case Trouble(number, line, why) if (number, line) == (self.number, self.line) and sender in self.members and self.phase == "agreeing":
                 return self._troubled(sender, why, now)
             case Settled(epoch) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members and said.turn >= self.turns:
                 self.settled[sender] = said
@@ -245,11 +255,7 @@ class Head(Struct):
         return []
 
     def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
-        if said.number > self.number:
-            known = self.early.setdefault(sender, [])
-            known += [said] if all(other.number != said.number for other in known) else []
-            return []
-        if said.number != self.number or sender not in self.called or isinstance(said, Ready) != self.d2d:
+        if (said.number, said.line) != (self.number, self.line) or sender not in self.called or isinstance(said, Ready) != self.d2d:
             return [Measure("late_updates", 1)]
         if sender not in self.holders:
             self.holders = (*self.holders, sender)
@@ -259,14 +265,15 @@ class Head(Struct):
             return [Measure("late_updates", 1)]
         self.recent.append(now - self.opened_at)
         self.troubled.pop(sender, None)
+        self.empty = tuple(name for name in self.empty if name != sender)
         self.answers[sender] = Answer(said.slots, said.examples, said.numbers)
         if self.phase == "agreeing":  # it is back in time: the others begin again, with it
             return self._agree(now)
         adding: list[Command] = []
         if isinstance(said, Update):
-            self.sum = Handle(f"sum{self.number}")
+            self.sum = Handle(f"sum{self.number}-{self.opening}")
             refs = {"sum": self.sum, "add": said.weights}
-            adding = [Run("accumulate", refs, ("added", self.number, sender), {"n": said.examples}, {"sum": self.sum})]
+            adding = [Run("accumulate", refs, ("added", self.number, self.opening, sender), {"n": said.examples}, {"sum": self.sum})]
         return [*adding, *self._close_if_ready(now)]
 
     def _troubled(self, name: str, why: str, now: float) -> list[Command]:
@@ -283,7 +290,12 @@ class Head(Struct):
 
     def missing(self) -> tuple[str, ...]:
         """Live members whose answer this round waits for."""
-        return tuple(name for name in self.called if name in self.children and name not in self.answers and name not in self.troubled)
+        given = {*self.answers, *self.troubled, *self.empty}
+        return tuple(name for name in self.called if name in self.children and name not in given)
+
+    def deserted(self) -> bool:
+        """The round is open and there is nobody who could answer."""
+        return self.phase == "gathering" and not self.answers and not self.troubled and not self.missing()
 
     def _close_if_ready(self, now: float) -> list[Command]:
         if self.phase != "gathering":
@@ -294,11 +306,11 @@ class Head(Struct):
         if not self.missing():
             if self.answers:
                 return self._close(now)
-            if live:
+            if self.troubled:
                 self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
-            elif self.children:  # the members chosen for this round are gone: take the others
-                self.called = tuple(self.children)
-                return self._hand_on(self.called)
+            elif others := tuple(name for name in self.children if name not in self.called):  # those chosen for this round are gone
+                self.called = tuple(sorted({*self.called, *others}))
+                return self._hand_on(others)
             return []
         if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
             return []
@@ -315,11 +327,11 @@ class Head(Struct):
             return self._agree(now)
         self.phase = "averaging"
         assert self.sum is not None
-        return [Run("mean", {"sum": self.sum}, ("mean", self.number))]
+        return [Run("mean", {"sum": self.sum}, ("mean", self.number, self.opening))]
 
     def ran(self, event: Ran) -> list[Command]:
         match event.tag:
-            case ("mean" | "joined", number) if number == self.number and self.phase in ("averaging", "joining"):
+            case ("mean" | "joined", _, opening) if opening == self.opening and self.phase in ("averaging", "joining"):
                 self._end(event.refs["weights"])
             case ("spread", turns, *epoch) if tuple(epoch) == self.epoch and turns == self.turns and self.phase == "judging":
                 self.error = event.numbers["error"]
@@ -328,9 +340,9 @@ class Head(Struct):
 
     def op_failed(self, event: Failed, now: float) -> list[Command]:
         match event.tag:
-            case ("added", number, str() as name) if number == self.number:
+            case ("added", _, opening, str() as name) if opening == self.opening:
                 return self._troubled(name, f"its update cannot be added: {event.why}", now)
-            case ("mean" | "joined", number) if number == self.number:
+            case ("mean" | "joined", _, opening) if opening == self.opening:
                 self.phase, self.failed = "idle", f"averaging failed in round {self.number}: {event.why}"
             case ("spread", _, *epoch) if tuple(epoch) == self.epoch:
                 self.phase, self.failed = "idle", f"measuring the consensus error failed in round {self.number}: {event.why}"
@@ -364,7 +376,7 @@ class Head(Struct):
         """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
         names = [name for name in sorted(self.answers) if name in self.children]
         if not names:
-            self.phase = "gathering"
+            self.phase, self.answers = "gathering", {}
             return self._close_if_ready(now)
         graph = self._graph(len(names))
         broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
@@ -419,13 +431,13 @@ class Head(Struct):
         self.phase = "joining"
         assert self.weights is not None
         slices = {f"slice{part}": self.slices[part] for part in sorted(self.slices)}
-        return [Run("join", {"like": self.weights, **slices}, ("joined", self.number))]
+        return [Run("join", {"like": self.weights, **slices}, ("joined", self.number, self.opening))]
 
     # -- what a person sees ----------------------------------------------------------------
 
     def waiting(self) -> Waiting | None:
         match self.phase:
-            case "gathering" if not self.called:
+            case "gathering" if not self.missing() and not self.answers:
                 return Waiting("members", 0, 1, (), self.opened_at)
             case "gathering":
                 who, have = self.missing(), len(self.answers)

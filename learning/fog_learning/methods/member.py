@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
-from fog_learning.methods.cluster import Call, Consensus, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_common.machine import Blob, Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
+from fog_learning.methods.cluster import Call, Consensus, Line, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
 from fog_learning.methods.mixing import Epoch, Mixing, Share
 
 Heard = Pass | Links | More | Pull | Share
@@ -24,8 +26,10 @@ class Member(Struct):
     """Asked for before the call itself came."""
     number: int = -1
     """Round of the input below."""
-    d2d: bool = False
-    """How it was given."""
+    line: Line = ()
+    """The latest that was heard."""
+    base: str = ""
+    """Digest of the weights that the input was made from."""
     weights: Ref | None = None
     examples: int = 0
     slots: Slots = Slots()
@@ -39,25 +43,40 @@ class Member(Struct):
     """(epoch, turn) that stuck_at belongs to."""
 
     def called(self, call: Call) -> list[Command]:
-        """Pass it on (those who have it drop it). A head that started anew may want the input given the other way now."""
-        if self.call is None or call.number >= self.call.number or call.head != self.call.head:
+        """Pass the call on, if this node is to."""
+        if call.line < self.line:
+            return []
+        if self.call is None or (call.line, call.number) >= (self.call.line, self.call.number):
             self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
         waiting, self.passes = self.passes, []
         names = [*call.relay, *(name for each in waiting if each.number == call.number for name in each.relay)]
-        passed: list[Command] = [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
-        if call.number == self.number and call.d2d != self.d2d and self.weights is not None:
-            return [*passed, *self.give(call, self.weights, self.examples, self.slots, self.numbers)]
-        return passed
+        return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+
+    def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin"]:
+        """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, or begin."""
+        if call.line < self.line:
+            return "drop"
+        later, self.line = call.line > self.line, call.line
+        if call.number == self.number and self.weights is not None and _digest(call.weights) == self.base:
+            return "again"
+        if doing is not None and (call.number, call.weights) == (doing.number, doing.weights):
+            return "adopt"
+        return "begin" if later or call.number > newest else "drop"
 
     def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers) -> list[Command]:
         """The input of this round is there (the owner has put a Save before these commands)."""
-        self.number, self.examples, self.slots, self.numbers = call.number, examples, slots, numbers
-        self.weights, self.d2d = weights, call.d2d
+        self.number, self.base, self.examples, self.slots, self.numbers = call.number, _digest(call.weights), examples, slots, numbers
+        self.weights = weights
         self.mixing.stop()
         self.stuck_at = None
+        return self.give_again(call)
+
+    def give_again(self, call: Call) -> list[Command]:
+        """To a head that began anew, or did not hear it."""
+        assert self.weights is not None
         if call.d2d:
-            return [Send(call.head, Ready(call.number, examples, slots, numbers), keep=call.root)]
-        return [Send(call.head, Update(call.number, weights, examples, slots, numbers), keep=call.root)]
+            return [Send(call.head, Ready(call.number, call.line, self.examples, self.slots, self.numbers), keep=call.root)]
+        return [Send(call.head, Update(call.number, call.line, self.weights, self.examples, self.slots, self.numbers), keep=call.root)]
 
     def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
         match said:
@@ -83,7 +102,7 @@ class Member(Struct):
                 exact = event.numbers.get("exact", 0.0) == 1.0
                 return [Send(self.head, Settled(self.mixing.epoch, self.mixing.turn, self.mixing.mass, event.refs["sketch"], exact))]
             case ("pulled", int() as part, int() as of, *epoch) if tuple(epoch) == self.mixing.epoch:
-                whole = Update(self.number, event.refs["weights"], self.examples, self.slots, epoch=self.mixing.epoch, part=part, of=of)
+                whole = Update(self.number, self.line, event.refs["weights"], self.examples, self.slots, epoch=self.mixing.epoch, part=part, of=of)
                 return [Send(self.head, whole)]
         return []
 
@@ -92,7 +111,7 @@ class Member(Struct):
         match event.tag:
             case ("paired" | "mixed" | "sketched" | "pulled" as what, *rest) if tuple(rest[-len(self.mixing.epoch) :]) == self.mixing.epoch:
                 self.mixing.stop()
-                return [Send(self.head, Trouble(self.number, f"averaging with its neighbours failed ({what}): {event.why}"), latest=True)]
+                return [Send(self.head, Trouble(self.number, self.line, f"averaging with its neighbours failed ({what}): {event.why}"), latest=True)]
         return []
 
     def woke(self, now: float) -> list[Command]:
@@ -124,3 +143,8 @@ class Member(Struct):
             numbers: dict[str, float | int | str] = {"size": self.consensus.sketch, "seed": self.seed}
             return [*commands, Run("sketch", {"value": mixing.value}, ("sketched", mixing.turn, *mixing.epoch), numbers)]
         return commands
+
+
+def _digest(ref: Ref) -> str:
+    """Of received weights, which are blobs; a handle (the head is on this node) by its name."""
+    return ref.digest if isinstance(ref, Blob) else ref.name
