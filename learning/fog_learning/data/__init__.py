@@ -2,16 +2,21 @@
 
 A name is looked for in the agent's `datasets:` (name: path), then in $FOGLEARN_DATA/NAME; `digits` comes with scikit-learn.
 A place may hold idx files (MNIST and relatives), npz, CSV, or a folder of images per class; the file names decide.
+
+What a model sees is (stored value - mean) / deviation, per channel or feature. Of the sets in DATASETS these are constants, so that
+nodes which own their data agree; of all others they are those of the training part that the node has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
-from fog_learning.data.base import DataError, Dataset, Scale, stratified_split
+from fog_learning.data.base import DataError, Dataset, Scale, standardised, stratified_split
 from fog_learning.data.files import load_csv, load_folders, load_npz
 from fog_learning.data.idx import load_idx
 from fog_learning.data.partition import check_partition, partition
@@ -25,11 +30,16 @@ class DatasetEntry(Struct, frozen=True):
     title: str
     input_shape: tuple[int, ...]
     classes: int
+    scale: Scale | None = None
+    """Of the usual uint8 files; None: as measured on the training part."""
     load: Callable[[], Dataset] | None = None
 
 
+DIGITS: Final = Scale((4.88,), (6.02,))
+
+
 def load_digits() -> Dataset:
-    """scikit-learn's 1 797 handwritten digits, 8x8, real scans (values 0..16 to -1..1); always the same fifth held out."""
+    """scikit-learn's 1 797 handwritten digits, 8x8, real scans with values 0..16; always the same fifth held out."""
     import gzip
     import importlib.util
 
@@ -49,16 +59,16 @@ def load_digits() -> Dataset:
         table = np.column_stack([bunch.data, bunch.target])
     x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
     train, test = stratified_split(y, 0.2, "split", "digits")
-    return Dataset("digits", x[train], y[train], x[test], y[test], 10, Scale((8.0,), (8.0,)), origin="scikit-learn")
+    return Dataset("digits", x[train], y[train], x[test], y[test], 10, DIGITS, origin="scikit-learn")
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, load_digits),
-    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10),
-    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10),
-    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62),
-    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47),
-    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10),
+    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, DIGITS, load_digits),
+    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10, Scale((33.32,), (78.57,))),
+    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10, Scale((72.94,), (90.02,))),
+    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62, Scale((44.27,), (84.56,))),
+    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47, Scale((44.68,), (84.98,))),
+    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10, Scale((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))),
     "uci-har": DatasetEntry("accelerometer and gyroscope windows of 30 persons, npz", (9, 128), 6),
 }
 """Names with a known shape. Any other name works too, if its files are found; then only the nodes know its shape."""
@@ -68,8 +78,18 @@ _READERS = (load_idx, load_npz, load_csv, load_folders)
 
 def known_shape(name: str) -> tuple[tuple[int, ...], int] | None:
     """(input shape, classes) of a data set by its name alone, a `-subset` of a known one included; None if not known."""
-    entry = DATASETS.get(name) or DATASETS.get(name.removesuffix("-subset"))
+    entry = _known(name)
     return None if entry is None else (entry.input_shape, entry.classes)
+
+
+def _known(name: str) -> DatasetEntry | None:
+    return DATASETS.get(name) or DATASETS.get(name.removesuffix("-subset"))
+
+
+def _scale(dataset: Dataset) -> Scale:
+    entry = _known(dataset.name)
+    usual = entry is not None and dataset.train_x.dtype.name == "uint8" and dataset.input_shape == entry.input_shape
+    return entry.scale if entry is not None and entry.scale is not None and usual else standardised(dataset.train_x)
 
 
 def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Path]:
@@ -86,7 +106,7 @@ def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) ->
         if place.exists():
             for reader in _READERS:
                 if (dataset := reader(name, place)) is not None:
-                    return dataset
+                    return replace(dataset, scale=_scale(dataset))
             raise DataError(f"data set {name}: {place} holds no idx, npz or CSV file and no folder of images per class")
     entry = DATASETS.get(name)
     if entry is not None and entry.load is not None and name not in paths:

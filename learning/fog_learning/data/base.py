@@ -34,8 +34,7 @@ class Scale:
         return (rows.astype(np.float32) - shift) / divide
 
 
-GREY_LEVELS = Scale((127.5,), (127.5,))
-"""uint8 images: 0..255 to -1..1. Constants, so that nodes which own their data agree without telling each other statistics."""
+AS_STORED = Scale((0.0,), (1.0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Dataset:
     test_x: Array
     test_y: Array
     classes: int
-    scale: Scale
+    scale: Scale = AS_STORED
     class_names: tuple[str, ...] = ()
     train_groups: Array | None = None
     """Who recorded each training row (subject, writer), where the files say so."""
@@ -90,7 +89,12 @@ def standardised(train_x: Array) -> Scale:
     import numpy as np
 
     axes = (0, *range(2, train_x.ndim))
-    mean, deviation = train_x.mean(axis=axes, dtype=np.float64), train_x.std(axis=axes, dtype=np.float64)
+    chunks = [train_x[first : first + 1024] for first in range(0, len(train_x), 1024)]  # float64 copies of all would be large
+    per_channel = train_x.size / train_x.shape[1]
+    mean = sum(chunk.sum(axis=axes, dtype=np.float64) for chunk in chunks) / per_channel
+    middle = mean.reshape(-1, *(1,) * (train_x.ndim - 2))
+    variance = sum(np.square(chunk - middle).sum(axis=axes) for chunk in chunks) / per_channel
+    deviation = np.sqrt(variance)
     deviation[deviation == 0] = 1.0
     return Scale(tuple(mean.tolist()), tuple(deviation.tolist()))
 

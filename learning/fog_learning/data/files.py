@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fog_learning.data.base import GREY_LEVELS, DataError, Dataset, standardised, stratified_split
+from fog_learning.data.base import DataError, Dataset, stratified_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +53,7 @@ def load_npz(name: str, place: Path) -> Dataset | None:
         if y.dtype.kind not in "iu" or y.ndim != 1:
             raise DataError(f"{place}: labels must be whole numbers, one per example; found {y.dtype} of shape {y.shape}")
     classes = int(max(train_y.max(initial=0), test_y.max(initial=0))) + 1
-    scale = GREY_LEVELS if train_x.dtype == np.uint8 else standardised(train_x)
-    return Dataset(name, train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64), classes, scale, train_groups=groups, origin=str(place))
+    return Dataset(name, train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64), classes, train_groups=groups, origin=str(place))
 
 
 def _arrays(file: Path) -> dict[str, Array]:
@@ -129,7 +128,7 @@ def load_csv(name: str, place: Path) -> Dataset | None:
     names = _class_names([*train_words, *test_words])
     number = {word: index for index, word in enumerate(names)}
     train_y, test_y = (np.array([number[word] for word in words], dtype=np.int64) for words in (train_words, test_words))
-    return Dataset(name, train_x, train_y, test_x, test_y, len(names), standardised(train_x), class_names=names, origin=str(place))
+    return Dataset(name, train_x, train_y, test_x, test_y, len(names), class_names=names, origin=str(place))
 
 
 def _class_names(words: list[str]) -> tuple[str, ...]:
@@ -203,7 +202,7 @@ def load_folders(name: str, place: Path) -> Dataset | None:
         ((x, y),) = arrays
         rows, held = stratified_split(y, 0.2, "split", name)
         train_x, train_y, test_x, test_y = x[rows], y[rows], x[held], y[held]
-    return Dataset(name, train_x, train_y, test_x, test_y, len(names), GREY_LEVELS, class_names=names, origin=str(place))
+    return Dataset(name, train_x, train_y, test_x, test_y, len(names), class_names=names, origin=str(place))
 
 
 def _images(folder: Path) -> list[Path]:

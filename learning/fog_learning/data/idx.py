@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fog_learning.data.base import GREY_LEVELS, DataError, Dataset, stratified_split
+from fog_learning.data.base import DataError, Dataset, stratified_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def load_idx(name: str, folder: Path) -> Dataset | None:
     classes = int(max(train_y.max(initial=0), test_y.max(initial=0))) + 1
     images = (np.ascontiguousarray(x)[:, None] for x in (train_x, test_x))
     train_x, test_x = images
-    return Dataset(name, train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64), classes, GREY_LEVELS, origin=str(folder))
+    return Dataset(name, train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64), classes, origin=str(folder))
 
 
 def _pair(images: Path) -> tuple[Array, Array]:
