@@ -23,6 +23,8 @@ PLACED: Final = (PREPARING, RUNNING)
 """States in which a job has nodes of its own."""
 ENDED: Final = (FINISHED, FAILED, CANCELLED)
 LOG_LINES: Final = 500
+MAX_ROUND: Final = 1_000_000_000
+"""A round beyond it is nonsense of a peer."""
 
 
 class Seat(Struct):
@@ -219,6 +221,8 @@ class History:
         """Rows of what is new."""
         rows = []
         for record in records:
+            if not 0 <= record.round <= MAX_ROUND:
+                continue
             self.seen = max(self.seen, record.round)
             old = self.rounds.get(record.round)
             if old is not None and old.record == record:

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received
-from fog_common.errors import FogError, WireError
-from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.errors import ConfigError, FogError, WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR, TIERS, checked_id
 from fog_common.notify import notify, watchdog_s
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
@@ -146,6 +146,9 @@ class Service:
                     self._receive(now, topics.parse(topic), payload)
                 except WireError as error:
                     self._reject(error.reason, topic, error)
+                except Exception as error:  # whatever a message does to us, the others are heard
+                    log.exception("a message could not be handled topic=%s", topic[:200])
+                    self._reject("internal", topic, error)
             case StopAsked():
                 notify("STOPPING=1")
                 self._stopped = True
@@ -164,6 +167,8 @@ class Service:
             return
         if isinstance(message, Presence | Announce | Heartbeat | Goodbye) and message.node != route.sender:
             raise WireError(f"{type(message).__name__} of {message.node!r} came from {route.sender!r}", "wrong_sender")
+        if isinstance(message, Announce):
+            _check_announced(message)
         match message:
             case Presence() if route.plane == "node":
                 self._core.on_presence(now, message)
@@ -262,6 +267,17 @@ class Service:
             self._bus.publish(topic, payload, qos=qos)
         except (FogError, ValueError) as error:
             log.error("cannot send topic=%s error=%s", topic[:200], error)
+
+
+def _check_announced(announce: Announce) -> None:
+    """WireError for a node that cannot be one of ours: its id and its site become levels of topics."""
+    try:
+        checked_id(announce.node, "node")
+        checked_id(announce.profile.site, "site")
+    except ConfigError as error:
+        raise WireError(str(error), "bad_id") from None
+    if announce.node == COORDINATOR or announce.profile.tier not in TIERS:
+        raise WireError(f"announced as node {announce.node!r} of tier {announce.profile.tier!r}; tiers are {', '.join(TIERS)}", "bad_id")
 
 
 def _records(history: tuple[Any, ...]) -> tuple[Any, ...]:

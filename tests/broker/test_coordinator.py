@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stand_ins import SPEC, StandIn
 
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Received, Will
 from fog_common.bus.mqtt import MqttBus
@@ -24,8 +23,9 @@ from fog_common.machine import Blob, RoundRecord
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Publish
 from fog_common.wire import messages, topics
-from fog_common.wire.messages import Desired, Presence
+from fog_common.wire.messages import Announce, Desired, Presence, Profile
 from fogctl.client import Client, Settings
+from support.stand_ins import SPEC, StandIn
 
 FLEET = "main"
 PATIENCE_S = 20.0
@@ -207,7 +207,9 @@ def test_a_will_makes_a_task_leave(scene: Scene):
     scene.ask("job.submit", spec=SPEC)
     view = scene.running()["view"]
     scene.agents["pi-2"].node.up = False
-    scene.agents["pi-2"].bus.close(Will(topic=topics.PRESENCE.at(fleet=FLEET, node="pi-2"), payload=messages.encode(scene.agents["pi-2"].node.kill())))
+    scene.agents["pi-2"].bus.close(
+        Will(topic=topics.PRESENCE.at(fleet=FLEET, node="pi-2"), payload=messages.encode(scene.agents["pi-2"].node.kill()))
+    )
     body = scene.until(lambda body: body["view"] > view, job="digits")
     assert "trainer-1 waits for pi-2: offline" in body["line"]
     scene.agents["pi-2"].connect()
@@ -267,14 +269,22 @@ def test_bad_messages_are_dropped_and_the_job_goes_on(scene: Scene):
     inbox = topics.to_coordinator(FLEET, "mallory")
     cloud = scene.agents["cloud-1"].node
     for payload in (b"", b"\xff" * 100, os.urandom(2000), b"\x91" * 5000, b"\x00" * 1_500_000, messages.encode(Presence("pi-1", "x", False))):
-        for topic in (inbox, topics.REQUEST.at(fleet=FLEET, sender="mallory", kind="request~1"), topics.to_coordinator(FLEET, "mallory", "bulk~digits")):
+        for topic in (
+            inbox,
+            topics.REQUEST.at(fleet=FLEET, sender="mallory", kind="request~1"),
+            topics.to_coordinator(FLEET, "mallory", "bulk~digits"),
+        ):
             bus.publish(topic, payload, qos=1)
     bus.publish(topics.PRESENCE.at(fleet=FLEET, node="mallory"), messages.encode(Presence("pi-1", scene.agents["pi-1"].node.nonce, False)), qos=1)
     bus.publish(inbox, messages.encode(cloud.heartbeat(0.0)), qos=1)
     bus.publish(inbox, messages.encode(Desired(1, "x")), qos=1)
     bus.publish(inbox, messages.encode(cloud.goodbye()), qos=1)
+    for profile in (Profile("cloud", "a/b"), Profile("moon", "home")):
+        bus.publish(inbox, messages.encode(Announce("mallory", "n", profile)), qos=1)
     cloud.draining = False
-    bus.publish(topics.REQUEST.at(fleet=FLEET, sender="mallory", kind="request~1"), messages.encode(messages.Request("1", "job.status", {"job": 5})), qos=1)
+    bus.publish(
+        topics.REQUEST.at(fleet=FLEET, sender="mallory", kind="request~1"), messages.encode(messages.Request("1", "job.status", {"job": 5})), qos=1
+    )
     body = scene.until(lambda body: True, job="digits")
     scene.until(lambda body: all(node["state"] == "online" and not node["draining"] for node in body["nodes"]), "node.list")
     assert (body["state"], body["view"]) == ("running", view)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.stand_ins import SPEC, StandIn, World
 
 from fog_common.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Announce, Desired, Heartbeat, Identify, Planes, Presence, TaskState, WorkerState
 from fog_coordinator.effects import Record, Tell
 from fog_coordinator.views import Rules
+from support.stand_ins import SPEC, StandIn, World
 
 
 def fleet(edges: int = 3, clouds: int = 1, **options) -> World:

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
-from support.stand_ins import StandIn, World
 
 from fog_coordinator.views import NOTHING
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from
 from fog_learning.methods import METHODS
 from fog_learning.methods.base import Method, Role
+from support.stand_ins import StandIn, World
 
 
 def lockstep(spec: Mapping[str, Any]) -> tuple[Job, Method]:
     method = METHODS["fedavg"]
-    roles = (Role("server", method.roles[0].machine, where="cloud", stateful=True), Role("trainer", method.roles[1].machine, where="data", stateful=True))
+    roles = (
+        Role("server", method.roles[0].machine, where="cloud", stateful=True),
+        Role("trainer", method.roles[1].machine, where="data", stateful=True),
+    )
     return job_from(spec), replace(method, roles=roles, lockstep=True)
 
 
