@@ -146,6 +146,8 @@ class Trainer(_Alarm, kw_only=True):
     def _called(self, call: Call) -> list[Command]:
         match self.member.verdict(call, self.doing, self.newest):
             case "again":
+                self.newest, self.doing, self.next = call.number, None, None
+                self.begun += 1
                 return self.member.give_again(call)
             case "adopt":
                 self.doing, self.next = call, None
@@ -244,6 +246,7 @@ class Aggregator(_Alarm, kw_only=True):
         """A round of the parent. One that is still open here was closed there without us."""
         match self.member.verdict(call, self.doing, self.newest):
             case "again":
+                self.newest, self.doing = call.number, None
                 return self.member.give_again(call)
             case "adopt":
                 self.doing, self.deserted = call, False

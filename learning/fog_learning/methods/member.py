@@ -57,6 +57,8 @@ class Member(Struct):
         if call.line < self.line:
             return "drop"
         later, self.line = call.line > self.line, call.line
+        if call.number < newest and not later:
+            return "drop"
         if call.number == self.number and self.weights is not None and _digest(call.weights) == self.base:
             return "again"
         if doing is not None and (call.number, call.weights) == (doing.number, doing.weights):
