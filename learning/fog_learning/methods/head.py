@@ -389,7 +389,7 @@ class Head(Struct):
         self.phase, self.members, self.turns = "agreeing", tuple(names), self._turns(graph)
         self.settled, self.pulled, self.slices = {}, {}, {}
         self.epochs += 1
-        self.epoch = (self.number, *self.born, self.epochs)
+        self.epoch = (*self.line, *self.born, self.epochs, self.number)
         rows = metropolis(graph)
         return [Send(name, Links(self.epoch, self.turns, {names[j]: rows[i][j] for j in graph[i]}), latest=True) for i, name in enumerate(names)]
 

@@ -84,7 +84,7 @@ class Member(Struct):
         match said:
             case Share():
                 return self._after(self.mixing.hear(sender, said), now)
-            case Links(epoch, turns, links) if epoch[0] == self.number and self.weights is not None:
+            case Links(epoch, turns, links) if epoch[-1] == self.number and self.weights is not None:
                 return self._after(self.mixing.begin(epoch, links, turns, self.weights, self.examples), now)
             case More(epoch, turns) if epoch == self.mixing.epoch:
                 return self._after(self.mixing.extend(turns), now)

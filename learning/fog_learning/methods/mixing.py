@@ -26,7 +26,7 @@ from msgspec import Struct, field
 from fog_common.machine import Command, Handle, Ran, Ref, Run, Send
 
 Epoch = tuple[int, ...]
-"""Ordered: a later one replaces an earlier one. fog: (round, view, incarnation of the head, count)."""
+"""Ordered: a later one replaces an earlier one. fog: the head's line, its view and incarnation, a count, the round."""
 
 
 class Share(Struct, frozen=True, tag=True):
