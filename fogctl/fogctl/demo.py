@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            data, lines = run_demo(session, folder, _spec(job, seed), agents, broker)
+            data, lines = run_demo(session, folder, spec_of(job, seed), agents, broker)
             if keep:
                 lines.append(f"kept in {folder}")
             session.out.result(data, lines)
@@ -97,7 +97,7 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
     }
 
 
-def _spec(path: Path | None, seed: int | None) -> dict[str, Any]:
+def spec_of(path: Path | None, seed: int | None) -> dict[str, Any]:
     """The job file as builtins, checked (ConfigError before anything is started)."""
     from fog_learning.jobfile import job_from, load_job
 

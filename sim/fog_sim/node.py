@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from fog_agent import effects as agent_effects
 from fog_agent import hosting
-from fog_agent.core import AgentCore, Limits
+from fog_agent.core import AgentCore, Limits, Sample
 from fog_common import effects as host_effects
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import FogError, WireError
@@ -121,7 +121,6 @@ class SimWorker:
         self.sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self.received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self.op_seconds = 0.0
-        self.op_joules = 0.0
         self._prepared: Prepared | None = None
         self._ops: deque[host_effects.Compute] = deque()
         self._busy = False
@@ -178,8 +177,8 @@ class SimWorker:
         assert self.host is not None
         assert self.desired is not None
         assert self._prepared is not None
-        slots, roster = hosting.slots_of(self.desired, self.node.name)
-        self._prepared.bench.assign(slots, roster)
+        slots = {peer.task: peer.slot for peer in self.desired.placement.tasks if peer.slot >= 0}
+        self._prepared.bench.assign(slots, len(set(slots.values())))
         self.host.on_placement(self.node.world.kernel.now, self.desired)
         self._after()
 
@@ -266,7 +265,7 @@ class SimWorker:
         model = self.node.model
         seconds = (model.op_overhead_s + flops / model.flops) * self.node.slowness
         self.op_seconds += seconds
-        self.op_joules += flops * model.joules_per_flop
+        self.node.op_joules += flops * model.joules_per_flop
         try:
             inputs = {name: host.refs.value(compute.task, ref) for name, ref in compute.refs.items()}
             outputs, numbers = prepared.bench.run(compute.op, compute.task, inputs, dict(compute.numbers))
@@ -339,7 +338,7 @@ class SimWorker:
             sent=Planes(**self.sent),
             received=Planes(**self.received),
             ideal_bytes=host.ideal_bytes if host else 0,
-            counters={"op_seconds": self.op_seconds, "energy_modelled_joules": self.op_joules, **(hosting.counters_of(host) if host else {})},
+            counters={"op_seconds": self.op_seconds, **(hosting.counters_of(host) if host else {})},
             gauges=dict(host.measured) if host else {},
         )
 
@@ -360,6 +359,7 @@ class SimNode:
         self.alive = False
         self.frozen_until = 0.0
         self.slowness = 1.0
+        self.op_joules = 0.0
         self.chunk_bytes = chunk_bytes
         self.released = False
         self.core: AgentCore | None = None
@@ -462,8 +462,14 @@ class SimNode:
             self.core.on_timer(self.world.kernel.now)
             self._after()
 
+    def joules(self) -> float:
+        """Modelled, since the simulation began: idle power, ops, and bytes on the link."""
+        moved = self.port.sent_bytes + self.port.received_bytes
+        return self.model.idle_w * self.world.kernel.now + self.op_joules + moved * self.port.link.joules_per_byte
+
     def worker_state(self, worker: SimWorker, state: WorkerState, urgent: bool) -> None:
         if self.core is not None and self.alive:
+            self.core.on_measured(Sample(energy_j={"modelled": self.joules()}))
             self.core.on_worker_state(worker.job, state, urgent, self.world.kernel.now)
             self._after()
 

@@ -19,8 +19,9 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator import effects as core_effects
 from fog_coordinator.core import Core
+from fog_learning.job import Job
 from fog_learning.jobfile import job_from
-from fog_sim.costs import costs_of
+from fog_sim.costs import Costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel
 from fog_sim.links import WIRED, Fleet, Link
@@ -179,7 +180,7 @@ class Simulation:
         self,
         nodes: int,
         fleet: Fleet,
-        bench: Callable[[Any, dict[str, int], int], Any],
+        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]],
         *,
         seed: int = 0,
         chunk_bytes: int = 256 * 1024,
@@ -231,9 +232,7 @@ class Simulation:
         if desired.job not in self._prepared:
             job = job_from(desired.spec, f"job {desired.job}")
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
-            bench = self._bench(job, roster, len(set(roster.values())))
-            costs = costs_of(job, tuple(bench.input_shape), bench.classes, bench.test_examples)
-            self._prepared[desired.job] = Prepared(job, bench, costs)
+            self._prepared[desired.job] = Prepared(job, *self._bench(job, roster, len(set(roster.values()))))
         return self._prepared[desired.job]
 
     def trace(self, what: str, node: str, text: str) -> None:

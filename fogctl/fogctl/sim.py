@@ -1,0 +1,60 @@
+"""`fogctl sim`: a job on a simulated fleet, in virtual time. The same machines, transfer and coordinator as live; torch computes for real."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fogctl.session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "sim", connects=False)
+    def sim(
+        session: Session,
+        job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file.")],
+        nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, help="Nodes with data, beside one cloud node.")] = 4,
+        links: Annotated[str, typer.Option("--links", metavar="NAME|FILE", help="lan, wifi, lte, or a YAML file of links and node models.")] = "wifi",
+        faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Fault schedule (YAML).")] = None,
+        trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Write the event log, one JSON object a line.")] = None,
+        seed: Annotated[int, typer.Option("--seed", help="Of the fleet's spread, jitter and losses (the job has its own).")] = 0,
+        limit: Annotated[float, typer.Option("--limit", min=1, metavar="SECONDS", help="Virtual seconds until it is given up.")] = 86_400.0,
+    ) -> None:
+        """Run JOB in virtual time on modelled machines and links. All times, bytes and joules are simulated; accuracy is real."""
+        from fogctl.demo import spec_of, summary
+        from fogctl.watch import checked_end, summary_lines
+
+        spec = spec_of(job, None)
+        began = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(trace, "w", encoding="utf-8")) if trace else None
+            world, status = simulate(spec, nodes, links, faults, file, seed, limit)
+        wall = time.perf_counter() - began
+        checked_end(status)
+        data = summary(status, "simulated", nodes)
+        data |= {"simulated": True, "events": world.kernel.events, "real_s": round(wall, 3), "log_digest": world.digest.hexdigest()}
+        lines = ["simulated:", *summary_lines(status), f"{world.kernel.events} events in {wall:.1f} s of real time; event log {data['log_digest']}"]
+        session.out.result(data, lines)
+
+
+def simulate(spec: dict[str, Any], nodes: int, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float) -> tuple[Any, dict[str, Any]]:
+    """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
+    from fog_common.errors import TimedOut
+    from fog_sim.costs import torch_bench
+    from fog_sim.faults import load_schedule
+    from fog_sim.links import fleet
+    from fog_sim.world import Simulation
+
+    schedule = load_schedule(faults) if faults else None
+    world = Simulation(nodes, fleet(links), torch_bench, seed=seed, trace=trace)
+    name = world.submit(spec)
+    if schedule is not None:
+        world.inject(schedule)
+    status = world.run(name, limit_s)
+    if status["state"] not in {"finished", "failed", "cancelled"}:
+        raise TimedOut(f"{name} is {status['state']} after {limit_s:g} simulated seconds: {status['line']}")
+    return world, status
