@@ -16,11 +16,11 @@ from fog_common.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
 from fog_coordinator import lifecycle, requests
 from fog_coordinator.desired import Desk
-from fog_coordinator.effects import Answer, Effect, Record, Row, SendResult, Tables, Tell
+from fog_coordinator.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
 from fog_coordinator.placement import simple
 from fog_coordinator.registry import Node, Registry
-from fog_coordinator.reports import Crashes, note_saves, share_energy
+from fog_coordinator.reports import Closing, Crashes, note_saves, share_energy
 from fog_coordinator.views import NOTHING, READY, Rules, settle
 from fog_learning.job import Job as JobFile
 from fog_learning.methods.base import Method
@@ -55,9 +55,9 @@ class Core:
         self.histories: dict[str, History] = {}
         self.logs: dict[str, Log] = {}
         self._desk = Desk(nonce, self.registry, self.jobs, self.histories, rules.resend_s)
+        self.closing = Closing(rules.close_s)
         self._crashes = Crashes()
-        self._effects: list[Effect] = []
-        self._rows: dict[tuple[str, tuple[str | int, ...]], Row] = {}
+        self._out = Outbox()
         self._dirty: dict[str, float] = {}  # job -> when its table is brought up to date
         self._seats: dict[str, dict[str, Seat]] = {}
         self._asked: dict[str, float] = {}  # node -> when it was asked to announce itself
@@ -90,7 +90,7 @@ class Core:
                 self.files[job.id], self.methods[job.id] = self.check(job.spec)
             except ConfigError as error:  # an older version of the program accepted it
                 job.state, job.why = FAILED, f"this version cannot run it: {error}"
-                self._write(job.row())
+                self._out.write(job.row())
         self._index(job)
 
     # -- events ----------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class Core:
         self._begin(now)
         node, changed = self.registry.announce(now, announce)
         if changed:
-            self._write(node.row())
+            self._out.write(node.row())
         self._asked.pop(node.node, None)
         self._node_changed(now, node)
         for job in self.jobs.values():
@@ -154,6 +154,9 @@ class Core:
         node.energy_j = dict(beat.energy_j)
         for job in placed:
             self._worker(now, job, node, before.get(job.id), node.workers[job.id])
+        for name in self.closing.heard(node):
+            self.jobs[name].meter(node.node, node.workers[name])
+            self._out.write(self.jobs[name].row())
         if was != (True, False, node.goodbye):
             self._node_changed(now, node)
         if node.goodbye and not was[2]:
@@ -162,7 +165,7 @@ class Core:
             if name in self.jobs:
                 self._touch(now, self.jobs[name])
         if (tell := self._desk.tell(now, node)) is not None:
-            self._emit(tell)
+            self._out.emit(tell)
         self._tell(now)
 
     def expects(self, job: str, task: str, node: str) -> str | None:
@@ -185,6 +188,9 @@ class Core:
             return False
         self._history(now, found, history)
         found.numbers, found.digest = dict(numbers), digest
+        running = {name for name in found.participants() if (node := self.registry.get(name)) is not None and node.online and job in node.workers}
+        if not why:
+            self.closing.add(now, job, running)
         self.end(now, found, FAILED if why else FINISHED, why)
         self._tell(now)
         return True
@@ -193,9 +199,9 @@ class Core:
         self._begin(now)
         reply, result = requests.answer(self, now, user, request)
         self._tell(now)
-        self._emit(Answer(user, session, reply))
+        self._out.emit(Answer(user, session, reply))
         if result is not None:
-            self._emit(SendResult(result.id, user, session, result.digest))
+            self._out.emit(SendResult(result.id, user, session, result.digest))
 
     def on_timer(self, now: float) -> None:
         """Call when next_timer() is reached, or at any other time."""
@@ -207,18 +213,17 @@ class Core:
             self._settle(now, self.jobs[name])
         if self._admit_at is not None and now >= self._admit_at:
             self._admit(now)
+        self.closing.overdue(now)
         self._tell(now)
 
     def next_timer(self) -> float | None:
         """None: only another event can change anything."""
-        times = [*self._dirty.values(), self._sweep_at, self._admit_at]
+        times = [*self._dirty.values(), self._sweep_at, self._admit_at, self.closing.next_timer()]
         return min((time for time in times if time is not None), default=None)
 
     def take(self) -> list[Effect]:
         """What is to be done now, in order; asked once."""
-        self._flush()
-        effects, self._effects = self._effects, []
-        return effects
+        return self._out.take()
 
     # -- what requests use -----------------------------------------------------------------
 
@@ -230,13 +235,13 @@ class Core:
         self.log(now, job, f"submitted by {job.user}: {job.method}, {job.rounds} rounds")
         self._prune()
         self._admit(now)
-        self._write(job.row())
+        self._out.write(job.row())
 
     def end(self, now: float, job: Job, state: str, why: str = "") -> None:
         """The job is over: its workers stop, its nodes are free."""
         job.state, job.since, job.ended_at, job.why = state, now, now, why
         self.log(now, job, f"{state}{': ' + why if why else ''}")
-        self._write(job.row())
+        self._out.write(job.row())
         self._dirty.pop(job.id, None)
         self._index(job)
         self._crashes.forget(job.id)
@@ -247,11 +252,11 @@ class Core:
 
     def drain(self, now: float, node: Node, undo: bool) -> None:
         node.drain = not undo
-        self._write(node.row())
+        self._out.write(node.row())
         self._leaving(now, node)
 
     def log(self, now: float, job: Job, text: str) -> None:
-        self._write(self.logs[job.id].add(now, text))
+        self._out.write(self.logs[job.id].add(now, text))
 
     def placement(self, job: Job) -> Placement:
         """The job's table, as nodes are told."""
@@ -323,7 +328,7 @@ class Core:
         known = self.registry.get(name)
         sites = [known.profile.site] if known else sorted({*FIRST_SITES, *(node.profile.site for node in self.registry)})
         for site in sites:
-            self._emit(Tell(name, site, Identify()))
+            self._out.emit(Tell(name, site, Identify()))
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -365,9 +370,9 @@ class Core:
         sent = job.sent()
         rows = self.histories[job.id].add(now, records, sent.up + sent.down + sent.d2d + sent.cast)
         for row in rows:
-            self._write(row)
+            self._out.write(row)
         if rows:
-            self._write(job.row())
+            self._out.write(job.row())
 
     # -- the life of a job -----------------------------------------------------------------
 
@@ -386,7 +391,7 @@ class Core:
             if (job.state, job.why) != (state, why):
                 job.since = now if job.state != state else job.since
                 self.log(now, job, job.state.replace("_", " ") + (f": {job.why}" if job.why else ""))
-                self._write(job.row())
+                self._out.write(job.row())
             if job.state == PREPARING:
                 self._settle(now, job)
 
@@ -399,7 +404,7 @@ class Core:
         for text in events:
             self.log(now, job, text)
         if raised or events:
-            self._write(job.row())
+            self._out.write(job.row())
         root = job.seat(job.root)
         if raised and root is not None and root.since == job.view:  # it tells again what it does again
             begins = job.rewind if job.rewind_view == job.view and job.rewind is not None else self._newest(job, root)
@@ -432,19 +437,7 @@ class Core:
 
     def _tell(self, now: float) -> None:
         for tell in self._desk.due(now):
-            self._emit(tell)
-
-    def _write(self, row: Row) -> None:
-        self._rows[row.table, row.key] = row
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._effects.append(Record(tuple(self._rows.values())))
-            self._rows = {}
-
-    def _emit(self, effect: Effect) -> None:
-        self._flush()
-        self._effects.append(effect)
+            self._out.emit(tell)
 
     def _prune(self) -> None:
         """Forget the oldest ended jobs beyond keep_jobs."""
@@ -454,7 +447,7 @@ class Core:
             for table in tables:
                 table.pop(job.id, None)
             for name in ("jobs", "rounds", "log"):
-                self._write(Row(name, (job.id,), None))
+                self._out.write(Row(name, (job.id,), None))
 
 
 def _checked(spec: Mapping[str, Any]) -> tuple[JobFile, Method]:

@@ -50,3 +50,28 @@ Effect = Record | Tell | Answer | SendResult
 
 Tables = dict[str, list[tuple[tuple[str | int, ...], bytes]]]
 """A loaded journal: table -> rows (key, body), sorted by key."""
+
+
+class Outbox:
+    """Collects effects; rows that were written are recorded before whatever is emitted after them."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self._rows: dict[tuple[str, tuple[str | int, ...]], Row] = {}
+
+    def write(self, row: Row) -> None:
+        self._rows[row.table, row.key] = row
+
+    def emit(self, effect: Effect) -> None:
+        self._flush()
+        self._effects.append(effect)
+
+    def take(self) -> list[Effect]:
+        self._flush()
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._effects.append(Record(tuple(self._rows.values())))
+            self._rows = {}

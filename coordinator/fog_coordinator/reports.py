@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fog_common.wire.messages import WorkerState
 from fog_coordinator.jobs import Job
+from fog_coordinator.registry import Node
 
 
 def note_saves(job: Job, node: str, old: WorkerState | None, new: WorkerState) -> None:
@@ -57,3 +58,44 @@ class Crashes:
 
     def forget(self, job: str) -> None:
         self._seen = {key: value for key, value in self._seen.items() if key[0] != job}
+
+
+class Closing:
+    """Jobs whose result is here, while their workers end: what those sent until then still counts.
+
+    A closing job is shown as running, for a moment: so that its bytes are complete, and its nodes free, when it is shown as finished.
+    """
+
+    def __init__(self, at_most_s: float) -> None:
+        self._at_most_s = at_most_s
+        self._jobs: dict[str, tuple[float, set[str]]] = {}
+
+    def __contains__(self, job: object) -> bool:
+        return job in self._jobs
+
+    def add(self, now: float, job: str, nodes: set[str]) -> None:
+        if nodes:
+            self._jobs[job] = (now + self._at_most_s, nodes)
+
+    def heard(self, node: Node) -> list[str]:
+        """Jobs of which this node still has a worker; one that it has no more is not waited for."""
+        here = [job for job, (_, nodes) in self._jobs.items() if node.node in nodes]
+        for job in here:
+            if job not in node.workers:
+                self.gone(job, node.node)
+        return [job for job in here if job in node.workers]
+
+    def gone(self, job: str, node: str) -> None:
+        _, nodes = self._jobs[job]
+        nodes.discard(node)
+        if not nodes:
+            del self._jobs[job]
+
+    def overdue(self, now: float) -> None:
+        self._jobs = {job: (until, nodes) for job, (until, nodes) in self._jobs.items() if now < until}
+
+    def nodes(self, job: str) -> tuple[str, ...]:
+        return tuple(sorted(self._jobs[job][1])) if job in self._jobs else ()
+
+    def next_timer(self) -> float | None:
+        return min((until for until, _ in self._jobs.values()), default=None)

@@ -105,7 +105,7 @@ def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> A
         if job.token == token:
             if job.spec != spec:
                 raise ConfigError(f"token: it was used for another job ({job.id}); choose a new one")
-            return {"job": job.id, "state": job.state, "repeated": True}, None
+            return {"job": job.id, "state": status.shown_state(core, job), "repeated": True}, None
     live = next((job for job in core.jobs.values() if job.name == file.name and job.state not in ENDED), None)
     if live is not None:
         raise Refused(f"a job named {file.name!r} is {live.state.replace('_', ' ')}; cancel it, wait for its end, or choose another name")

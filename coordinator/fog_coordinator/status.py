@@ -47,7 +47,7 @@ def summary(core: Core, now: float, job: Job) -> dict[str, Any]:
         "job": job.id,
         "name": job.name,
         "method": job.method,
-        "state": job.state,
+        "state": shown_state(core, job),
         "line": line(core, now, job),
         "round": current_round(core, job),
         "rounds": job.rounds,
@@ -57,6 +57,11 @@ def summary(core: Core, now: float, job: Job) -> dict[str, Any]:
         "ended_at": job.ended_at,
         "why": job.why,
     }
+
+
+def shown_state(core: Core, job: Job) -> str:
+    """A job whose workers are just ending is shown as running: its figures are not complete."""
+    return RUNNING if job.id in core.closing else job.state
 
 
 def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
@@ -96,6 +101,8 @@ def current_round(core: Core, job: Job) -> int:
 
 def line(core: Core, now: float, job: Job) -> str:
     """One sentence: where the job is and what it waits for."""
+    if job.id in core.closing:
+        return waits(core, now, job)[0].what
     if job.state in ENDED:
         history = core.histories[job.id]
         rounds = f"after {history.newest} of {job.rounds} rounds"
@@ -117,6 +124,9 @@ def _sentence(wait: Wait, now: float) -> str:
 
 def waits(core: Core, now: float, job: Job) -> list[Wait]:
     """All that the job waits for now, the most telling first."""
+    if job.id in core.closing:
+        who = core.closing.nodes(job.id)
+        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.closing.next_timer())]
     if job.state in ENDED:
         return []
     if job.state == WAITING:

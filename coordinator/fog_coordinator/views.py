@@ -40,6 +40,8 @@ class Rules(Struct, frozen=True):
     """A task that can move does so when its node is gone for this long."""
     orphan_after_s: float = 60.0
     """... and this long, if there is no copy of its state, and none was ever made."""
+    close_s: float = 2.0
+    """A finished job waits at most this long for the last figures of its workers."""
     jobs_per_node: int = 1
     """Workers that a node is given at a time; further jobs wait in the queue."""
     keep_jobs: int = 200

@@ -367,6 +367,33 @@ def test_the_result_ends_the_job_and_its_workers():
     assert [sent.digest for sent in world.results] == ["d" * 64]
 
 
+def test_a_finished_job_waits_a_moment_for_the_last_figures_of_its_workers():
+    world = trained(rounds=6)
+    assert world.core is not None
+    node = world.nodes["pi-1"]
+    worker = WorkerState("digits", 1, "ready", 2, sent=Planes(up=5_000))
+    world.core.on_result(world.now, "digits", {}, "d" * 64)
+    world.core.on_heartbeat(world.now, Heartbeat("pi-1", node.nonce, node.desired, (worker,), uptime_s=world.now - node.born))
+    assert world.status()["state"] == "running"
+    assert world.status()["line"] == "the result is here; cloud-1, pi-1, pi-2, pi-3 finish"
+    world.run(1.0)
+    assert world.status()["state"] == "finished"
+    assert world.status()["bytes"]["up"] >= 5_000
+    assert all(not node.jobs for node in world.nodes.values())
+
+
+def test_a_worker_that_says_nothing_more_does_not_keep_a_job_open():
+    world = trained(rounds=6)
+    assert world.core is not None
+    world.nodes["pi-1"].up = False  # frozen
+    world.core.on_result(world.now, "digits", {}, "")
+    world.perform()
+    world.run(1.0)
+    assert world.status()["state"] == "running"
+    world.run(1.5)
+    assert world.status()["state"] == "finished"
+
+
 def test_a_result_from_a_node_that_lost_the_server_is_refused():
     world = trained()
     assert world.core is not None
