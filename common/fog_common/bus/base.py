@@ -54,7 +54,8 @@ class Bus(Protocol):
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int = 0, retain: bool = False) -> None:
         """Never blocks. TooLarge before anything is sent if the broker would not take it. While disconnected QoS 0 is dropped
-        and QoS 1 is kept up to a bound (oldest dropped); neither is a promise of delivery."""
+        and QoS 1 is kept up to a bound (oldest dropped); neither is a promise of delivery. QoS 1 goes before QoS 0 that
+        waits; order holds within a topic and a QoS."""
         ...
 
     def close(self, farewell: Will | None = None) -> None:

@@ -43,6 +43,8 @@ AHEAD_BYTES: Final = 512 * 1024
 UNSENT_BYTES: Final = 256 * 1024
 """What the kernel may hold beyond what is on its way (TCP_NOTSENT_LOWAT): same reason."""
 READ_BATCH: Final = 64
+TICK_MS: Final = 1000
+"""Between looks at the keepalive when nothing happens."""
 CONNECT_S: Final = 10.0
 """TCP, TLS and CONNACK each."""
 PAUSE_COUNTS_S: Final = 5.0
@@ -280,7 +282,7 @@ class _Session:
                 poll.register(polled, select.POLLIN)
             poll.modify(polled, select.POLLIN | select.POLLOUT if waiting else select.POLLIN)
             buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-            ready = dict(poll.poll(0 if buffered or more else 250))
+            ready = dict(poll.poll(0 if buffered or more else TICK_MS if self.up_at else TICK_MS // 10))
             if bell.fileno() in ready:
                 bell.answer()
             if buffered or ready.get(polled, 0) & ~select.POLLOUT:

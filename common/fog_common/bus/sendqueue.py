@@ -13,8 +13,8 @@ from msgspec import Struct
 
 MAX_CONTROL: Final = 1000
 """QoS 1 messages that are kept; the oldest goes first."""
-MAX_BYTES: Final = 64 * 1024 * 1024
-"""Payload bytes that are kept, both kinds together."""
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""Payload bytes that are kept, both kinds together. Only a sender that does not look at `queued_bytes` gets there."""
 MAX_TRIES: Final = 5
 """Connections that a QoS 1 message may see without being acknowledged. One that makes the broker hang up would otherwise
 be sent again for ever."""
