@@ -123,8 +123,7 @@ class Head(Struct):
         self.holders = tuple(name for name in self.holders if name in self.children)
         if self.d2d:
             self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
-        self.called = tuple(sorted({*self.called, *new}))
-        return [*(self._hand_on(new) if new else []), *self._close_if_ready(now)]
+        return [*(self._widen(new) if new else []), *self._close_if_ready(now)]
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
         """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
@@ -138,12 +137,11 @@ class Head(Struct):
         self.empty = tuple(other for other in self.empty if other != name)
         if self.d2d:
             self.answers.pop(name, None)
-        if name not in self.called and sampled and any(other in self.children for other in self.called):
+        if name in self.called:
+            return lost if name in self.answers else [*lost, *self._hand_on((name,))]
+        if sampled and any(other in self.children for other in self.called):
             return lost
-        if self.d2d and any(self.children[other].site != peer.site for other in self.called if other in self.children):
-            return lost
-        self.called = tuple(sorted({*self.called, name}))
-        return lost if name in self.answers else [*lost, *self._hand_on((name,))]
+        return [*lost, *self._widen((name,))]
 
     def left(self, task: str, now: float) -> list[Command]:
         if task not in self.children:
@@ -160,7 +158,7 @@ class Head(Struct):
             self.answers.pop(name, None)
         if self.phase == "agreeing" and name in self.members:
             return self._agree(now)
-        if self.phase == "pulling":
+        if self.phase in ("judging", "pulling"):
             self.settled.pop(name, None)  # its data stays in the others' values
             parts = [part for part, asked in self.pulled.items() if asked == name and part not in self.slices]
             return self._ask(parts) if self.settled else self._agree(now)
@@ -168,6 +166,19 @@ class Head(Struct):
             return []
         orphans = tuple(other for other in self.missing() if other not in self.holders) if name == self.relayer else ()
         return [*(self._hand_on(orphans) if orphans else []), *self._close_if_ready(now)]
+
+    def _widen(self, names: tuple[str, ...]) -> list[Command]:
+        """Take these into the round, too. While nobody has answered that may change the way of averaging: then all are called again."""
+        sites = {self.children[name].site for name in self.called if name in self.children}
+        if self.d2d and self.answers:
+            names = tuple(name for name in names if self.children[name].site in sites)
+        self.called = tuple(sorted({*self.called, *names}))
+        before = self.d2d
+        if not self.answers:
+            self._decide()
+        if self.d2d != before:
+            self.holders, names = (), tuple(name for name in self.called if name in self.children)
+        return self._hand_on(names) if names else []
 
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
         """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
@@ -210,7 +221,7 @@ class Head(Struct):
         return self._hand_on(names)
 
     def _decide(self) -> None:
-        sites = {self.children[name].site for name in self.called}
+        sites = {self.children[name].site for name in self.called if name in self.children}
         if self.mode != "vertical" and len(sites) > 1:
             self.d2d, self.why = False, f"members of {len(sites)} sites: D2D stays inside a site"
         elif self.mode != "auto":
@@ -309,8 +320,7 @@ class Head(Struct):
             if self.troubled:
                 self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
             elif others := tuple(name for name in self.children if name not in self.called):  # those chosen for this round are gone
-                self.called = tuple(sorted({*self.called, *others}))
-                return self._hand_on(others)
+                return self._widen(others)
             return []
         if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
             return []
@@ -402,15 +412,11 @@ class Head(Struct):
 
     def _judged(self) -> list[Command]:
         say = self.consensus
-        here = all(name in self.children for name in self.members)
+        here = len(self.settled) == len(self.members)
         if say.max_error > 0.0 and self.error > say.max_error and self.turns < say.max_turns and here:
             self.turns, self.phase, self.settled = min(say.max_turns, 2 * self.turns), "agreeing", {}
             return [Send(name, More(self.epoch, self.turns)) for name in self.members]
         self.phase = "pulling"
-        self.settled = {name: said for name, said in self.settled.items() if name in self.children}
-        if not self.settled:
-            self.phase = "agreeing"
-            return []
         of = len(self.members) if self.uplink == "diversity" else 1
         self.pulled = dict.fromkeys(range(of), "")
         return [Measure("consensus_error", self.error), *self._ask(list(range(of)))]
