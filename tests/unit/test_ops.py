@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -356,7 +359,6 @@ def test_preflight_is_silent_when_all_is_well():
     ],
 )
 def test_preflight_says_what_is_wrong_here(change: dict[str, Any], slots: int, message: str):
-    import re
 
     problems = bench_for(msgspec.structs.replace(JOB, **change), slots).preflight()
     assert len(problems) == 1
@@ -428,3 +430,20 @@ def test_every_op_of_the_table_exists():
         assert callable(getattr(import_module(f"fog_learning.ops.{op.module}"), op.function or name))
     with pytest.raises(OpError, match="there is no op 'dance'; known: init, train"):
         SHARED.run("dance", "t0", {}, {})
+
+
+def test_a_worker_stays_light():
+    """torch.optim's first use and the meta device each import hundreds of modules: more than a second and 35 MB or more per worker."""
+    code = (
+        "import sys\n"
+        "from fog_learning.job import Job\nfrom fog_learning.ops import Workbench\n"
+        "bench = Workbench(Job('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
+        "assert bench.preflight() == []\n"
+        "weights = bench.run('init', 's', {}, {})[0]['weights']\n"
+        "weights = bench.run('train', 't', {'weights': weights}, {'round': 1, 'steps': 2})[0]['weights']\n"
+        "total = bench.run('accumulate', 's', {'sum': None, 'add': weights}, {'n': 2})[0]['sum']\n"
+        "bench.run('evaluate', 's', bench.run('mean', 's', {'sum': total}, {})[0], {})\n"
+        "print(*(name for name in ('sympy', 'torch._dynamo', 'sklearn', 'scipy', 'pandas') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
