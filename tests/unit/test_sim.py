@@ -1,0 +1,70 @@
+"""The simulator: the real cores and hosts in virtual time."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fog_sim import chaos
+from fog_sim.costs import standin_bench
+from fog_sim.faults import Fault, Schedule, random_schedule
+from fog_sim.world import Simulation
+
+JOB = {**chaos.JOB, "train": {"rounds": 4}}
+
+
+def simulated(seed: int = 1, faults: tuple[Fault, ...] = ()) -> tuple[str, str]:
+    """(the whole event log, its digest)"""
+    log = io.StringIO()
+    world = Simulation(3, chaos.SLOW, standin_bench, seed=seed, trace=log)
+    name = world.submit(JOB)
+    world.inject(Schedule(list(faults)))
+    assert world.run(name, 300.0)["state"] == "finished"
+    return log.getvalue(), world.digest.hexdigest()
+
+
+def test_the_same_seed_gives_the_same_log():
+    faults = (Fault(2.0, "power_loss", "node-1", 5.0), Fault(3.0, "restart_broker", "", 2.0))
+    assert simulated(seed=3, faults=faults) == simulated(seed=3, faults=faults)
+    assert simulated(seed=3, faults=faults) != simulated(seed=4, faults=faults)
+
+
+def test_the_log_does_not_depend_on_the_hash_seed():
+    script = "from fog_sim.chaos import play; from fog_sim.faults import Fault, Schedule; print(play(5, Schedule([Fault(2.0, 'power_loss', 'node-2', 4.0)])))"
+    said = {
+        subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True, text=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_random_faults_count_every_update_once_and_never_hang(first: int):
+    bad = {outcome.seed: outcome.violations for outcome in chaos.campaign(first, 50) if outcome.violations}
+    assert not bad
+
+
+@pytest.mark.parametrize("kind", ["kill_worker", "kill_agent", "power_loss", "freeze", "cut", "disk_full"])
+@pytest.mark.parametrize("at", [0.5, 3.2, 6.9])
+def test_a_single_fault_of_the_servers_node_costs_time_and_nothing_else(kind: str, at: float):
+    _, reference = chaos.play(0, Schedule())
+    outcome, weights = chaos.play(0, Schedule([Fault(at, kind, "cloud-1", 6.0)]), reference=reference)  # type: ignore[arg-type]
+    assert not outcome.violations
+    assert outcome.whole
+    assert weights == reference
+
+
+def test_a_drained_server_leaves_the_history_as_it_was():
+    undisturbed, drained = (chaos.play(0, Schedule(list(faults))) for faults in ((), (Fault(4.0, "drain", "cloud-1", 60.0),)))
+    assert drained[1] == undisturbed[1]
+    assert drained[0].whole
+
+
+def test_a_schedule_is_a_function_of_its_seed():
+    nodes = ["node-1", "node-2"]
+    assert random_schedule(3, nodes, horizon_s=9.0, faults=4) == random_schedule(3, nodes, horizon_s=9.0, faults=4)
+    assert random_schedule(3, nodes, horizon_s=9.0, faults=4) != random_schedule(4, nodes, horizon_s=9.0, faults=4)
