@@ -175,7 +175,7 @@ def checked_end(status: Status) -> Status:
     if status["state"] == "cancelled":
         raise JobFailed(f"{status['job']} was cancelled in round {status['round']} of {status['rounds']}")
     if not status["history"] and status["started_at"] is None:
-        raise ConfigError(f"{status['job']}: {why}")
+        raise ConfigError(f"{status['job']}: {grouped(status['problems']) or why}")
     raise JobFailed(f"{status['job']} failed in round {status['round']} of {status['rounds']}: {why}; see `fogctl job logs {status['job']}`")
 
 
@@ -206,14 +206,34 @@ def details(status: Status) -> Iterator[str]:
     if status["tasks"]:
         columns = ("task", "role", "node", "tier", "site", "state", "round", "memory")
         rows = [
-            (task["task"], task["role"], task["node"], task["tier"], task["site"], _task_state(task), str(task["round"]), size(task["rss_bytes"]))
+            (
+                task["task"],
+                task["role"],
+                task["node"],
+                task["tier"],
+                task["site"],
+                _task_state(task, status),
+                str(task["round"]),
+                size(task["rss_bytes"]),
+            )
             for task in status["tasks"]
         ]
         yield from (f"  {line}" for line in aligned([columns, *rows]))
 
 
-def _task_state(task: dict[str, Any]) -> str:
+def _task_state(task: dict[str, Any], status: Status) -> str:
+    if status["state"] in ENDED:
+        return "ended"
     return "live" if task["live"] else str(task["phase"] or "not there yet")
+
+
+def grouped(problems: list[str]) -> str:
+    """'pi-1: no disk', 'pi-2: no disk' -> 'pi-1, pi-2: no disk': what many nodes say is said once."""
+    nodes: dict[str, list[str]] = {}
+    for problem in problems:
+        node, _, text = problem.partition(": ")
+        nodes.setdefault(text, []).append(node)
+    return "; ".join(f"{', '.join(names)}: {text}" if text else ", ".join(names) for text, names in nodes.items())
 
 
 def _round_line(entry: dict[str, Any], status: Status) -> str:

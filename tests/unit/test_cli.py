@@ -426,8 +426,9 @@ def test_how_a_job_ended_is_the_exit_code() -> None:
         checked_end(status_of("failed", 2, why="disk full"))
     with pytest.raises(JobFailed, match="digits-1 was cancelled in round 2 of 3"):
         checked_end(status_of("cancelled", 2))
-    with pytest.raises(ConfigError, match="digits-1: pi-3 has no data set mnist"):
-        checked_end(status_of("failed", 0, started_at=None, problems=["pi-3 has no data set mnist"]))
+    problems = ["pi-1: no data set mnist", "pi-2: lenet5 does not fit", "pi-3: no data set mnist"]
+    with pytest.raises(ConfigError, match=r"^digits-1: pi-1, pi-3: no data set mnist; pi-2: lenet5 does not fit$"):
+        checked_end(status_of("failed", 0, started_at=None, problems=problems))
 
 
 def test_a_status_says_what_is_waited_for_and_labels_its_figures() -> None:
