@@ -135,6 +135,7 @@ class Head(Struct):
             return lost
         self.troubled.pop(name, None)
         self.empty = tuple(other for other in self.empty if other != name)
+        self.holders = tuple(other for other in self.holders if other != name)
         if self.d2d:
             self.answers.pop(name, None)
         if name in self.called:
@@ -164,8 +165,12 @@ class Head(Struct):
             return self._ask(parts) if self.settled else self._agree(now)
         if self.phase != "gathering":
             return []
-        orphans = tuple(other for other in self.missing() if other not in self.holders) if name == self.relayer else ()
-        return [*(self._hand_on(orphans) if orphans else []), *self._close_if_ready(now)]
+        return [*(self._call_orphans() if name == self.relayer else []), *self._close_if_ready(now)]
+
+    def _call_orphans(self) -> list[Command]:
+        """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed."""
+        orphans = tuple(name for name in self.missing() if name not in self.holders)
+        return self._hand_on(orphans) if orphans else []
 
     def _widen(self, names: tuple[str, ...]) -> list[Command]:
         """Take these into the round, too. While nobody has answered that may change the way of averaging: then all are called again."""
@@ -387,7 +392,7 @@ class Head(Struct):
         names = [name for name in sorted(self.answers) if name in self.children]
         if not names:
             self.phase, self.answers = "gathering", {}
-            return self._close_if_ready(now)
+            return [*self._call_orphans(), *self._close_if_ready(now)]
         graph = self._graph(len(names))
         broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
         if broken & edges_of(graph):
