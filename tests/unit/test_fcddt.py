@@ -182,7 +182,7 @@ def test_a_step_is_four_messages_per_front() -> None:
     assert isinstance(run, Run)
     assert (run.op, sorted(run.refs)) == ("split_apply", ["gradient0", "gradient1", "grads", "local", "trunk"])
     commands = trunk.step(Ran(run.tag, {"trunk": Handle("trunk"), "opt": Handle("opt"), "local": Handle("local")}), 5.0)
-    assert commands[0] == Cast("front", Step(LIFE, 2, 2, Handle("local"), 2), latest=True)
+    assert commands[1] == Cast("front", Step(LIFE, 2, 2, Handle("local"), 2), latest=True)
 
 
 def test_waiting_names_the_step_and_who_is_missing() -> None:

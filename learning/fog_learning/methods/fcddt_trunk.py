@@ -353,8 +353,8 @@ class Trunk(Machine):
         ends = self.number % self.plan.round_steps == 0
         self.number += 1
         if not ends:
-            return [*self._next(now), measured]
-        return [*self._end_round(now), measured]
+            return [measured, *self._next(now)]
+        return [measured, *self._end_round(now)]
 
     def _next(self, now: float) -> list[Command]:
         on_their_own = self.plan.own and not self.plan.is_sync(self.number - 1)

@@ -61,6 +61,20 @@ OPS: dict[str, Op] = {
     "join": Op("consensus", ("like", "slice0…"), (), ("weights",)),
     "sketch": Op("consensus", ("value",), ("size", "seed?"), ("sketch",), ("exact",)),
     "spread": Op("consensus", ("sketch0…",), ("m0…", "exact?"), (), ("error",)),
+    # ops/split.py: the model cut between nodes and trunk (fcddt)
+    "split_init": Op("split", (), (), ("local", "trunk")),
+    "front_forward": Op("split", ("local",), ("slot", "step"), ("rows", "graph?"), ("examples",)),
+    "front_head": Op("split", ("local", "features"), ("slot", "step", "total", "own"), ("heads", "tail"), ("loss",)),
+    "front_backward": Op("split", ("graph", "cut", "tail?"), ("slot",), ("gradient",), consumes=("graph",)),
+    "front_step": Op("split", ("local", "opt?", "graph", "cut", "tail?"), ("slot",), ("local", "opt"), consumes=("local", "opt", "graph")),
+    "trunk_step": Op("split", ("trunk", "rows0…"), ("own",), ("cut0…", "grads"), ("loss",)),
+    "trunk_forward": Op("split", ("trunk", "rows0…"), (), ("features0…", "graph")),
+    "trunk_backward": Op("split", ("graph", "heads0…"), ("own", "examples0…"), ("cut0…", "grads"), consumes=("graph",)),
+    "split_apply": Op(
+        "split", ("trunk", "grads", "opt?", "local?", "gradient0…"), (), ("trunk", "opt", "local?"), consumes=("trunk", "opt", "local")
+    ),
+    "split_mean": Op("split", ("local0…",), ("examples0…",), ("local",)),
+    "split_join": Op("split", ("local", "trunk"), (), ("weights",)),
 }
 
 

@@ -1,0 +1,302 @@
+"""Ops of decomposed training (fog_learning.methods.fcddt, whose table says what goes in and out).
+
+A step of the split model is a step of the whole one on the union batch: the trunk takes all rows in the order of their slots as
+one batch, fronts finish the backward with dl/dz, gradients are summed before the optimiser. Only wire: float16 or int8 rounds.
+
+B rows of a front, N of all, Z values at the cut (an example's shape there).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from fog_common.errors import OpError
+from fog_learning.methods import resolve_method
+from fog_learning.methods.fcddt_messages import Plan, cut_at
+from fog_learning.ops.optimise import update
+from fog_learning.ops.values import Weights, only
+
+if TYPE_CHECKING:
+    from fog_learning.ops.workbench import Numbers, Result, Workbench
+
+STEPS: Final = "#steps"
+"""In an optimiser's state: steps taken."""
+
+
+@dataclass(slots=True)
+class Split:
+    """The job's model, cut."""
+
+    plan: Plan
+    front: nn.Module
+    trunk: nn.Module
+    tail: nn.Module | None
+    local_blocks: set[str]
+
+
+@dataclass(slots=True)
+class Graph:
+    """A forward pass whose backward is still to come. Never leaves the process."""
+
+    output: Tensor
+    parameters: dict[str, Tensor]
+    z: Tensor | None = None
+    """The trunk's input (N, Z)."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(slot, B) in the order of the rows."""
+
+
+_splits: WeakKeyDictionary[Workbench, Split] = WeakKeyDictionary()
+
+
+def split_of(bench: Workbench) -> Split:
+    """ConfigError if the model cannot be cut there."""
+    split = _splits.get(bench)
+    if split is None:
+        _, plan = resolve_method(bench.job)
+        if not isinstance(plan, Plan):
+            raise OpError(f"method {bench.job.method.get('name')} does not cut the model")
+        names = bench.spec.block_names
+        if not names:
+            raise OpError(f"model {bench.spec.name} is not made of named blocks; it cannot be cut")
+        first, end = cut_at(plan, names)
+        tail = bench.module(end, None) if plan.u_shaped else None
+        trunk = bench.module(first, end if plan.u_shaped else None)
+        local = {*names[:first], *names[end:]} if plan.u_shaped else set(names[:first])
+        split = _splits[bench] = Split(plan, bench.module(0, first).train(), trunk.train(), tail, local)
+    return split
+
+
+# -- on the wire -----------------------------------------------------------------------------
+
+
+def packed(name: str, values: Tensor, wire: str) -> dict[str, Tensor]:
+    """values (B, Z) as they travel: `name`, and with int8 `name.scale` (B,): one scale per row, values = int8 x scale."""
+    values = values.detach()
+    if wire == "float16":
+        return {name: values.clamp(-65504, 65504).half()}
+    if wire == "int8":
+        scale = values.flatten(1).abs().amax(1).div(127).clamp_min(torch.finfo(torch.float32).tiny)
+        return {name: values.div(_rowwise(scale, values)).round().to(torch.int8), f"{name}.scale": scale.float()}
+    return {name: values}
+
+
+def unpacked(name: str, value: dict[str, Tensor], bench: Workbench) -> Tensor:
+    """The inverse of `packed`, in the job's dtype, on the device."""
+    tensor = value[name].to(bench.device, bench.dtype)
+    scale = value.get(f"{name}.scale")
+    return tensor if scale is None else tensor * _rowwise(scale.to(bench.device, bench.dtype), tensor)
+
+
+def _rowwise(scale: Tensor, values: Tensor) -> Tensor:
+    return scale.reshape(-1, *(1,) * (values.dim() - 1))
+
+
+# -- the fronts ------------------------------------------------------------------------------
+
+
+def front_forward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """rows: z (B, Z) of the slot's batch at `step` (from 1) and, unless u_shaped, its labels (B,). Gives examples = B."""
+    split = split_of(bench)
+    x, y = bench.batch(bench.slot_of(task, numbers), int(numbers["step"]) - 1)
+    parameters = _leaves(bench, split.front, inputs["local"], grad=not split.plan.frozen)
+    with torch.set_grad_enabled(not split.plan.frozen):
+        z = functional_call(split.front, parameters, x)
+    rows = Weights(packed("z", z, split.plan.wire))
+    if not split.plan.u_shaped:
+        rows["labels"] = y.to(torch.uint8 if bench.spec.classes <= 256 else torch.int32)
+    outputs: dict[str, Any] = {"rows": rows}
+    if not split.plan.frozen:
+        outputs["graph"] = Graph(z, parameters)
+    return outputs, {"examples": float(len(y))}
+
+
+def front_head(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """heads: dl/dfeatures (B, Z'); tail: gradients of the last blocks. Gives this front's part of the loss, sum over B / total."""
+    split = split_of(bench)
+    assert split.tail is not None
+    _, y = bench.batch(bench.slot_of(task, numbers), int(numbers["step"]) - 1)
+    features = unpacked("z", inputs["features"], bench).requires_grad_()
+    if len(features) != len(y):
+        raise OpError(f"features of {len(features)} rows came back for a batch of {len(y)}")
+    parameters = _leaves(bench, split.tail, inputs["local"])
+    total = float(numbers["total"])
+    loss = cross_entropy(functional_call(split.tail, parameters, features), y, reduction="sum") / total
+    heads, *gradients = torch.autograd.grad(loss, [features, *parameters.values()])
+    own = total / len(y) if int(numbers["own"]) else 1.0
+    tail = Weights({name: (gradient * own if own != 1.0 else gradient).cpu() for name, gradient in zip(parameters, gradients, strict=True)})
+    return {"heads": Weights(packed("z", heads, split.plan.wire)), "tail": tail}, {"loss": _finite(float(loss.detach()), bench)}
+
+
+def front_backward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """gradient: dl/dw_local of this front's rows, to be summed over the fronts."""
+    return {"gradient": _local_gradient(bench, inputs)}, {}
+
+
+def front_step(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """One optimiser step of the front by itself, in place; opt None: begins anew."""
+    local, opt = inputs["local"].own(), _state(inputs.get("opt"))
+    _step(bench, [(local, _local_gradient(bench, inputs))], opt)
+    return {"local": local, "opt": opt}, {}
+
+
+def _local_gradient(bench: Workbench, inputs: dict[str, Any]) -> Weights:
+    graph: Graph = inputs["graph"]
+    cut = unpacked("z", inputs["cut"], bench)
+    if cut.shape != graph.output.shape:
+        raise OpError(f"the gradient of the cut has shape {tuple(cut.shape)}, the activations had {tuple(graph.output.shape)}")
+    gradients = torch.autograd.grad(graph.output, list(graph.parameters.values()), cut)
+    gradient = Weights({name: part.cpu() for name, part in zip(graph.parameters, gradients, strict=True)})
+    gradient.update(inputs.get("tail") or {})
+    return gradient
+
+
+# -- the trunk -------------------------------------------------------------------------------
+
+
+def split_init(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """The first weights, a function of the seed: local (blocks on the nodes) and trunk."""
+    split, first = split_of(bench), bench.first_weights()
+    copy = Weights({name: tensor.clone() for name, tensor in first.items()})
+    return {"local": only(copy, split.local_blocks), "trunk": only(copy, split.local_blocks, inside=False)}, {}
+
+
+def trunk_step(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """Forward and backward on the union of the rows: cut{slot} = dl/dz (B, Z), grads of the trunk. Gives l, the mean over N."""
+    split = split_of(bench)
+    z, sizes, labels = _union(bench, inputs)
+    parameters = _leaves(bench, split.trunk, inputs["trunk"])
+    z.requires_grad_(not split.plan.frozen)
+    loss = cross_entropy(functional_call(split.trunk, parameters, z), torch.cat(labels))
+    wanted = [*parameters.values(), *([] if split.plan.frozen else [z])]
+    gradients = list(torch.autograd.grad(loss, wanted))
+    cuts = {} if split.plan.frozen else _cuts(bench, gradients.pop(), sizes, bool(numbers["own"]))
+    return {**cuts, "grads": _named(parameters, gradients)}, {"loss": _finite(float(loss.detach()), bench)}
+
+
+def trunk_forward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """u_shaped: features{slot} (B, Z') of each front's rows; the graph stays here."""
+    split = split_of(bench)
+    z, sizes, _ = _union(bench, inputs)
+    parameters = _leaves(bench, split.trunk, inputs["trunk"])
+    output = functional_call(split.trunk, parameters, z.requires_grad_())
+    parts = torch.split(output, [size for _, size in sizes])
+    features: dict[str, Any] = {f"features{slot}": Weights(packed("z", part, split.plan.wire)) for (slot, _), part in zip(sizes, parts, strict=True)}
+    return {**features, "graph": Graph(output, parameters, z, sizes)}, {}
+
+
+def trunk_backward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """u_shaped: cut{slot} and the trunk's grads from heads{slot} = dl/dfeatures."""
+    graph: Graph = inputs["graph"]
+    assert graph.z is not None
+    heads = torch.cat([unpacked("z", inputs[f"heads{slot}"], bench) for slot, _ in graph.sizes])
+    if heads.shape != graph.output.shape:
+        raise OpError(f"head gradients have shape {tuple(heads.shape)}, the features had {tuple(graph.output.shape)}")
+    gradients = list(torch.autograd.grad(graph.output, [*graph.parameters.values(), graph.z], heads))
+    cuts = _cuts(bench, gradients.pop(), graph.sizes, bool(numbers["own"]))
+    return {**cuts, "grads": _named(graph.parameters, gradients)}, {}
+
+
+def split_apply(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """One optimiser step, in place, on the trunk and, where their gradients came, on the fronts' weights (gradients summed by slot)."""
+    trunk, opt = inputs["trunk"].own(), _state(inputs.get("opt"))
+    pairs, outputs = [(trunk, inputs["grads"])], {"trunk": trunk, "opt": opt}
+    slots = sorted(int(name.removeprefix("gradient")) for name in inputs if name.startswith("gradient"))
+    if slots:
+        local = inputs["local"].own()
+        total = Weights({name: torch.zeros_like(tensor) for name, tensor in local.items()})
+        for slot in slots:
+            _same_names(inputs[f"gradient{slot}"], local, slot)
+            for name, gradient in inputs[f"gradient{slot}"].items():
+                total[name].add_(gradient)
+        pairs.append((local, total))
+        outputs["local"] = local
+    _step(bench, pairs, opt)
+    return outputs, {}
+
+
+def split_mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """local = sum(examples x local{slot}) / sum(examples), summed in float64 by slot."""
+    slots = sorted(int(name.removeprefix("local")) for name in inputs)
+    n = sum(float(numbers[f"examples{slot}"]) for slot in slots)
+    like = inputs[f"local{slots[0]}"]
+    mean = Weights({name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in like.items()})
+    for slot in slots:
+        _same_names(inputs[f"local{slot}"], like, slot)
+        for name, tensor in inputs[f"local{slot}"].items():
+            mean[name].add_(tensor, alpha=float(numbers[f"examples{slot}"]) / n)
+    return {"local": Weights({name: tensor.to(like[name].dtype) for name, tensor in mean.items()})}, {}
+
+
+def split_join(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """weights of the whole model, in its order. They share memory with the parts: for an op behind this one, or the result."""
+    parts = {**inputs["local"], **inputs["trunk"]}
+    return {"weights": Weights({name: parts[name] for name in bench.first_weights()})}, {}
+
+
+# -- pieces ----------------------------------------------------------------------------------
+
+
+def _leaves(bench: Workbench, module: nn.Module, weights: Weights, grad: bool = True) -> dict[str, Tensor]:
+    """A module's parameters from weights, as leaves of a graph of their own: nobody else's forward disturbs it."""
+    leaves = {}
+    for name, parameter in module.named_parameters():
+        if name not in weights or weights[name].shape != parameter.shape:
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            raise OpError(f"weights {name!r}: {found} came, the model needs {tuple(parameter.shape)}")
+        leaves[name] = weights[name].to(bench.device).detach().requires_grad_(grad)
+    return leaves
+
+
+def _union(bench: Workbench, inputs: dict[str, Any]) -> tuple[Tensor, tuple[tuple[int, int], ...], list[Tensor]]:
+    """(z (N, Z), (slot, B) in order, labels per slot)."""
+    slots = sorted(int(name.removeprefix("rows")) for name in inputs if name.startswith("rows"))
+    rows = [inputs[f"rows{slot}"] for slot in slots]
+    parts = [unpacked("z", value, bench) for value in rows]
+    labels = [value["labels"].to(bench.device, torch.int64) for value in rows if "labels" in value]
+    for slot, y in zip(slots, labels, strict=False):
+        if len(y) and int(y.max()) >= bench.spec.classes:
+            raise OpError(f"slot {slot} sent label {int(y.max())}, the model has {bench.spec.classes} outputs")
+    return torch.cat(parts), tuple((slot, len(part)) for slot, part in zip(slots, parts, strict=True)), labels
+
+
+def _cuts(bench: Workbench, gradient: Tensor, sizes: tuple[tuple[int, int], ...], own: bool) -> dict[str, Weights]:
+    """cut{slot} from dl/dz (N, Z); own: scaled by N / B, to the gradient of the slot's own mean."""
+    wire, total = split_of(bench).plan.wire, len(gradient)
+    parts = zip(sizes, torch.split(gradient, [size for _, size in sizes]), strict=True)
+    return {f"cut{slot}": Weights(packed("z", part * (total / size) if own else part, wire)) for (slot, size), part in parts}
+
+
+def _named(parameters: dict[str, Tensor], gradients: list[Tensor]) -> Weights:
+    return Weights({name: gradient.cpu() for name, gradient in zip(parameters, gradients, strict=True)})
+
+
+def _state(opt: Weights | None) -> Weights:
+    """An optimiser's state; writable."""
+    return Weights({STEPS: torch.zeros((), dtype=torch.int64)}) if opt is None else opt.own()
+
+
+def _step(bench: Workbench, pairs: list[tuple[Weights, Weights]], opt: Weights) -> None:
+    opt[STEPS] += 1
+    train = bench.job.train
+    for weights, gradients in pairs:
+        update(weights.items(), [gradients.get(name) for name in weights], opt, train, train.lr, int(opt[STEPS]))
+
+
+def _same_names(part: Weights, like: Weights, slot: int) -> None:
+    if set(part) != set(like) or any(part[name].shape != like[name].shape for name in like):
+        raise OpError(f"slot {slot} sent other tensors than the front has: {', '.join(sorted(set(part) ^ set(like))[:3]) or 'shapes differ'}")
+
+
+def _finite(loss: float, bench: Workbench) -> float:
+    if not isfinite(loss):
+        raise OpError(f"training diverged: the loss is {loss}; lower train.lr ({bench.job.train.lr:g})")
+    return loss
