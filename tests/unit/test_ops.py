@@ -349,7 +349,7 @@ def test_preflight_is_silent_when_all_is_well():
     ("change", "slots", "message"),
     [
         ({"data": Data(name="maps"), "model": {"name": "mlp", "classes": 3, "input_shape": [4]}}, 2, "data set maps not found"),
-        ({"data": Data(name="maps")}, 2, "data set maps not found"),
+        ({"data": Data(name="maps")}, 2, r"data set maps not found.*; or say model\.input_shape and model\.classes"),
         ({"model": {"name": "mlp", "classes": 5}}, 2, r"labels up to 9, the model has 5 outputs; say model\.classes: 10 or more"),
         ({"model": {"name": "mlp", "input_shape": [1, 28, 28]}}, 2, r"examples of shape \(1, 8, 8\), the model expects \(1, 28, 28\)"),
         ({"data": Data(train_limit=3)}, 4, "4 nodes share 3 training examples"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fog_common.errors import FogError, OpError
-from fog_learning.data import Dataset, known_shape, load_dataset, partition
+from fog_learning.data import DataError, Dataset, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
 from fog_learning.job import Job
 from fog_learning.models import ModelSpec, resolve_model
@@ -140,7 +140,10 @@ class Workbench:
             known = known_shape(self.job.data.name)
             says_all = {"classes", "input_shape"} <= set(self.job.model)
             if known is None and not says_all and self._dataset is None and not self._rows:
-                self._load()
+                try:
+                    self._load()
+                except DataError as error:
+                    raise DataError(f"{error}; or say model.input_shape and model.classes, which a node without the data cannot know") from None
             if self._dataset is not None:
                 known = known or (self._dataset.input_shape, self._dataset.classes)
             shape, classes = known or (None, None)
