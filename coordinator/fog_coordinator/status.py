@@ -10,7 +10,7 @@ from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator import lifecycle
 from fog_coordinator.jobs import ENDED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
-from fog_coordinator.views import holders, worker_of
+from fog_coordinator.views import READY, holders, worker_of
 
 if TYPE_CHECKING:
     from fog_coordinator.core import Core
@@ -210,6 +210,8 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
     worker = worker_of(job, node)
     if worker is None or node.held:
         return Wait(f"{seat.task} waits for {seat.node}: its worker is not started yet", (seat.node,), node.since)
+    if worker.phase == READY:
+        return Wait(f"{seat.task} is about to join on {seat.node}", (seat.node,), node.heard_at)
     why = f": {'; '.join(worker.problems)}" if worker.problems else ""
     return Wait(f"{seat.task} waits for {seat.node}: worker {worker.phase}{why}", (seat.node,), node.since)
 

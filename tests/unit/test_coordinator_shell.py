@@ -5,18 +5,23 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from fog_common.bus.base import Connected, Received
 from fog_common.errors import ConfigError
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Request
 from fog_coordinator.app import app
 from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
+from fog_coordinator.core import Core
 from fog_coordinator.effects import Row
 from fog_coordinator.journal import Journal, JournalError
 from fog_coordinator.results import Results
-from fog_coordinator.service import Clock
+from fog_coordinator.service import Clock, Inbox, Item, Service
 
 # -- journal -------------------------------------------------------------------------------
 
@@ -149,3 +154,79 @@ def test_two_coordinators_cannot_share_a_folder(tmp_path: Path):
         done = CliRunner().invoke(app, ["check", "--state-dir", str(tmp_path)])
     assert done.exit_code == 4
     assert "another coordinator" in done.output
+
+
+# -- the service -----------------------------------------------------------------------------
+
+
+class Wire:
+    """A bus that keeps what is published."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, messages.Control]] = []
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> None:
+        self.sent.append((topic, messages.decode(payload)))
+
+
+class Desk:
+    """A service whose loop is turned by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now, self.wire, self.journal = 1000.0, Wire(), Journal.in_folder(folder)
+        self.core = Core("c1")
+        results = Results(folder / "results")
+        bus: Any = self.wire
+        self.service = Service("main", core=self.core, journal=self.journal, results=results, bus=bus, inbox=Inbox(), clock=lambda: self.now)
+        self.turn(Connected())
+        for name, tier, site in (("cloud-1", "cloud", "cloud"), ("pi-1", "edge", "home")):
+            self.hear(name, Announce(name, "n", Profile(tier, site)))
+            self.hear(name, Heartbeat(name, "n"))
+
+    def turn(self, *items: Item) -> None:
+        for item in items:
+            self.service._handle(item, self.now)
+        self.service._keep_time(self.now)
+        self.service._perform(self.now)
+
+    def hear(self, sender: str, message: messages.Control) -> None:
+        self.turn(Received(topics.to_coordinator("main", sender), messages.encode(message)))
+
+    def ask(self, verb: str, **arguments: Any) -> None:
+        topic = topics.REQUEST.at(fleet="main", sender="ada", kind="request~s1")
+        self.turn(Received(topic, messages.encode(Request("r1", verb, arguments))))
+
+
+def test_a_full_disk_holds_back_what_depends_on_it_and_nothing_is_lost(tmp_path: Path):
+    desk = Desk(tmp_path)
+    blocker = sqlite3.connect(tmp_path / "journal.sqlite")
+    blocker.execute("CREATE TRIGGER full BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    blocker.commit()
+    desk.wire.sent.clear()
+    desk.ask("job.submit", spec={"name": "digits", "method": {"name": "fedavg"}, "model": {"name": "mlp"}})
+    assert desk.wire.sent == []  # neither the node nor the user hears of what may be forgotten
+    desk.now += 1.0
+    desk.turn()
+    assert desk.wire.sent == []
+    blocker.execute("DROP TRIGGER full")
+    blocker.commit()
+    blocker.close()
+    desk.now += 2.0
+    desk.turn()
+    kinds = [type(message).__name__ for _, message in desk.wire.sent]
+    assert kinds[:3] == ["Desired", "Desired", "Reply"]
+    assert [key for key, _ in desk.journal.load()["jobs"]] == [("digits",)]
+    desk.journal.close()
+
+
+def test_messages_of_others_in_a_nodes_name_are_dropped(tmp_path: Path):
+    desk = Desk(tmp_path)
+    desk.hear("mallory", Announce("pi-1", "other", Profile("edge", "home")))
+    desk.hear("mallory", Goodbye("cloud-1", "n"))
+    desk.hear("pi-2", Announce("pi-2", "n", Profile("edge", "a/b")))
+    desk.hear("coordinator", Announce("coordinator", "n", Profile("cloud", "cloud")))
+    desk.turn(Received("fog/v1/main/to/cloud/coordinator/pi-1/ctl", b"\x93\x01\x02"), Received("elsewhere", b""))
+    assert desk.service.rejected == {"wrong_sender": 2, "bad_id": 2, "malformed": 1, "unknown_topic": 1}
+    assert [node.node for node in desk.core.registry] == ["cloud-1", "pi-1"]
+    assert not any(node.leaving for node in desk.core.registry)
+    desk.journal.close()
