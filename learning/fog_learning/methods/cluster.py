@@ -64,6 +64,7 @@ class Pass(Struct, frozen=True, tag=True):
     """Head -> member: pass the round's Call on to these neighbours (they joined, or lost the one who should have)."""
 
     number: int
+    line: Line
     relay: tuple[str, ...]
 
 

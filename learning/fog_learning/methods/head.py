@@ -187,17 +187,20 @@ class Head(Struct):
 
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
         """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
-        assert self.weights is not None
-        call = Call(self.number, self.root, self.weights, self.me, self.line, self.d2d)
+        call = self._call()
         if not self.d2d or self.downlink == "direct":
             self.holders = tuple(sorted({*self.holders, *names}))
             return [Send(name, call, latest=True) for name in names]
         near = [name for name in self.holders if name in self.children and name not in names]
         self.relayer = near[0] if near else names[0]
         if near:
-            return [Send(self.relayer, Pass(self.number, names))]
+            return [Send(self.relayer, Pass(self.number, self.line, names))]
         self.holders = (*self.holders, self.relayer)
         return [Send(self.relayer, msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+
+    def _call(self) -> Call:
+        assert self.weights is not None
+        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d)
 
     # -- a round opens ---------------------------------------------------------------------
 
@@ -271,8 +274,10 @@ class Head(Struct):
         return []
 
     def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
-        if (said.number, said.line) != (self.number, self.line) or sender not in self.called or isinstance(said, Ready) != self.d2d:
+        if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
             return [Measure("late_updates", 1)]
+        if isinstance(said, Ready) != self.d2d:  # called before the way of averaging changed
+            return [Send(sender, self._call(), latest=True)] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
         if sender not in self.holders:
             self.holders = (*self.holders, sender)
         if sender in self.answers or any(said.slots & answer.slots for answer in self.answers.values()):

@@ -48,8 +48,9 @@ class Member(Struct):
             return []
         if self.call is None or (call.line, call.number) >= (self.call.line, self.call.number):
             self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
-        waiting, self.passes = self.passes, []
-        names = [*call.relay, *(name for each in waiting if each.number == call.number for name in each.relay)]
+        now = [each for each in self.passes if (each.number, each.line) == (call.number, call.line)]
+        self.passes = [each for each in self.passes if each not in now]
+        names = [*call.relay, *(name for each in now for name in each.relay)]
         return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
 
     def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin"]:
@@ -90,10 +91,10 @@ class Member(Struct):
                 return self._after(self.mixing.extend(turns), now)
             case Pull(epoch, part, of) if epoch == self.mixing.epoch and self.mixing.phase == "settled" and self.mixing.value is not None:
                 return [Run("settle", {"value": self.mixing.value}, ("pulled", part, of, *epoch), {"m": self.mixing.mass, "part": part, "of": of})]
-            case Pass(number, relay):
-                if self.call is not None and self.call.number == number:
+            case Pass(number, line, relay):
+                if self.call is not None and (self.call.number, self.call.line) == (number, line):
                     return [Send(name, self.call, latest=True) for name in relay]
-                self.passes = [each for each in self.passes if each.number >= number] + [said]
+                self.passes = [*self.passes[-7:], said]
         return []
 
     def ran(self, event: Ran, now: float) -> list[Command]:
