@@ -55,7 +55,8 @@ class LocalFleet:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.broker = Broker.start(kind=self._broker_kind, log=self.folder / "broker.log")
+            kind: Any = None if self._broker_kind == "auto" else self._broker_kind
+            self.broker = Broker.start(kind, log=self.folder / "broker.log")
             if self._backend == "torch":
                 self.start_spawner()
             self.start_coordinator()
@@ -152,6 +153,23 @@ class LocalFleet:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP; `thaw` wakes it."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self.processes[name].send_signal(signal.SIGCONT)
+
+    def workers_of(self, node: str) -> list[int]:
+        """Process ids of the node's workers: all that its daemon started."""
+        import psutil
+
+        daemon = self.processes[node]
+        try:
+            return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def log(self, name: str) -> str:
         path = self.folder / f"{name}.log"

@@ -1,0 +1,111 @@
+"""What a user trusts: real processes are killed, frozen and restarted; the job goes on and counts every update once."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from e2e.conftest import Fleet
+from fog_common.errors import FogError
+from fogctl.client import Client
+from fogctl.local_fleet import CLOUD_NODE
+
+LONG = {"train": {"rounds": 150}}
+
+
+def digest_of(fleet: Fleet, client: Client, **job: object) -> str:
+    return str(fleet.finished(client, fleet.submit(client, **job))["digest"])
+
+
+def rounds(status: dict[str, object]) -> list[int]:
+    history = status["history"]
+    assert isinstance(history, list)
+    return [record["round"] for record in history]
+
+
+def test_a_job_runs_and_says_what_it_cost(fleet: Fleet, client: Client):
+    status = fleet.finished(client, fleet.submit(client))
+    assert rounds(status) == list(range(1, 21))
+    assert all(record["updates"] == 3 for record in status["history"])
+    assert status["bytes"]["up"] > 0
+    assert status["bytes"]["ideal"] > 0
+    assert status["metrics"]["accuracy"] > 0
+
+
+def test_a_worker_killed_in_a_round_costs_time_and_nothing_else(fleet: Fleet, client: Client):
+    undisturbed = digest_of(fleet, client, **LONG)
+    job = fleet.submit(client, stragglers={"deadline_s": 600.0}, **LONG)
+    fleet.in_round(client, job, 5)
+    for pid in fleet.workers_of(CLOUD_NODE):
+        os.kill(pid, signal.SIGKILL)
+    status = fleet.finished(client, job)
+    assert rounds(status) == list(range(1, 151))
+    assert status["digest"] == undisturbed
+
+
+def test_the_coordinator_and_the_broker_die_and_come_back(fleet: Fleet, client: Client):
+    undisturbed = digest_of(fleet, client, **LONG)
+    job = fleet.submit(client, **LONG)
+    fleet.in_round(client, job, 3)
+    fleet.kill("coordinator")
+    fleet.start_coordinator()
+    status = fleet.finished(client, job)
+    assert status["digest"] == undisturbed
+    assert rounds(status) == list(range(1, 151))
+
+
+def test_an_agent_killed_leaves_no_worker_and_comes_back(fleet: Fleet, client: Client):
+    job = fleet.submit(client, **LONG)
+    fleet.in_round(client, job, 3)
+    workers = [psutil.Process(pid) for pid in fleet.workers_of("agent-2")]
+    assert workers
+    fleet.kill("agent-2")
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert len(gone) == len(workers)
+    fleet.start_agent("agent-2")
+    fleet.until(client, job, lambda status: any(task["node"] == "agent-2" and task["live"] for task in status["tasks"]), "agent-2 back")
+    status = fleet.finished(client, job)
+    assert rounds(status) == list(range(1, 151))
+    assert status["history"][-1]["updates"] == 3
+
+
+def test_a_frozen_agent_is_gone_and_takes_part_again(fleet: Fleet, client: Client):
+    job = fleet.submit(client, **LONG)
+    fleet.in_round(client, job, 3)
+    frozen = [psutil.Process(fleet.processes["agent-3"].pid), *map(psutil.Process, fleet.workers_of("agent-3"))]
+    for process in frozen:
+        process.suspend()
+    fleet.until(client, job, lambda status: any("agent-3" in wait["who"] for wait in status["waits"]), "a wait for agent-3")
+    for process in frozen:
+        process.resume()
+    assert rounds(fleet.finished(client, job)) == list(range(1, 151))
+
+
+def test_the_servers_node_is_drained_and_no_round_is_lost(fleet: Fleet, client: Client):
+    undisturbed = digest_of(fleet, client, **LONG)
+    job = fleet.submit(client, **LONG)
+    fleet.in_round(client, job, 5)
+    client.request("node.drain", node=CLOUD_NODE)
+    fleet.until(client, job, lambda status: any(task["role"] == "server" and task["node"] != CLOUD_NODE for task in status["tasks"]), "a new place")
+    status = fleet.finished(client, job)
+    assert status["digest"] == undisturbed
+    assert all(record["updates"] == 3 for record in status["history"])
+
+
+def test_a_late_agent_waits_for_its_place(fleet: Fleet, client: Client):
+    job = fleet.submit(client, nodes={"select": {"names": ["agent-1", "agent-9"]}})
+    fleet.until(client, job, lambda status: any("agent-9" in wait["who"] for wait in status["waits"]), "a wait for agent-9")
+    fleet.start_agent("agent-9")
+    assert all(record["updates"] == 2 for record in fleet.finished(client, job)["history"])
+
+
+@pytest.mark.parametrize("spec", [{"train": {"rounds": -1}}, {"method": {"name": "magic"}}, {"name": "No Good"}, {"seed": "x"}, {"nonsense": 1}])
+def test_bad_jobs_are_refused_and_leave_nothing(fleet: Fleet, client: Client, spec: dict[str, object]):
+    with pytest.raises(FogError) as refused:
+        fleet.submit(client, **spec)
+    assert refused.value.exit_code == 2
+    assert client.request("job.list")["jobs"] == []
