@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fog_common.errors import ConfigError
-from fog_common.ids import CLOUD_SITE
 from fog_common.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
 from fog_coordinator import lifecycle, requests
 from fog_coordinator.desired import Desk
 from fog_coordinator.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
-from fog_coordinator.placement import simple
-from fog_coordinator.registry import Node, Registry
+from fog_coordinator.registry import Node, Registry, Strangers
 from fog_coordinator.reports import Closing, Crashes, note_saves, share_energy
 from fog_coordinator.views import NOTHING, READY, Rules, settle
 from fog_learning.job import Job as JobFile
@@ -31,10 +29,6 @@ HISTORY_LAG: Final = 4
 """Rounds that a root repeats in its heartbeats before it is told that they are known."""
 LOOK_AGAIN: Final = 10
 """Sweeps after which every table is looked at, whether something happened or not."""
-MAX_STRANGERS: Final = 1024
-FIRST_SITES: Final = (CLOUD_SITE, "home")
-"""Where a node is looked for that never announced itself, beside the sites that are known."""
-
 Check = Callable[[Mapping[str, Any]], tuple[JobFile, Method]]
 """A job file as builtins -> its types and its method; ConfigError."""
 
@@ -60,7 +54,7 @@ class Core:
         self._out = Outbox()
         self._dirty: dict[str, float] = {}  # job -> when its table is brought up to date
         self._seats: dict[str, dict[str, Seat]] = {}
-        self._asked: dict[str, float] = {}  # node -> when it was asked to announce itself
+        self._strangers = Strangers(rules.resend_s)
         self._sweep_at: float | None = None
         self._sweeps = 0
         self._admit_at: float | None = None
@@ -123,7 +117,7 @@ class Core:
         node, changed = self.registry.announce(now, announce)
         if changed:
             self._out.write(node.row())
-        self._asked.pop(node.node, None)
+        self._strangers.forget(node.node)
         self._node_changed(now, node)
         for job in self.jobs.values():
             if job.state in PLACED and node.node not in lifecycle.occupied(self.jobs.values(), self.rules, but=job.id):
@@ -319,15 +313,7 @@ class Core:
             self._admit_at = now + self.rules.coalesce_s
 
     def _identify(self, now: float, name: str) -> None:
-        """Ask a node to announce itself; one that never did is looked for at all sites."""
-        if now - self._asked.get(name, float("-inf")) < self.rules.resend_s:
-            return
-        if len(self._asked) >= MAX_STRANGERS:
-            self._asked.clear()
-        self._asked[name] = now
-        known = self.registry.get(name)
-        sites = [known.profile.site] if known else sorted({*FIRST_SITES, *(node.profile.site for node in self.registry)})
-        for site in sites:
+        for site in self._strangers.ask(now, name, self.registry):
             self._out.emit(Tell(name, site, Identify()))
 
     # -- workers ---------------------------------------------------------------------------
@@ -379,19 +365,9 @@ class Core:
     def _admit(self, now: float) -> None:
         """Start what can start, in the order of submission; who waits keeps its claim on the nodes that it needs."""
         self._admit_at = None
-        taken = lifecycle.occupied(self.jobs.values(), self.rules)
-        for job in sorted((job for job in self.jobs.values() if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
-            state, why = job.state, job.why
-            if not job.roster:
-                job.roster, job.why = simple.roster(self.files[job.id].nodes, self.registry, taken)
-            if job.roster:
-                job.state, job.why = lifecycle.place(job, self.methods[job.id], self.registry, taken)
-            for node in [*job.roster, *(seat.node for seat in job.seats)]:
-                taken.setdefault(node, job.id)
-            if (job.state, job.why) != (state, why):
-                job.since = now if job.state != state else job.since
-                self.log(now, job, job.state.replace("_", " ") + (f": {job.why}" if job.why else ""))
-                self._out.write(job.row())
+        for job, news in lifecycle.admit(now, self.jobs.values(), self.files, self.methods, self.registry, self.rules):
+            self.log(now, job, news)
+            self._out.write(job.row())
             if job.state == PREPARING:
                 self._settle(now, job)
 

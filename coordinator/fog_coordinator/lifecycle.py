@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -34,6 +34,34 @@ def occupied(jobs: Iterable[Job], rules: Rules, but: str = "") -> dict[str, str]
                 count[node] = count.get(node, 0) + 1
                 by[node] = job.id
     return {node: by[node] for node in sorted(count) if count[node] >= rules.jobs_per_node}
+
+
+def admit(
+    now: float, jobs: Iterable[Job], files: Mapping[str, JobFile], methods: Mapping[str, Method], registry: Registry, rules: Rules
+) -> Iterator[tuple[Job, str]]:
+    """Start what can start, in the order of submission; who waits keeps its claim on the nodes that it needs.
+
+    Yields the jobs that changed their state or their reason, with the line for the log.
+    """
+    known = list(jobs)
+    taken = occupied(known, rules)
+    for job in sorted((job for job in known if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
+        state, why = job.state, job.why
+        if not job.roster:
+            job.roster, job.why = simple.roster(files[job.id].nodes, registry, taken)
+        if job.roster:
+            job.state, job.why = place(job, methods[job.id], registry, taken)
+        for node in [*job.roster, *(seat.node for seat in job.seats)]:
+            taken.setdefault(node, job.id)
+        if (job.state, job.why) != (state, why):
+            job.since = now if job.state != state else job.since
+            yield job, placed(job) if job.state == PREPARING else f"{job.state.replace('_', ' ')}: {job.why}"
+
+
+def placed(job: Job) -> str:
+    """'preparing: server on cloud-1; data on pi-1, pi-2'."""
+    cloud = [f"{seat.task} on {seat.node}" for seat in job.seats if seat.movable]
+    return "preparing: " + "; ".join([*cloud, "data on " + ", ".join(job.roster)])
 
 
 def place(job: Job, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:

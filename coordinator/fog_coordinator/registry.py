@@ -12,12 +12,16 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from fog_common.ids import CLOUD_SITE
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.effects import Row
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
 UNKNOWN: Final = "unknown"
+MAX_STRANGERS: Final = 1024
+FIRST_SITES: Final = (CLOUD_SITE, "home")
+"""Where a node is looked for that never announced itself, beside the sites that are known."""
 
 
 class NodeRow(Struct, frozen=True):
@@ -184,3 +188,24 @@ class Registry:
         node.told = None
         node.held = True
         node.goodbye = False
+
+
+class Strangers:
+    """Nodes that must say who they are before they are listened to, each asked at most every `every_s`."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._asked: dict[str, float] = {}
+
+    def ask(self, now: float, name: str, registry: Registry) -> list[str]:
+        """Sites where the node is to be asked now; one that never announced itself is looked for at all of them."""
+        if now - self._asked.get(name, float("-inf")) < self._every_s:
+            return []
+        if len(self._asked) >= MAX_STRANGERS:
+            self._asked.clear()
+        self._asked[name] = now
+        known = registry.get(name)
+        return [known.profile.site] if known else sorted({*FIRST_SITES, *(node.profile.site for node in registry)})
+
+    def forget(self, name: str) -> None:
+        self._asked.pop(name, None)
