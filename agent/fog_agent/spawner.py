@@ -168,7 +168,7 @@ class Spawner:
 
 
 def warm_up() -> None:
-    """Import what every worker imports, and build one optimiser: that alone imports another 75 MB. Starts no thread."""
+    """Import what every worker imports. Starts no thread."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or numpy starts threads, which a fork does not survive
     import fog_agent.worker  # noqa: F401
 
@@ -176,9 +176,8 @@ def warm_up() -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
-        with contextlib.suppress(ImportError):
-            importlib.import_module("fog_learning.ops")
+        importlib.import_module("fog_learning.ops.workbench")
+        importlib.import_module("fog_learning.methods")
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every shared page
 
