@@ -277,7 +277,8 @@ class Head(Struct):
         if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
             return [Measure("late_updates", 1)]
         if isinstance(said, Ready) != self.d2d:  # called before the way of averaging changed
-            return [Send(sender, self._call(), latest=True)] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
+            # not `latest`: that would take the place of a Call that this member is to pass on
+            return [Send(sender, self._call())] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
         if sender not in self.holders:
             self.holders = (*self.holders, sender)
         if sender in self.answers or any(said.slots & answer.slots for answer in self.answers.values()):
