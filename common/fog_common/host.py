@@ -460,14 +460,24 @@ class Host:
         def durable(ref: Ref) -> Ref:
             return self.refs.blob(name, ref)
 
-        def if_known(ref: Ref) -> Ref:  # a Run behind the Save may name a handle that another one makes first
+        made: set[str] = set()  # handles that a Run behind the Save makes (anew): what stands behind that Run means the new value
+
+        def if_known(ref: Ref) -> Ref:
+            if isinstance(ref, Handle) and ref.name in made:
+                return ref
             try:
                 return self.refs.blob(name, ref)
             except OpError:
                 return ref
 
         machine = map_refs(task.machine, durable)
-        commands = [map_refs(command, if_known) for command in rest]
+        commands: list[Command] = []
+        for command in rest:
+            fixed = map_refs(command, if_known)
+            if isinstance(command, Run):
+                fixed = msgspec.structs.replace(fixed, into=command.into)
+                made |= {handle.name for handle in command.into.values()}
+            commands.append(fixed)
         record = self._codebook.encode_record(name, task.peer.role, label, task.job_now(now), machine, commands, list(task.kept), task.wake_at)
         task.saving.append(label)
         task.saves_begun += 1

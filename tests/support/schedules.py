@@ -394,7 +394,10 @@ class Schedule:
 
         assert seat.machine is not None
         machine = map_refs(seat.machine, lambda ref: self._blob(seat, ref))
-        commands = [map_refs(command, if_known) for command in rest]
+        commands = [
+            msgspec.structs.replace(map_refs(later, if_known), into=later.into) if isinstance(later, Run) else map_refs(later, if_known)
+            for later in rest
+        ]
         now = self.now - seat.zero
         record = self.codebook.encode_record(seat.peer.task, seat.peer.role, label, now, machine, commands, list(seat.kept), seat.wake_at)
         seat.saving.append(record)
