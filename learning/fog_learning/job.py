@@ -99,6 +99,11 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
+class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
+    share_samples: bool = False
+    """True: raw samples may leave the nodes that own them. A method that needs it refuses the job without."""
+
+
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
     """One job file."""
 
@@ -111,6 +116,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     stragglers: Stragglers = Stragglers()
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
+    privacy: Privacy = Privacy()
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 

@@ -91,6 +91,9 @@ class Inline:
         self.blobs[blob.digest] = content
         return blob
 
+    def _blob_if_known(self, name: str, ref: Ref) -> Ref:
+        return ref if isinstance(ref, Handle) and (name, ref.name) not in self.values else self._blob(name, ref)
+
     def _perform(self, name: str, commands: list[Command]) -> None:
         for index, command in enumerate(commands):
             match command:
@@ -102,7 +105,7 @@ class Inline:
                     self._compute(name, command)
                 case Save(label):
                     machine = map_refs(self.machines[name], lambda ref: self._blob(name, ref))
-                    rest = [map_refs(later, lambda ref: self._blob(name, ref)) for later in commands[index + 1 :]]
+                    rest = [map_refs(later, lambda ref: self._blob_if_known(name, ref)) for later in commands[index + 1 :]]
                     self.records[name] = self.codebook.encode_record(name, self.peers[name].role, label, 0.0, machine, rest, [], None)
                     self.on_save(self, name, label)
                 case Measure(what, value):

@@ -10,11 +10,12 @@ from fog_common import config
 from fog_common.errors import ConfigError
 from fog_learning.job import Job
 from fog_learning.methods.base import Method
+from fog_learning.methods.centralized import CENTRALIZED
 from fog_learning.methods.fcddt import FCDDT
 from fog_learning.methods.fedavg import FEDAVG
 from fog_learning.methods.fog import FOG
 
-METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, FCDDT)}
+METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, FCDDT, CENTRALIZED)}
 
 
 def resolve_method(job: Job) -> tuple[Method, Struct]:

@@ -75,6 +75,11 @@ OPS: dict[str, Op] = {
     ),
     "split_mean": Op("split", ("local0…",), ("examples0…",), ("local",)),
     "split_join": Op("split", ("local", "trunk"), (), ("weights",)),
+    # ops/union.py: all samples in one place (centralized)
+    "samples": Op("union", (), ("slot",), ("samples",), ("examples",)),
+    "train_union": Op(
+        "union", ("weights", "opt?", "samples0…"), ("round", "steps"), ("weights", "opt"), ("loss", "examples"), consumes=("weights", "opt")
+    ),
 }
 
 

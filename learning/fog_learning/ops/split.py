@@ -143,7 +143,7 @@ def front_backward(bench: Workbench, task: str, inputs: dict[str, Any], numbers:
 
 def front_step(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """One optimiser step of the front by itself, in place; opt None: begins anew."""
-    local, opt = inputs["local"].own(), _state(inputs.get("opt"))
+    local, opt = inputs["local"].own(), state_of(inputs.get("opt"))
     _step(bench, [(local, _local_gradient(bench, inputs))], opt)
     return {"local": local, "opt": opt}, {}
 
@@ -207,7 +207,7 @@ def trunk_backward(bench: Workbench, task: str, inputs: dict[str, Any], numbers:
 
 def split_apply(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """One optimiser step, in place, on the trunk and, where their gradients came, on the fronts' weights (gradients summed by slot)."""
-    trunk, opt = inputs["trunk"].own(), _state(inputs.get("opt"))
+    trunk, opt = inputs["trunk"].own(), state_of(inputs.get("opt"))
     pairs, outputs = [(trunk, inputs["grads"])], {"trunk": trunk, "opt": opt}
     slots = sorted(int(name.removeprefix("gradient")) for name in inputs if name.startswith("gradient"))
     if slots:
@@ -279,7 +279,7 @@ def _named(parameters: dict[str, Tensor], gradients: list[Tensor]) -> Weights:
     return Weights({name: gradient.cpu() for name, gradient in zip(parameters, gradients, strict=True)})
 
 
-def _state(opt: Weights | None) -> Weights:
+def state_of(opt: Weights | None) -> Weights:
     """An optimiser's state; writable."""
     return Weights({STEPS: torch.zeros((), dtype=torch.int64)}) if opt is None else opt.own()
 

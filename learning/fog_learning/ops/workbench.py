@@ -196,13 +196,13 @@ class Workbench:
     def test_rows(self) -> Rows:
         return self._get("test", -1)
 
-    def batch(self, slot: int, step: int) -> tuple[Tensor, Tensor]:
-        """The slot's batch at `step` (0, 1, 2 …): a function of (seed, slot, step).
+    def batch(self, slot: int, step: int, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
+        """The slot's batch at `step` (0, 1, 2 …): a function of (seed, slot, step). rows: of a slot whose samples came from elsewhere.
 
         The rows are shuffled anew for each pass, and the passes are read as one stream: all batches are of one size,
         min(batch_size, rows), and every row comes once per pass.
         """
-        rows = self.train_rows(slot)
+        rows = self.train_rows(slot) if rows is None else rows
         count = len(rows)
         size = min(self.job.train.batch_size, count)
         first, chosen = step * size, []

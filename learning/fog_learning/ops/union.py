@@ -1,0 +1,60 @@
+"""Ops of centralized training: samples leave their node, one node trains on all of them."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from fog_common.errors import OpError, Refused
+from fog_learning.ops.optimise import update
+from fog_learning.ops.split import STEPS, state_of
+from fog_learning.ops.values import Weights
+
+if TYPE_CHECKING:
+    from fog_learning.ops.workbench import Numbers, Result, Workbench
+
+
+def samples(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """The slot's training rows as stored: x (rows, …), y (rows,), and shift, divide that scale x. Refused without the job's consent."""
+    if not bench.job.privacy.share_samples:
+        raise Refused("samples stay on this node: the job does not say `privacy: {share_samples: true}`")
+    rows = bench.train_rows(bench.slot_of(task, numbers))
+    value = Weights({"x": rows.x.cpu(), "y": rows.y.cpu(), "shift": rows.shift.cpu(), "divide": rows.divide.cpu()})
+    return {"samples": value}, {"examples": float(len(rows))}
+
+
+def train_union(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """`steps` optimiser steps, in place, on the union of the slots' batches; the optimiser goes on where it was (opt None: anew).
+
+    Gives the mean loss, weighted by the batches' sizes, and the examples seen.
+    """
+    from fog_learning.ops.workbench import Rows
+
+    slots = sorted(int(name.removeprefix("samples")) for name in inputs if name.startswith("samples"))
+    rows = {}
+    for slot in slots:
+        value = inputs[f"samples{slot}"]
+        x, y, shift, divide = (value[name].to(bench.device) for name in ("x", "y", "shift", "divide"))
+        if len(y) and int(y.max()) >= bench.spec.classes:
+            raise OpError(f"slot {slot} sent label {int(y.max())}, the model has {bench.spec.classes} outputs")
+        rows[slot] = Rows(x, y, shift, divide)
+    weights, opt = inputs["weights"], state_of(inputs.get("opt"))
+    opt = Weights({name: tensor.to(bench.device) if tensor.dim() else tensor for name, tensor in opt.items()})  # beside the parameters
+    module, train, steps = bench.module().train(), bench.job.train, int(numbers["steps"])
+    bench.load(module, weights)
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    total, seen = 0.0, 0
+    for step in range((int(numbers["round"]) - 1) * steps, int(numbers["round"]) * steps):
+        batches = [bench.batch(slot, step, rows[slot]) for slot in slots]
+        y = torch.cat([y for _, y in batches])
+        loss = cross_entropy(module(torch.cat([x for x, _ in batches])), y)
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=bool(bench.spec.factory))
+        opt[STEPS] += 1
+        update(named, gradients, opt, train, train.lr, int(opt[STEPS]))
+        total, seen = total + float(loss.detach()) * len(y), seen + len(y)
+    if not isfinite(total):
+        raise OpError(f"training diverged in round {int(numbers['round'])}: the loss is {total}; lower train.lr ({train.lr:g})")
+    return {"weights": bench.weights_of(module), "opt": opt}, {"loss": total / max(1, seen), "examples": float(seen)}
