@@ -123,7 +123,9 @@ class Head(Struct):
         self.holders = tuple(name for name in self.holders if name in self.children)
         if self.d2d:
             self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
-        return [*(self._widen(new) if new else []), *self._close_if_ready(now)]
+        widened = self._widen(new) if new else []
+        orphans = self._call_orphans() if self.d2d and self.relayer not in self.children else []
+        return [*widened, *orphans, *self._close_if_ready(now)]
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
         """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
@@ -397,7 +399,7 @@ class Head(Struct):
         """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
         names = [name for name in sorted(self.answers) if name in self.children]
         if not names:
-            self.phase, self.answers = "gathering", {}
+            self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
             return [*self._call_orphans(), *self._close_if_ready(now)]
         graph = self._graph(len(names))
         broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
