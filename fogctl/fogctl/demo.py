@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fogctl.session import Session, command
 
@@ -99,14 +98,10 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
 
 def spec_of(path: Path | None, seed: int | None) -> dict[str, Any]:
     """The job file as builtins, checked (ConfigError before anything is started)."""
+    from fog_learning.job import job_spec
     from fog_learning.jobfile import job_from, load_job
 
-    if path is None:
-        spec = dict(DIGITS)
-        job_from(spec, "the demo's job")
-    else:
-        load_job(path)
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spec = job_spec(load_job(path) if path else job_from(DIGITS, "the demo's job"))
     return spec if seed is None else {**spec, "seed": seed}
 
 
