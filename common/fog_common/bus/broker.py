@@ -134,7 +134,7 @@ def _command(kind: Kind, port: int, config: str, folder: Path, listener: bool) -
     program = find_mosquitto()
     if program is None:
         raise Unreachable("mosquitto is not installed (Debian: apt-get install mosquitto); kind='embedded' needs nothing")
-    lines = ["persistence false", "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S"]
+    lines = ["persistence false", "set_tcp_nodelay true", "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S"]
     if listener:
         lines.append(f"listener {port} {HOST}")
     if os.getuid() == 0:
