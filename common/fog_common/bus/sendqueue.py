@@ -52,10 +52,7 @@ class SendQueue:
             return
         (self._control if letter.qos else self._bulk).append(letter)
         self.bytes += len(letter.payload)
-        while len(self._control) > self._max_control:
-            self._drop(self._control)
-        while self.bytes > self._max_bytes and len(self) > 1:
-            self._drop(self._bulk or self._control)
+        self._keep_bounds()
 
     def take(self, window: int) -> Letter | None:
         """The next one to send; None if there is none. window: how many more QoS 1 messages the broker may be sent now."""
@@ -83,14 +80,19 @@ class SendQueue:
         self._control.extendleft(reversed(kept))
         self.bytes += sum(len(letter.payload) for letter in kept)
         self.dropped += len(given_up)
-        while len(self._control) > self._max_control:
-            self._drop(self._control)
+        self._keep_bounds()
         return given_up
 
     def drop_bulk(self) -> None:
         """The connection is gone, and QoS 0 with it."""
         while self._bulk:
             self._drop(self._bulk)
+
+    def _keep_bounds(self) -> None:
+        while len(self._control) > self._max_control:
+            self._drop(self._control)
+        while self.bytes > self._max_bytes and len(self) > 1:
+            self._drop(self._bulk or self._control)
 
     def _drop(self, queue: deque[Letter]) -> None:
         self.bytes -= len(queue.popleft().payload)
