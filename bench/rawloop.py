@@ -68,7 +68,7 @@ def node(port: int, name: str) -> None:
 
 
 def measure(port: int, nodes: int = 4, rounds: int = 20, warmup: int = 3) -> dict[str, Any]:
-    """Seconds per round: {median_s, min_s, max_s, rounds}."""
+    """Seconds per round: {seconds (of each), median_s, min_s, max_s, rounds, nodes}."""
     client, inbox = _client(port, "raw-root", "raw/up/+")
     names = [f"raw-{index}" for index in range(nodes)]
     processes = [subprocess.Popen([sys.executable, "-m", "bench.rawloop", str(port), name]) for name in names]
@@ -96,7 +96,7 @@ def measure(port: int, nodes: int = 4, rounds: int = 20, warmup: int = 3) -> dic
         client.disconnect()
         client.loop_stop()
     timed = seconds[warmup:]
-    return {"median_s": statistics.median(timed), "min_s": min(timed), "max_s": max(timed), "rounds": len(timed), "nodes": nodes}
+    return {"seconds": timed, "median_s": statistics.median(timed), "min_s": min(timed), "max_s": max(timed), "rounds": len(timed), "nodes": nodes}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""Averaging throughput: the op `accumulate` against one numpy float32 add of the same bytes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from fog_learning.jobfile import job_from
+from fog_learning.ops.values import Weights
+from fog_learning.ops.workbench import Workbench
+
+PARAMETERS: Final = 1_000_000
+REPEATS: Final = 60
+
+
+def measure() -> dict[str, Any]:
+    """value: bytes per second of `accumulate` / of `a += b`, float32, one thread each; medians of interleaved runs."""
+    job = job_from({"name": "bench", "method": {"name": "fedavg"}, "model": {"name": "mlp", "hidden": [963, 963]}, "data": {"name": "digits"}})
+    bench = Workbench(job, {}, 1, threads=1)
+    dice = np.random.default_rng(0)
+    a, b = (dice.standard_normal(PARAMETERS, dtype=np.float32) for _ in range(2))
+    update = Weights({"w": torch.from_numpy(dice.standard_normal(PARAMETERS, dtype=np.float32))})
+    total = bench.run("accumulate", "bench", {"add": update}, {"n": 100})[0]["sum"]
+    ours, theirs = [], []
+    for _ in range(REPEATS):
+        theirs.append(_seconds(lambda: np.add(a, b, out=a)))
+        ours.append(_seconds(lambda: bench.run("accumulate", "bench", {"sum": total, "add": update}, {"n": 100})))
+    size = 4 * PARAMETERS
+    add_s, ours_s = statistics.median(theirs), statistics.median(ours)
+    return {"value": add_s / ours_s, "ours_bytes_s": size / ours_s, "numpy_bytes_s": size / add_s, "parameters": PARAMETERS}
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
