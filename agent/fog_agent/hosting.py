@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from fog_common.effects import Compute
 from fog_common.host import Host
 from fog_common.refs import BlobTable, Codec, Disk, Refs
 from fog_common.saves import Program
@@ -74,11 +75,20 @@ def fit(limits: Limits, max_payload: int) -> Limits:
     return msgspec.structs.replace(limits, chunk_bytes=chunk, inline_bytes=inline)
 
 
+def steps_of(compute: Compute) -> float:
+    """Training steps that an op makes; 0 if it does not train. An op of a cut model is a part of one step."""
+    steps = compute.numbers.get("steps", 0)
+    if compute.op == "train" and isinstance(steps, int | float):
+        return float(steps)
+    return 1.0 if compute.op in {"front_step", "trunk_step", "trunk_backward", "front_backward"} else 0.0
+
+
 def counters_of(host: Host) -> dict[str, float]:
     """All that the host and its endpoint counted."""
     rejected: dict[str, Any] = host.endpoint.rejected
     return {
         **host.counters,
+        **host.acks.counters,
         **{f"rejected_{reason}_total": float(n) for reason, n in rejected.items()},
         **{name: float(n) for name, n in host.endpoint.counters.items()},
     }

@@ -96,6 +96,8 @@ class Worker:
         self._sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._counters: dict[str, float] = {}
+        self._step_s: float | None = None
+        """Of one training step, as last measured."""
         self._phase = "starting"
         self._problems: list[str] = []
         self._host: Host | None = None
@@ -154,8 +156,10 @@ class Worker:
             case pipe.Assign(desired):
                 self._assign(now, desired)
             case _OpDone(compute, outputs, numbers, seconds):
-                self._counters["op_seconds"] = self._counters.get("op_seconds", 0.0) + seconds
-                self._counters[f"op_{compute.op}_seconds"] = self._counters.get(f"op_{compute.op}_seconds", 0.0) + seconds
+                self._add("op_seconds", seconds)
+                self._add(f"op_{compute.op}_seconds", seconds)
+                if (steps := hosting.steps_of(compute)) > 0:
+                    self._step_s = seconds / steps
                 assert host is not None
                 host.on_ran(now, compute, outputs, numbers)
             case _OpFailed(compute, why):
@@ -252,7 +256,9 @@ class Worker:
         except WireError as error:
             self._reject(error.reason)
             return
-        self._received[self._plane(route)] += len(payload)
+        plane = self._plane(route)
+        self._received[plane] += len(payload)
+        self._add(f"received_messages_{plane}", 1)
         host.on_frame(now, route, payload)
 
     def _plane(self, route: topics.Route) -> str:
@@ -263,7 +269,10 @@ class Worker:
         return "up" if TIERS.index(self._setup.tier) >= TIERS.index(tier) else "down"
 
     def _reject(self, reason: str) -> None:
-        self._counters[f"rejected_{reason}_total"] = self._counters.get(f"rejected_{reason}_total", 0) + 1
+        self._add(f"rejected_{reason}_total", 1)
+
+    def _add(self, name: str, by: float) -> None:
+        self._counters[name] = self._counters.get(name, 0) + by
 
     # -- effects ---------------------------------------------------------------------------
 
@@ -276,6 +285,7 @@ class Worker:
             match effect:
                 case Publish(topic, payload, plane):
                     self._sent[plane] += len(payload)
+                    self._add(f"sent_messages_{plane}", 1)
                     self._bus.publish(topic, payload)
                 case Compute():
                     self._ops.put(effect)
@@ -354,6 +364,10 @@ class Worker:
         if host is not None:
             counters |= hosting.counters_of(host)
             gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
+            if host.acks.bandwidth_bytes_per_second is not None:
+                gauges["bandwidth_bytes_per_second"] = host.acks.bandwidth_bytes_per_second
+            if self._step_s is not None:
+                gauges["step_seconds"] = self._step_s
         usage = os.times()
         counters["cpu_seconds"] = usage.user + usage.system
         gauges["rss_bytes"] = _rss_bytes()

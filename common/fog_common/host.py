@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from fog_common.acks import Acks
 from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, decode_host_message
 from fog_common.errors import OpError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
@@ -50,6 +51,7 @@ from fog_common.machine import (
     map_refs,
     refs_in,
 )
+from fog_common.metrics import REFUSED_UPDATES
 from fog_common.refs import Refs
 from fog_common.saves import Codebook, Program, Record
 from fog_common.shelf import Shelf
@@ -79,6 +81,7 @@ class _Task:
         self.computing: dict[Tag, Compute] = {}
         self.cancelled: set[Tag] = set()
         self.finished = False
+        self.stopping = False
         self.why = ""
         self.rewound_view = 0
 
@@ -111,6 +114,7 @@ class Host:
         self.root_saved = -1
         self.measured: dict[str, float] = {}
         self.counters: dict[str, float] = {}
+        self.acks = Acks()
         self.ideal_bytes = 0
         self._build = build
         self._codebook = Codebook(program)
@@ -133,6 +137,7 @@ class Host:
         self._send_number = 0
         self._latest: dict[tuple[str, str, str], tuple[str, int]] = {}
         self._listening: tuple[str, ...] = ()
+        self._copies: dict[str, Record] = {}  # task -> the Save that waits to be copied to its buddy
         self._replicating: dict[tuple[str, int], tuple[str, int]] = {}  # endpoint key -> (task, label)
         self._replica_letters: dict[tuple[str, int], Letter] = {}
         self._urgent: bool | None = None
@@ -183,11 +188,12 @@ class Host:
             self._resend(now, name, {peer.task for peer in (new.tasks if back_again else come)})
         self._retry_refused(now)
         for name in self._tasks:
-            unconfirmed = any(task == name for task, _ in self._replicating.values())
+            unconfirmed = name in self._copies or any(task == name for task, _ in self._replicating.values())
             moved = old is None or old.buddies.get(name) != new.buddies.get(name)
             if (unconfirmed or moved) and (newest := self.shelf.newest(name)) is not None:
                 self._replicate(now, newest)
         self._listen()
+        self._stop(now)
         self._unpark(now)
         self._change(urgent=True)
         self._pump(now)
@@ -336,6 +342,7 @@ class Host:
         if self._wanted.pop(name, None) is not None and self._mine(name) and name not in self._tasks:
             self._fetched.add((name, self._by_name[name].since))
             self._open(now, self._by_name[name])
+            self._stop(now)
             self._unpark(now)
 
     def _reopen(self, now: float, peer: Peer, record: Record | None) -> None:
@@ -367,6 +374,14 @@ class Host:
         """Hand over what neighbours in this host sent before the task was open."""
         for event in self._early.pop(name, []):
             self._post(name, event)
+
+    def _stop(self, now: float) -> None:
+        """The job is to end with the model as it is: the root says how."""
+        placement = self.placement
+        task = self._tasks.get(placement.root) if placement and placement.stop else None
+        if placement is not None and task is not None and not (task.stopping or task.finished):
+            task.stopping = True
+            self._perform(now, task, task.machine.stop(placement.stop, task.job_now(now)))
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
@@ -446,7 +461,10 @@ class Host:
                     self._save(now, task, label, commands[index + 1 :])
                 case Measure(name, value):
                     self._gauge(task.peer.task, name, value)
-                    self.measured[name] = value
+                    if name in REFUSED_UPDATES:
+                        self._count(name, value)
+                    else:
+                        self.measured[name] = value
 
     def _keep(self, task: _Task, send: Send) -> Send:
         fixed: Send = map_refs(send, lambda ref: self.refs.blob(task.peer.task, ref))
@@ -547,7 +565,9 @@ class Host:
         self._sends[key] = (name, fixed)
         if send.latest:
             self._latest[name, type(send.message).__name__, send.to] = key
-        self.endpoint.send(now, self._address(peer), self._content(name, send.to, fixed.message), key)
+        content = self._content(name, send.to, fixed.message)
+        self.acks.sent(now, key, sum(blob.size for blob in content.blobs))
+        self.endpoint.send(now, self._address(peer), content, key)
 
     def _cast(self, now: float, task: _Task, cast: Cast) -> None:
         name = task.peer.task
@@ -569,7 +589,9 @@ class Host:
         self._unacked[key] = set(members)
         if cast.latest:
             self._latest[name, type(cast.message).__name__, cast.role] = key
-        self.endpoint.cast(now, scope, cast.role, list(members.values()), self._content(name, cast.role, fixed.message), key)
+        content = self._content(name, cast.role, fixed.message)
+        self.acks.sent(now, key, sum(blob.size for blob in content.blobs))
+        self.endpoint.cast(now, scope, cast.role, list(members.values()), content, key)
 
     def _outdate(self, name: str, message: Any, targets: set[str]) -> None:
         kind = type(message).__name__
@@ -621,6 +643,7 @@ class Host:
                 self._forget_send(key)
 
     def _forget_send(self, key: tuple[str, int]) -> None:
+        self.acks.forget(key)
         self._sends.pop(key, None)
         self._unacked.pop(key, None)
         self._refused.pop(key, None)
@@ -638,6 +661,7 @@ class Host:
             return None
         key = self._key(HOST)
         metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)
+        self.acks.sent(now, key, sum(meta.size for meta in metas))
         self.endpoint.send(now, address, Content(sender=HOST, to=HOST, body=_encoder.encode(message), blobs=metas), key)
         return key
 
@@ -656,7 +680,9 @@ class Host:
         return name, self._send_number
 
     def _acked(self, now: float, key: Any, node: str) -> None:
+        self.acks.acked(now, key)
         if key in self._replicating:
+            self.acks.forget(key)
             task, label = self._replicating.pop(key)
             if self._is_root(task):
                 self._announce(now, label)
@@ -666,22 +692,43 @@ class Host:
             left.discard(node)
         if not left:
             self._forget_send(key)
+        self._copy_what_waits(now)
+
+    def _copy_what_waits(self, now: float) -> None:
+        for name, record in list(self._copies.items()):
+            buddy = self.placement.buddies.get(name) if self.placement else None
+            if buddy is None or not self._on_its_way(buddy, record):
+                self._copy(now, name)
 
     # -- durability ------------------------------------------------------------------------
 
     def _replicate(self, now: float, record: Record) -> None:
-        placement = self.placement
-        buddy = placement.buddies.get(record.task) if placement else None
-        if buddy and buddy != self.me.node:
+        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept)."""
+        buddy = self.placement.buddies.get(record.task) if self.placement else None
+        if buddy and buddy != self.me.node and self._host_address(buddy) is not None:
             for key in [key for key, (task, _) in self._replicating.items() if task == record.task]:
                 self.endpoint.cancel(key)  # a newer Save makes the copy of the older one pointless
                 del self._replicating[key]
-            key_ = self._letter(now, buddy, Replica(record), record.blobs)
-            if key_ is not None:
-                self._replicating[key_] = (record.task, record.label)
-                return
-        if self._is_root(record.task):
+            self._copies[record.task] = record
+            if not self._on_its_way(buddy, record):
+                self._copy(now, record.task)
+        elif self._is_root(record.task):
             self._announce(now, record.label)
+
+    def _on_its_way(self, node: str, record: Record) -> bool:
+        """Blobs of the record are being cast to `node` anyway: after that, only the record itself has to be sent."""
+        digests = record.digests()
+        return any(
+            node in nodes and any(isinstance(ref, Blob) and ref.digest in digests for ref in refs_in(self._sends[key][1].message))
+            for key, nodes in self._unacked.items()
+        )
+
+    def _copy(self, now: float, name: str) -> None:
+        record = self._copies.pop(name)
+        buddy = self.placement.buddies.get(name) if self.placement else None
+        key = self._letter(now, buddy, Replica(record), record.blobs) if buddy else None
+        if key is not None:
+            self._replicating[key] = (name, record.label)
 
     def _announce(self, now: float, label: int) -> None:
         """The root's Save(label) is safe: every letter says so from now on, and spools let go."""
@@ -777,8 +824,8 @@ class Host:
     def _change(self, urgent: bool) -> None:
         self._urgent = urgent or bool(self._urgent)
 
-    def _count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1
+    def _count(self, name: str, by: float = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
 
 
 def _same(old: Peer, new: Peer | None) -> bool:

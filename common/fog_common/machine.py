@@ -259,6 +259,17 @@ class Machine(Struct, kw_only=True):
         """What this task waits for now, or None. Pure."""
         return None
 
+    def stop(self, why: str, now: float) -> list[Command]:
+        """Root task only: the job is to end now (a budget is used up) with the model as it is. Commands that lead to a Finish.
+
+        By default the state's `weights`, the newest whole model; a method that keeps its model in parts says itself how they join.
+        """
+        weights: Ref | None = getattr(self, "weights", None)
+        if weights is None:
+            return [Finish(why=f"{why}; there was no model yet")]
+        history = self.progress()[1]
+        return [Finish({"weights": weights}, dict(history[-1].numbers) if history else {})]
+
     def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
         """(current round or step, closed rounds in order). Only the root task keeps a history."""
         return 0, ()

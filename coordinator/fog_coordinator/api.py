@@ -24,11 +24,12 @@ STATUS = SUMMARY plus
 - `now`, `view`, `user`, `wall_s` (since started_at, until ended_at; 0 before), `problems: [text]`
 - `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
 - `tasks: [{task, role, slot, node, site, tier, live, incarnation, since, round, labels, phase, rss_bytes}]`
-- `history: [{round, wall_s, updates, examples, bytes, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the
+- `history: [{round, wall_s, updates, examples, bytes, joules, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the
   start; accuracy and loss are null when not evaluated; the method's further numbers stand beside them
 - `metrics`: the last value of every number in the history; after the end also the result's
 - `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
 - `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
+- `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_joules; used and ratio are null while unknown
 - `buddies: {task: node}`, `digest` ('' before the end)
 
 NODE = `{node, state, since, tier, site, draining, jobs: [job], cores, memory_bytes, memory_free_bytes, torch, datasets, version, note}`

@@ -22,6 +22,7 @@ from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
 from fog_coordinator.journal import Journal
 from fog_coordinator.results import Results
+from fog_coordinator.scrape import Scrapes
 from fog_coordinator.service import Clock, Inbox, Service, StopAsked
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,13 @@ def serve(config: CoordinatorConfig) -> int:
         results = Results(folder / "results")
         bus = MqttBus(config.broker, f"{config.fleet}_{COORDINATOR}", inbox.put)
         log.info("started fleet=%s broker=%s:%d state=%s jobs=%d", config.fleet, config.broker.host, config.broker.port, folder, len(core.jobs))
-        return Service(config.fleet, core=core, journal=journal, results=results, bus=bus, inbox=inbox, clock=clock).run()
+        service = Service(config.fleet, core=core, journal=journal, results=results, bus=bus, inbox=inbox, clock=clock)
+        pages = Scrapes(inbox.put).serve(config.metrics.host, config.metrics.port) if config.metrics.port else None
+        try:
+            return service.run()
+        finally:
+            if pages is not None:
+                pages.close()
 
 
 def _settings(config: Path | None, broker: str | None, fleet: str | None, state: Path | None, debug: bool) -> CoordinatorConfig:

@@ -23,6 +23,15 @@ from fog_coordinator.views import Rules
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Pages for Prometheus: /metrics, /healthz, /readyz."""
+
+    host: str = "127.0.0.1"
+    """Where they are served. There is no password on them: open this to other machines only behind something that has one."""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """0 = not served."""
+
+
 class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     broker: BrokerConfig = BrokerConfig()
     fleet: Id = "main"
@@ -42,6 +51,7 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Jobs that share a node; further ones wait in the queue. Agents have a limit of their own (max_workers)."""
     keep_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 200
     """Ended jobs that are remembered; what is older is forgotten, its result too."""
+    metrics: Metrics = Metrics()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property

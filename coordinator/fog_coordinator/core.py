@@ -13,12 +13,13 @@ from typing import Any, Final
 from fog_common.errors import ConfigError
 from fog_common.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
-from fog_coordinator import lifecycle, requests
+from fog_coordinator import budgets, lifecycle, requests
 from fog_coordinator.desired import Desk
 from fog_coordinator.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
 from fog_coordinator.registry import Node, Registry, Strangers
-from fog_coordinator.reports import Closing, Crashes, note_saves, share_energy
+from fog_coordinator.reports import Closing, Crashes, grown, joules_by_use, note_saves, share_energy
+from fog_coordinator.tallies import Tally
 from fog_coordinator.views import NOTHING, READY, Rules, settle
 from fog_learning.job import Job as JobFile
 from fog_learning.methods.base import Method
@@ -48,6 +49,8 @@ class Core:
         self.methods: dict[str, Method] = {}
         self.histories: dict[str, History] = {}
         self.logs: dict[str, Log] = {}
+        self.tallies: dict[str, Tally] = {}
+        """job -> what its workers counted."""
         self._desk = Desk(nonce, self.registry, self.jobs, self.histories, rules.resend_s)
         self.closing = Closing(rules.close_s)
         self._crashes = Crashes()
@@ -79,6 +82,7 @@ class Core:
         self.jobs[job.id] = job
         self.histories[job.id] = History(job.id)
         self.logs[job.id] = Log(job.id)
+        self.tallies[job.id] = Tally(job.counted)
         if job.state not in ENDED:
             try:
                 self.files[job.id], self.methods[job.id] = self.check(job.spec)
@@ -137,6 +141,7 @@ class Core:
         self._begin(now)
         known = self.registry.get(beat.node)
         was = (known.online, known.held, known.goodbye) if known else (False, True, False)
+        uses, counting = (joules_by_use(known.counters), known.totals.process) if known else ({}, "")
         node = self.registry.heartbeat(now, beat)
         if node is None:
             if not self.registry.known(beat):
@@ -144,13 +149,16 @@ class Core:
             return
         before, node.workers = node.workers, {worker.job: worker for worker in beat.workers}
         placed = [self.jobs[name] for name in node.workers if name in self.jobs and self.jobs[name].state in PLACED]
-        share_energy(placed, node.energy_j, beat.energy_j)
+        share_energy(placed, node.node, node.energy_j, beat.energy_j, grown(uses, joules_by_use(beat.counters)))
         node.energy_j = dict(beat.energy_j)
+        if counting not in ("", node.totals.process):
+            self._out.write(node.row())
         for job in placed:
             self._worker(now, job, node, before.get(job.id), node.workers[job.id])
         for name in self.closing.heard(node):
             self.jobs[name].meter(node.node, node.workers[name])
-            self._out.write(self.jobs[name].row())
+            self.tallies[name].update(node.node, node.workers[name])
+            self._write(self.jobs[name])
         if was != (True, False, node.goodbye):
             self._node_changed(now, node)
         if node.goodbye and not was[2]:
@@ -185,7 +193,7 @@ class Core:
         running = {name for name in found.participants() if (node := self.registry.get(name)) is not None and node.online and job in node.workers}
         if not why:
             self.closing.add(now, job, running)
-        self.end(now, found, FAILED if why else FINISHED, why)
+        self.end(now, found, FAILED if why else FINISHED, why or found.stop)
         self._tell(now)
         return True
 
@@ -235,7 +243,7 @@ class Core:
         """The job is over: its workers stop, its nodes are free."""
         job.state, job.since, job.ended_at, job.why = state, now, now, why
         self.log(now, job, f"{state}{': ' + why if why else ''}")
-        self._out.write(job.row())
+        self._write(job)
         self._dirty.pop(job.id, None)
         self._index(job)
         self._crashes.forget(job.id)
@@ -278,6 +286,7 @@ class Core:
         for job in self.jobs.values():
             if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and self._overdue(job)):
                 self._touch(now, job)
+            self._spend(now, job)
         for node in self.registry:
             if node.online and node.number and self._desk.lags(node):
                 self._desk.changed(node.node)
@@ -320,6 +329,7 @@ class Core:
 
     def _worker(self, now: float, job: Job, node: Node, old: WorkerState | None, new: WorkerState) -> None:
         job.meter(node.node, new)
+        self.tallies[job.id].update(node.node, new)
         job.top = max(job.top, new.incarnation)
         if old is None or (old.phase, old.incarnation, old.problems) != (new.phase, new.incarnation, new.problems):
             self._touch(now, job)
@@ -341,6 +351,29 @@ class Core:
                     self._desk.changed(node.node, renew=True)
             if state.finished and state.why and job.state == RUNNING:
                 self.end(now, job, FAILED, f"{state.task} on {node.node}: {state.why}")
+        self._spend(now, job)
+
+    def _spend(self, now: float, job: Job) -> None:
+        """Say when most of a budget is used; when all of it is, ask the root for the model as it is."""
+        if job.state != RUNNING or job.stop:
+            return
+        for use in budgets.uses(job, self.files[job.id].budgets, now):
+            if use.ratio >= 1.0:
+                job.stop = f"stopped, it used {use.text}"
+                job.view += 1
+                self.log(now, job, f"view {job.view}: {job.stop}; {job.root} hands in the model that it has")
+                self._index(job)
+                self._write(job)
+                return
+            if use.ratio >= budgets.WARN_AT and use.budget not in job.warned:
+                job.warned.append(use.budget)
+                self.log(now, job, f"warning: it used {use.text}; at 100 % it stops")
+                self._write(job)
+
+    def _write(self, job: Job) -> None:
+        """The job's row, with what its ended workers counted."""
+        job.counted = self.tallies[job.id].past(over=job.state in ENDED)
+        self._out.write(job.row())
 
     def _crashed(self, now: float, job: Job, node: Node, worker: WorkerState) -> None:
         count = self._crashes.count(job.id, node.node, worker.incarnation)
@@ -354,11 +387,12 @@ class Core:
 
     def _history(self, now: float, job: Job, records: tuple[RoundRecord, ...]) -> None:
         sent = job.sent()
-        rows = self.histories[job.id].add(now, records, sent.up + sent.down + sent.d2d + sent.cast)
+        joules = sum(job.energy_j.values()) if job.energy_j else None
+        rows = self.histories[job.id].add(now, records, sent.up + sent.down + sent.d2d + sent.cast, joules)
         for row in rows:
             self._out.write(row)
         if rows:
-            self._out.write(job.row())
+            self._write(job)
 
     # -- the life of a job -----------------------------------------------------------------
 
@@ -419,7 +453,7 @@ class Core:
         """Forget the oldest ended jobs beyond keep_jobs."""
         ended = sorted((job for job in self.jobs.values() if job.state in ENDED), key=lambda job: job.order)
         for job in ended[: max(0, len(ended) - self.rules.keep_jobs)]:
-            tables: list[dict[str, Any]] = [self.jobs, self.files, self.methods, self.histories, self.logs, self._seats]
+            tables: list[dict[str, Any]] = [self.jobs, self.files, self.methods, self.histories, self.logs, self.tallies, self._seats]
             for table in tables:
                 table.pop(job.id, None)
             for name in ("jobs", "rounds", "log"):

@@ -116,6 +116,16 @@ class Job(Struct):
     """`node/incarnation` -> what that worker sent."""
     energy_j: dict[str, float] = {}
     """Joules by source."""
+    energy_use_j: dict[str, float] = {}
+    """The same by use: idle, compute, send, receive."""
+    node_joules: dict[str, float] = {}
+    """The same by node."""
+    counted: dict[str, float] = {}
+    """What ended workers counted (see tallies)."""
+    warned: list[str] = []
+    """Budgets of which most is used."""
+    stop: str = ""
+    """Not '': the budget that is used up; the root is asked for the model as it is."""
     saves: dict[str, dict[str, tuple[int, ...]]] = {}
     """task -> node -> labels of the Saves it has, as last reported."""
     numbers: dict[str, float] = {}
@@ -143,6 +153,7 @@ class Job(Struct):
             buddies=dict(self.buddies),
             fetch=fetch,
             places={node: places[node] for node in others if node in places},
+            stop=self.stop,
         )
 
     def participants(self) -> set[str]:
@@ -182,6 +193,8 @@ class Round(Struct, frozen=True):
     record: RoundRecord
     at: float
     bytes: int
+    joules: float | None = None
+    """Energy of the job by then; None if nothing is known of it."""
 
 
 class Line(Struct, frozen=True):
@@ -217,7 +230,7 @@ class History:
         self.rounds[item.record.round] = item
         self.newest = self.seen = max(self.newest, item.record.round)
 
-    def add(self, now: float, records: tuple[RoundRecord, ...], sent: int) -> list[Row]:
+    def add(self, now: float, records: tuple[RoundRecord, ...], sent: int, joules: float | None = None) -> list[Row]:
         """Rows of what is new."""
         rows = []
         for record in records:
@@ -227,7 +240,7 @@ class History:
             old = self.rounds.get(record.round)
             if old is not None and old.record == record:
                 continue
-            item = self.rounds[record.round] = Round(record, now, sent)
+            item = self.rounds[record.round] = Round(record, now, sent, joules)
             self.newest = max(self.newest, record.round)
             rows.append(Row("rounds", (self._job, record.round), _encoder.encode(item)))
         return rows

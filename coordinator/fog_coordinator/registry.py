@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from fog_common.ids import CLOUD_SITE
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.effects import Row
+from fog_coordinator.tallies import Totals
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -30,6 +31,8 @@ class NodeRow(Struct, frozen=True):
     node: str
     profile: Profile
     drain: bool = False
+    counted: dict[str, float] = {}
+    """By agents of this node that have ended."""
 
 
 class Node(Struct):
@@ -46,6 +49,8 @@ class Node(Struct):
     why: str = ""
     """Of being offline."""
     heard_at: float = 0.0
+    reported_at: float = 0.0
+    """Of the last heartbeat."""
     uptime_s: float = 0.0
     held: bool = True
     """No heartbeat of this connection yet: its workers are not known, what was known of them is kept."""
@@ -60,6 +65,8 @@ class Node(Struct):
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
+    totals: Totals = field(default_factory=Totals)
+    """Counters and `joules/SOURCE` of all its agents, one after another."""
 
     @property
     def online(self) -> bool:
@@ -70,7 +77,7 @@ class Node(Struct):
         return self.drain or self.goodbye
 
     def row(self) -> Row:
-        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain)))
+        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain, self.totals.base)))
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -86,7 +93,7 @@ class Registry:
         self._started_at: float | None = None
         for body in rows or []:
             row = _decoder.decode(body)
-            self._nodes[row.node] = Node(row.node, row.profile, row.drain)
+            self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=Totals(base=row.counted))
 
     def __iter__(self) -> Iterator[Node]:
         """In order of their names."""
@@ -147,9 +154,12 @@ class Registry:
         self._online(now, node)
         node.held = False
         node.uptime_s = beat.uptime_s
+        node.reported_at = now
         node.desired_heard = beat.desired
         node.goodbye = beat.draining
         node.gauges, node.counters = beat.gauges, beat.counters
+        joules = {f"joules/{source}": value for source, value in beat.energy_j.items()}
+        node.totals.update(beat.nonce, {**joules, "carbon_g": beat.gauges.get("carbon_g", 0.0), **beat.counters})
         return node
 
     def known(self, beat: Heartbeat) -> bool:

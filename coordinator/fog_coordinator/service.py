@@ -21,8 +21,10 @@ from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Req
 from fog_coordinator.core import Core
 from fog_coordinator.effects import Answer, Effect, Record, SendResult, Tell
 from fog_coordinator.exchange import Came, Exchange
+from fog_coordinator.exporter import Exporter
 from fog_coordinator.journal import Journal, JournalError
 from fog_coordinator.results import Results
+from fog_coordinator.scrape import Look, LookAsked
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class StopAsked(Struct, frozen=True):
     """SIGTERM, SIGINT."""
 
 
-Item = BusEvent | StopAsked
+Item = BusEvent | StopAsked | LookAsked
 
 
 class Inbox:
@@ -78,6 +80,8 @@ class Service:
         self._unsaved: list[Came] = []
         self._jobs = 0
         self._stopped = False
+        self._connected = False
+        self._exporter = Exporter(core)
         self._watchdog_s = watchdog_s()
         self._watchdog_at = 0.0
         self.rejected: dict[str, int] = {}
@@ -135,10 +139,12 @@ class Service:
             case Connected():
                 log.info("connected")
                 notify(f"STATUS=connected, fleet {self._fleet}")
+                self._connected = True
                 self._core.on_connected(now)
                 self._exchange.connected(now)
             case Disconnected(why):
                 log.warning("disconnected why=%s", why)
+                self._connected = False
                 self._core.on_disconnected(now)
                 self._exchange.disconnected(now)
             case Received(topic, payload):
@@ -152,6 +158,8 @@ class Service:
             case StopAsked():
                 notify("STOPPING=1")
                 self._stopped = True
+            case LookAsked():
+                item.answer(self._look(now, item.samples))
 
     def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
         if route.kind.startswith(f"{topics.BULK}~"):
@@ -180,6 +188,13 @@ class Service:
                 self._core.on_goodbye(now, message)
             case _:
                 raise WireError(f"{type(message).__name__} is nothing that we are told", "not_for_us")
+
+    def _look(self, now: float, samples: bool) -> Look:
+        problems: tuple[str, ...] = () if self._connected else ("not connected to the broker",)
+        if self._retry_at is not None:
+            problems += ("the journal or a result cannot be written",)
+        found = self._exporter.collect(now, connected=self._connected, rejected=self.rejected) if samples else {}
+        return Look(found, problems)
 
     def _reject(self, reason: str, topic: str, error: Exception) -> None:
         count = self.rejected[reason] = self.rejected.get(reason, 0) + 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
-from fog_coordinator import lifecycle
-from fog_coordinator.jobs import ENDED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
+from fog_coordinator import budgets, lifecycle
+from fog_coordinator.jobs import ENDED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
 from fog_coordinator.views import READY, holders, worker_of
+from fog_learning.job import Budgets
 
 if TYPE_CHECKING:
     from fog_coordinator.core import Core
@@ -87,6 +89,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
             "ideal": job.ideal_bytes(),
         },
         "energy_j": energy(job),
+        "budgets": [use.body() for use in uses(job, now)],
         "buddies": dict(job.buddies),
         "digest": job.digest,
     }
@@ -106,7 +109,7 @@ def line(core: Core, now: float, job: Job) -> str:
     if job.state in ENDED:
         history = core.histories[job.id]
         rounds = f"after {history.newest} of {job.rounds} rounds"
-        return f"finished {rounds}" if job.state == FINISHED else f"{job.state} {rounds}: {job.why}"
+        return f"{job.state} {rounds}{f': {job.why}' if job.why else ''}"
     found = waits(core, now, job)
     texts = [_sentence(wait, now) for wait in found]
     if job.state == RUNNING:
@@ -147,6 +150,10 @@ def waits(core: Core, now: float, job: Job) -> list[Wait]:
         return found
     found = []
     root = _root_state(core, job)
+    if job.stop and not (root is not None and root[0].finished):
+        seat = job.seat(job.root)
+        who = (seat.node,) if seat is not None else ()
+        found.append(Wait(f"{job.stop}; waiting for the model from {_listed(who)}", who, job.since))
     if root is not None and root[0].finished:
         found.append(Wait(f"the result is on its way from {root[1].node}", (root[1].node,), root[1].heard_at))
     elif root is not None and root[0].waiting is not None:
@@ -259,6 +266,7 @@ def _round(job: Job, item: Round) -> dict[str, Any]:
         "updates": record.updates,
         "examples": record.examples,
         "bytes": item.bytes,
+        "joules": item.joules,
     }
 
 
@@ -267,6 +275,10 @@ def _metrics(core: Core, job: Job) -> dict[str, float]:
     for item in core.histories[job.id].after(0):
         last.update(item.record.numbers)
     return {**last, **job.numbers}
+
+
+def uses(job: Job, now: float) -> list[budgets.Use]:
+    return budgets.uses(job, msgspec.convert(job.spec.get("budgets", {}), Budgets), now)
 
 
 def energy(job: Job) -> dict[str, Any]:

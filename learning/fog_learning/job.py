@@ -93,6 +93,24 @@ class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
     """federated: the fraction of each node's data that is held out."""
 
 
+class Layer(Struct, frozen=True, forbid_unknown_fields=True):
+    """One layer of inner nodes. Each of them heads a cluster of what is one layer further down; clusters hold nodes of one site where they can."""
+
+    on: Literal["thing", "edge", "fog", "cloud", "member"] = "member"
+    """Tier of the heads: nodes of the cluster's own site first. member: one of the cluster itself, the best connected."""
+    size: Annotated[int, Meta(ge=2, le=MAX_NODES)] | None = None
+    """At most so many members in a cluster; None: as many clusters as a site has nodes of that tier."""
+
+
+class Topology(Struct, frozen=True, forbid_unknown_fields=True):
+    """The tree of a method that has inner nodes (fog). Without this section it follows from the tiers and sites that the nodes announce."""
+
+    layers: list[Layer] | None = None
+    """From the nodes with data up; the root is above the last. []: a star."""
+    parents: dict[Id, Id] = {}
+    """node -> the node that aggregates for it, to any depth. Who has no parent here hangs under the root. Not together with `layers`."""
+
+
 class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     memory_mb: Count | None = None
     """What a worker of this job needs; None: estimated from the model."""
@@ -102,6 +120,19 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
 class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
     share_samples: bool = False
     """True: raw samples may leave the nodes that own them. A method that needs it refuses the job without."""
+
+
+class Budgets(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the job may use. At 80 % it says so, at 100 % it ends with the model it has. None: no limit."""
+
+    time_s: Positive | None = None
+    """Seconds since training began."""
+    bytes: Count | None = None
+    """Payload of all nodes on all planes."""
+    joules: Positive | None = None
+    """Of all nodes together. What a node does not know of its energy is not counted."""
+    node_joules: Positive | None = None
+    """Of any single node."""
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,8 +146,10 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     nodes: Nodes = Nodes()
     stragglers: Stragglers = Stragglers()
     evaluation: Evaluation = Evaluation()
+    topology: Topology = Topology()
     resources: Resources = Resources()
     privacy: Privacy = Privacy()
+    budgets: Budgets = Budgets()
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
@@ -137,6 +170,19 @@ def check(job: Job) -> None:
         raise ConfigError(f"nodes.count: {job.nodes.count} nodes wanted, but nodes.select.names lists {len(job.nodes.select.names)}")
     if len(set(job.nodes.select.names)) != len(job.nodes.select.names):
         raise ConfigError("nodes.select.names: a node is listed twice")
+    check_topology(job.topology)
     slots, limit = job.nodes.count or len(job.nodes.select.names), job.data.train_limit
     if not job.data.local and limit is not None and slots > limit:
         raise ConfigError(f"data.train_limit: {limit} examples cannot be divided over {slots} nodes; raise it or lower nodes.count")
+
+
+def check_topology(topology: Topology) -> None:
+    if topology.parents and topology.layers is not None:
+        raise ConfigError("topology: `parents` names every inner node, `layers` has them chosen; give one of the two")
+    for node in topology.parents:
+        above, seen = topology.parents[node], [node]
+        while above in topology.parents and above not in seen:
+            seen.append(above)
+            above = topology.parents[above]
+        if above in seen:
+            raise ConfigError(f"topology.parents: {' -> '.join([*seen, above])} is a circle; one of them must be without a parent")

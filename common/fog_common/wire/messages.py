@@ -162,6 +162,8 @@ class Placement(Struct, frozen=True):
     """task -> node to ask for the task's newest Save, when the task was moved there."""
     places: dict[str, tuple[str, str]] = {}
     """node -> (site, tier) of nodes named in buddies and fetch that have no task in the table."""
+    stop: str = ""
+    """Not '': the root is to end now with the model as it is (Machine.stop); the reason."""
 
 
 class DesiredJob(Struct, frozen=True):
