@@ -198,6 +198,18 @@ def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
         assert adds == ([own] if late == "drop" else [(Blob("1-1", 4), 5.0), own])
 
 
+def test_an_update_that_gets_too_old_while_it_waits_is_dropped() -> None:
+    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=5.0, late="accept", late_rounds=1))
+    for number, at in ((1, 0.0), (2, 10.0)):
+        server.step(Delivered("ada", update(0, number)), at + 1.0)
+        server.step(Woke(), at + 5.0)
+        if number == 1:
+            server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 10.0)
+    server.step(Delivered("bob", update(1, 1)), 16.0)  # one round late now, two when the next one opens
+    server.step(Ran(("weights", 2), {"weights": Handle("w2")}), 17.0)
+    assert kinds(server.step(Delivered("ada", update(0, 3)), 18.0)) == ["accumulate"]
+
+
 def test_a_trainer_that_leaves_is_no_longer_waited_for() -> None:
     server = opened(ADA, BOB)
     server.step(Delivered("ada", update(0)), 1.0)

@@ -231,7 +231,7 @@ class Server(Machine):
 
     def _add_late(self) -> list[Command]:
         """Not before the round's first own update: until then `sum` must be empty, for the Save."""
-        late, self.late = self.late, []
+        late, self.late = [update for update in self.late if self.round - update.round <= self.stragglers.late_rounds], []
         weighted = [(update.weights, stale_weight(update.examples, self.round - update.round, self.stragglers.staleness)) for update in late]
         return [self._add(weights, n, -1) for weights, n in weighted if weights is not None]
 
