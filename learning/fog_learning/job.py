@@ -117,6 +117,38 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
+class Weights(Struct, frozen=True, forbid_unknown_fields=True):
+    """objective: weighted. What a second, a joule and a megabyte of a training step cost."""
+
+    latency: NotNegative = 1.0
+    """Per second."""
+    energy: NotNegative = 0.0
+    """Per joule of all nodes that take part."""
+    bytes: NotNegative = 0.0
+    """Per megabyte on the network."""
+
+
+class Placing(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the tasks go that are bound to no data, and where the model is cut (`method.cut: auto`).
+
+    Without this section: on the best node of the cloud. With it: where a training step costs least by what nodes and links can do,
+    as far as that was measured. `fogctl plan` shows the choice.
+    """
+
+    objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
+    weights: Weights = Weights()
+    tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
+    """Only nodes of these tiers; [] = any."""
+    site: list[Id] = []
+    names: list[Id] = []
+    labels: dict[Id, str] = {}
+    """Only nodes whose agents have all these labels."""
+    margin: Annotated[float, Meta(ge=0, le=10)] = 0.2
+    """A running task moves only to a place that is better by this fraction of its present cost …"""
+    hold_s: NotNegative = 60.0
+    """… and has been so for this long."""
+
+
 class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
     share_samples: bool = False
     """True: raw samples may leave the nodes that own them. A method that needs it refuses the job without."""
@@ -149,6 +181,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     topology: Topology = Topology()
     resources: Resources = Resources()
     privacy: Privacy = Privacy()
+    placement: Placing | None = None
     budgets: Budgets = Budgets()
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
@@ -164,6 +197,8 @@ def check(job: Job) -> None:
         table = getattr(job, section)
         if "name" not in table and not (section == "model" and "import" in table):
             raise ConfigError(f"{section}: key 'name' is missing; `fogctl {section}s` lists what there is")
+    if job.placement is not None and job.placement.objective != "weighted" and job.placement.weights != Weights():
+        raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: weighted, or remove the weights")
     if job.data.local and job.data.partition != Partition():
         raise ConfigError("data.partition: nodes that own their data (data.local: true) have nothing to partition; remove the section")
     if job.nodes.select.names and job.nodes.count is not None and job.nodes.count > len(job.nodes.select.names):

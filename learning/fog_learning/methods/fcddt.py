@@ -47,13 +47,14 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.machine import Machine, Peer
 from fog_learning.job import Job, Stragglers
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fcddt_front import Front
-from fog_learning.methods.fcddt_messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
+from fog_learning.methods.fcddt_messages import AUTO, Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
 from fog_learning.methods.fcddt_trunk import Trunk
 from fog_learning.models import MODELS, resolve_model
 
@@ -78,8 +79,10 @@ def check(job: Job, plan: Struct) -> None:
     if job.stragglers != Stragglers():
         raise ConfigError("stragglers: fcddt waits by method.straggler_rate; remove the section")
     entry = MODELS.get(str(job.model.get("name")))
+    if plan.cut == AUTO and entry is None:
+        raise ConfigError("method.cut: auto needs a model of ours; say which block of your module is the last on the nodes (`fogctl models show`)")
     if entry is not None:  # a user's own module is cut on a node, by the preflight
-        cut_at(plan, block_names(job.model))
+        cut_at(plan if plan.cut != AUTO else replace(plan, cut=1), block_names(job.model))
 
 
 def block_names(model: dict[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -12,9 +12,12 @@ from fog_common.machine import Ref
 from fog_learning.job import Count
 
 
+AUTO: Final = "auto"
+
+
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     cut: int | str = 1
-    """How many blocks are on the nodes, or the name of the last of them."""
+    """How many blocks are on the nodes, or the name of the last of them; auto: placement chooses by what nodes and links can do."""
     backward: Literal["cut_gradient", "frozen_front"] = "cut_gradient"
     round_steps: Count = 20
     """Steps in a round; at its end the trunk saves and evaluates."""

@@ -36,7 +36,7 @@ def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[int], value_bytes: int 
     width = prod(facts[first - 1].output_shape)
     tail = prod(facts[end - 1].output_shape) if plan.u_shaped else 0
     local = value_bytes * sum(block.parameters for block in [*facts[:first], *facts[end:]])
-    row, tail_row = (_row_bytes(values, plan.wire, value_bytes) for values in (width, tail))
+    row, tail_row = (row_bytes(values, plan.wire, value_bytes) for values in (width, tail))
     label = 0 if plan.u_shaped else (1 if spec.classes <= 256 else 4)
     rows, p = sum(batches), len(batches)
     if plan.frozen:
@@ -48,7 +48,8 @@ def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[int], value_bytes: int 
     )
 
 
-def _row_bytes(values: int, wire: str, value_bytes: int) -> float:
+def row_bytes(values: int, wire: str, value_bytes: int) -> float:
+    """Bytes of one row of so many values as it travels."""
     return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire == "int8" and values else 0)
 
 
