@@ -207,7 +207,7 @@ def test_an_update_that_gets_too_old_while_it_waits_is_dropped() -> None:
             server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 10.0)
     server.step(Delivered("bob", update(1, 1)), 16.0)  # one round late now, two when the next one opens
     server.step(Ran(("weights", 2), {"weights": Handle("w2")}), 17.0)
-    assert kinds(server.step(Delivered("ada", update(0, 3)), 18.0)) == ["accumulate"]
+    assert kinds(server.step(Delivered("ada", update(0, 3)), 18.0)).count("accumulate") == 1
 
 
 def test_a_trainer_that_leaves_is_no_longer_waited_for() -> None:
