@@ -105,6 +105,8 @@ class AgentCore:
         self._asked_at: float | None = None
         self._drain_by: float | None = None
         self._leaving = False
+        self._last_words: list[WorkerState] = []
+        """Of workers that have ended in order: what they counted since the last heartbeat is told once more."""
         self._effects: list[Effect] = []
 
     # -- out ---------------------------------------------------------------------------------
@@ -178,6 +180,8 @@ class AgentCore:
         slot.running, slot.stop_by = False, None
         if slot.desired is None:
             del self.slots[job]
+            if slot.state is not None:
+                self._last_words.append(slot.state)
             self._effects.append(Say(f"worker ended job={job}"))
         elif asked and not slot.killed:  # stopped, then wanted again
             slot.retry_at = 0.0
@@ -387,7 +391,9 @@ class AgentCore:
             self._effects.append(Say(f"another agent calls itself {self.node}: give each node a name of its own", warning=True))
 
     def _beat(self, now: float) -> None:
-        self._beat_at = now + self.limits.heartbeat_s * self._random.uniform(0.9, 1.1)
+        last = tuple(state for state in self._last_words if state.job not in self.slots)
+        self._last_words.clear()
+        self._beat_at = now + (COALESCE_S if last else self.limits.heartbeat_s * self._random.uniform(0.9, 1.1))  # and then: they are gone
         gauges = dict(self.sample.gauges)
         if self.rtt_s is not None:
             gauges["rtt_seconds"] = self.rtt_s
@@ -400,7 +406,7 @@ class AgentCore:
                     node=self.node,
                     nonce=self.nonce,
                     desired=self._desired,
-                    workers=tuple(worker_state(slot, now) for slot in self.slots.values()),
+                    workers=(*(worker_state(slot, now) for slot in self.slots.values()), *last),
                     draining=self.draining,
                     uptime_s=now - self._born,
                     gauges=gauges,

@@ -124,6 +124,8 @@ class Worker:
             while True:
                 item = self._next()
                 if isinstance(item, _DaemonGone | pipe.Stop):
+                    if isinstance(item, pipe.Stop):
+                        self._report()
                     break
                 self._handle(item)
                 self._perform()

@@ -190,6 +190,7 @@ class SimWorker:
             self.connection.kill()
 
     def stop(self) -> None:
+        self._report()
         self.kill()
         self.node.worker_exited(self, 0)
 
