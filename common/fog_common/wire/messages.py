@@ -38,8 +38,16 @@ class Profile(Struct, frozen=True):
     """FLOP/s on the standard op; None until measured."""
     battery: float | None = None
     """Charge, 0 to 1."""
+    op_s: float | None = None
+    """What an op costs whatever its size; None until measured."""
     rtt_s: float | None = None
+    """To the broker and back."""
     bandwidth_bytes_s: float | None = None
+    """Of the node's link to the broker; None until measured."""
+    idle_w: float | None = None
+    core_w: float | None = None
+    byte_j: float | None = None
+    """As configured for the energy model: power at rest, of a busy core more, energy per byte."""
     datasets: tuple[str, ...] = ()
     energy_source: str = ""
     labels: dict[str, str] = {}

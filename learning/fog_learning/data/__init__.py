@@ -21,7 +21,19 @@ from fog_learning.data.files import load_csv, load_folders, load_npz
 from fog_learning.data.idx import load_idx
 from fog_learning.data.partition import check_partition, partition
 
-__all__ = ["DATASETS", "DataError", "Dataset", "DatasetEntry", "Scale", "check_partition", "known_shape", "load_dataset", "partition", "places"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "DatasetEntry",
+    "Scale",
+    "check_partition",
+    "known_shape",
+    "known_test_examples",
+    "load_dataset",
+    "partition",
+    "places",
+]
 
 
 class DatasetEntry(Struct, frozen=True):
@@ -33,6 +45,8 @@ class DatasetEntry(Struct, frozen=True):
     scale: Scale | None = None
     """Of the usual uint8 files; None: as measured on the training part."""
     load: Callable[[], Dataset] | None = None
+    test_examples: int = 0
+    """Of its test part as it is published; 0 = not known."""
 
 
 DIGITS: Final = Scale((4.88,), (6.02,))
@@ -63,12 +77,12 @@ def load_digits() -> Dataset:
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, DIGITS, load_digits),
-    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10, Scale((33.32,), (78.57,))),
-    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10, Scale((72.94,), (90.02,))),
-    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62, Scale((44.27,), (84.56,))),
-    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47, Scale((44.68,), (84.98,))),
-    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10, Scale((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))),
+    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, DIGITS, load_digits, 359),
+    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10, Scale((33.32,), (78.57,)), test_examples=10000),
+    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10, Scale((72.94,), (90.02,)), test_examples=10000),
+    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62, Scale((44.27,), (84.56,)), test_examples=116323),
+    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47, Scale((44.68,), (84.98,)), test_examples=18800),
+    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10, Scale((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)), test_examples=10000),
     "uci-har": DatasetEntry("accelerometer and gyroscope windows of 30 persons, npz", (9, 128), 6),
 }
 """Names with a known shape. Any other name works too, if its files are found; then only the nodes know its shape."""
@@ -80,6 +94,12 @@ def known_shape(name: str) -> tuple[tuple[int, ...], int] | None:
     """(input shape, classes) of a data set by its name alone, a `-subset` of a known one included; None if not known."""
     entry = _known(name)
     return None if entry is None else (entry.input_shape, entry.classes)
+
+
+def known_test_examples(name: str) -> int:
+    """Examples of a data set's test part by its name alone; 0 if that is not known (a `-subset` has fewer)."""
+    entry = DATASETS.get(name)
+    return 0 if entry is None else entry.test_examples
 
 
 def _known(name: str) -> DatasetEntry | None:

@@ -1,0 +1,74 @@
+"""What the planner knows of nodes: measured figures where there are some, a guess by tier, named as such, where not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from fog_coordinator.placement.cost import Place
+from fog_coordinator.registry import Node
+from fog_learning.job import Placing
+
+GUESSED_FLOPS: Final = {"thing": 1e9, "edge": 4e9, "fog": 2e10, "cloud": 5e10}
+GUESS: Final = Place("")
+
+
+def place_of(node: Node) -> Place:
+    """A worker's own measurement is newer than what its agent announced."""
+    profile = node.profile
+    gauges: dict[str, float] = {}
+    for worker in node.workers.values():
+        gauges |= {name: worker.gauges[name] for name in ("flops_per_second", "op_overhead_seconds") if worker.gauges.get(name)}
+    known = {
+        "flops": gauges.get("flops_per_second") or profile.flops,
+        "op_s": gauges.get("op_overhead_seconds") or profile.op_s,
+        "rtt_s": profile.rtt_s,
+        "bytes_s": profile.bandwidth_bytes_s,
+        "idle_w": profile.idle_w,
+        "core_w": profile.core_w,
+        "byte_j": profile.byte_j,
+    }
+    return Place(
+        node=node.node,
+        tier=profile.tier,
+        flops=known["flops"] or GUESSED_FLOPS.get(profile.tier, GUESS.flops),
+        op_s=known["op_s"] or GUESS.op_s,
+        rtt_s=known["rtt_s"] if known["rtt_s"] is not None else GUESS.rtt_s,
+        bytes_s=known["bytes_s"] or GUESS.bytes_s,
+        memory_bytes=free_bytes(node),
+        idle_w=known["idle_w"] if known["idle_w"] is not None else GUESS.idle_w,
+        core_w=known["core_w"] if known["core_w"] is not None else GUESS.core_w,
+        byte_j=known["byte_j"] if known["byte_j"] is not None else GUESS.byte_j,
+        guessed=tuple(name for name in ("flops", "op_s", "rtt_s", "bytes_s") if not known[name]),
+    )
+
+
+def free_bytes(node: Node) -> int | None:
+    """Memory that a new worker could have; None = unknown. The heartbeat's figure is newer than the profile's."""
+    free = int(node.gauges.get("memory_free_bytes", 0)) or node.profile.memory_free_bytes
+    if not free:
+        return None
+    return min(free, node.profile.memory_bytes) if node.profile.memory_bytes else free
+
+
+def admitted(rules: Placing | None, nodes: Iterable[Node]) -> list[Node]:
+    """Nodes on which the job's tasks may be that are bound to no data."""
+    if rules is None:
+        return list(nodes)
+    return [
+        node
+        for node in nodes
+        if (not rules.tier or node.profile.tier in rules.tier)
+        and (not rules.site or node.profile.site in rules.site)
+        and (not rules.names or node.node in rules.names)
+        and all(node.profile.labels.get(key) == wanted for key, wanted in rules.labels.items())
+    ]
+
+
+def described(rules: Placing) -> str:
+    """'of tier fog, with label gpu=yes': what `placement` asks for, for a person."""
+    parts = [f"named {', '.join(rules.names)}"] if rules.names else []
+    parts += [f"of tier {' or '.join(rules.tier)}"] if rules.tier else []
+    parts += [f"of site {' or '.join(rules.site)}"] if rules.site else []
+    parts += [f"with label {key}={wanted}" for key, wanted in rules.labels.items()]
+    return ", ".join(parts) or "of any kind"

@@ -1,0 +1,196 @@
+"""From a job and the nodes that are there to plans, the best first. Pure; every figure in a plan is modelled.
+
+fcddt is a chain: its blocks are cut into a segment for the nodes that own data (all the same one) and a segment for the trunk, exact
+by placement.chain. Other methods have single tasks to place: placement.greedy. A method without demands is placed by tier alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fog_common.errors import ConfigError
+from fog_coordinator.placement.chain import Segment, best_chains
+from fog_coordinator.placement.cost import Cost, Place, step_cost, value
+from fog_coordinator.placement.greedy import greedy
+from fog_learning.job import Job, Placing
+from fog_learning.methods import resolve_method
+from fog_learning.methods.base import Method
+from fog_learning.methods.demands import WORKER_BYTES, Demands
+from fog_learning.methods.fcddt_messages import AUTO
+from fog_learning.methods.needs import NEEDS
+from fog_learning.models import ModelSpec, resolve_model
+
+MOST_CANDIDATES: Final = 32
+"""Of more nodes the fastest are priced; a step is priced for each of them and each cut."""
+FRONTS: Final = Place("the data nodes")
+
+
+class Plan(Struct, frozen=True):
+    """One way to run a job. Seconds, joules and bytes are of one training step, and modelled."""
+
+    title: str
+    """'cut after c1, trunk on cloud-1'."""
+    settings: dict[str, Any] = {}
+    """What it fixes of the job's `method` section."""
+    places: dict[str, str] = {}
+    """role -> node, of the tasks that are bound to no data."""
+    seconds: float = 0.0
+    joules: float = 0.0
+    bytes: float = 0.0
+    value: float = 0.0
+    """What the objective makes small."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """Seconds by phase."""
+    round_steps: int = 1
+    guessed: tuple[str, ...] = ()
+    """Figures that were not measured: 'pi-1: flops'."""
+
+
+class Planned(Struct, frozen=True):
+    plans: tuple[Plan, ...] = ()
+    """The best first."""
+    why: str = ""
+    """Why there is none."""
+
+
+def can_plan(file: Job) -> bool:
+    return file.method["name"] in NEEDS and "import" not in file.model
+
+
+def is_automatic(file: Job) -> bool:
+    """Whether placement has something to choose."""
+    return file.placement is not None or file.method.get("cut") == AUTO
+
+
+def check(file: Job) -> None:
+    """ConfigError if the job asks for a choice that cannot be made."""
+    if not is_automatic(file):
+        return
+    name = file.method["name"]
+    if file.method.get("cut") == AUTO:
+        ways(file, 1)
+    elif file.placement is not None and file.placement.objective != "latency" and not can_plan(file):
+        what = "a model of your own" if "import" in file.model else f"method {name}"
+        raise ConfigError(f"placement.objective: the costs of {what} are not known; only tier, site, names and labels choose its nodes")
+
+
+def ways(file: Job, slots: int) -> tuple[Demands, ...]:
+    """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
+    _, plan = resolve_method(file)
+    return NEEDS[file.method["name"]](file, plan, model_of(file), slots, test_examples(file))
+
+
+def model_of(file: Job) -> ModelSpec:
+    from fog_learning.data import known_shape
+
+    shape, classes = known_shape(file.data.name) or (None, None)
+    return resolve_model(file.model, shape, classes)
+
+
+def test_examples(file: Job) -> int:
+    from fog_learning.data import known_test_examples
+
+    count = known_test_examples(file.data.name)
+    return min(count, file.data.test_limit) if file.data.test_limit is not None else count
+
+
+def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2) -> Planned:
+    """roster: places of the data slots. candidates: where the other tasks may be, any number of them."""
+    try:
+        options = ways(file, len(roster))
+    except ConfigError as error:
+        return Planned(why=str(error))
+    task = next((role.name for role in method.roles if role.where == "cloud"), "")
+    data = tuple(role.name for role in method.roles if role.where == "data")
+    if not task or not candidates or not roster:
+        return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
+    fastest = sorted(candidates, key=lambda place: (-place.flops, place.rtt_s, place.node))[:MOST_CANDIDATES]
+    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), fastest)
+    found = table.chains(keep) if options[0].blocks is not None else table.single(keep)
+    return Planned(tuple(found), "" if found else table.memory_sentence())
+
+
+class _Table:
+    """The prices of one job."""
+
+    def __init__(
+        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], candidates: list[Place]
+    ) -> None:
+        self.rules, self.options, self.data, self.task = rules, options, data, task
+        self.roster, self.candidates = roster, candidates
+        self.owners = {place.node for place in roster}
+
+    def chains(self, keep: int) -> list[Plan]:
+        cuts = {option.blocks: option for option in self.options}
+        blocks = 1 + max(cut for cut in cuts if cut is not None)
+
+        def price(segment: Segment[Place], before: Segment[Place] | None) -> float | None:
+            if before is None:  # what the fronts do is priced with the trunk: both are in one maximum
+                option = cuts.get(segment.last)
+                return 0.0 if option is not None and self._fronts_fit(option) else None
+            option = cuts.get(before.last)
+            return None if option is None or segment.last != blocks else self._price(option, segment.place)
+
+        found = best_chains(blocks, [[FRONTS], self.candidates], price, required=(0, 1), keep=keep)
+        return [self._plan(cuts[way.segments[0].last], way.segments[1].place) for way in found]
+
+    def single(self, keep: int) -> list[Plan]:
+        found: list[Plan] = []
+        left, option = list(self.candidates), self.options[0]
+        while left and len(found) < keep and self._fronts_fit(option):
+            chosen = greedy([(self.task, 1.0)], {self.task: left}, lambda places: self._price(option, places[self.task]))
+            if chosen is None:
+                break
+            found.append(self._plan(option, chosen[self.task]))
+            left.remove(chosen[self.task])
+        return found
+
+    def _cost(self, option: Demands, place: Place) -> Cost:
+        return step_cost(option, {**dict.fromkeys(self.data, self.roster), self.task: [place]})
+
+    def _price(self, option: Demands, place: Place) -> float | None:
+        return value(self._cost(option, place), self.rules) if self._need(option, place) <= (place.memory_bytes or float("inf")) else None
+
+    def _need(self, option: Demands, place: Place) -> int:
+        need = option.memory.get(self.task, 0)
+        if place.node in self.owners:  # one worker for both tasks
+            need += max((option.memory.get(role, 0) for role in self.data), default=WORKER_BYTES) - WORKER_BYTES
+        return max(need, 0)
+
+    def _fronts_fit(self, option: Demands) -> bool:
+        need = max((option.memory.get(role, 0) for role in self.data), default=0)
+        return all(place.memory_bytes is None or need <= place.memory_bytes for place in self.roster)
+
+    def _plan(self, option: Demands, place: Place) -> Plan:
+        cost = self._cost(option, place)
+        where = {item.node: item for item in (place, *self.roster)}
+        return Plan(
+            title=", ".join(filter(None, (option.title, f"{self.task} on {place.node}"))),
+            settings=dict(option.settings),
+            places={self.task: place.node},
+            seconds=cost.seconds,
+            joules=cost.joules,
+            bytes=cost.bytes,
+            value=value(cost, self.rules),
+            parts=cost.parts,
+            round_steps=option.round_steps,
+            guessed=tuple(f"{name}: {', '.join(item.guessed)}" for name, item in sorted(where.items()) if item.guessed),
+        )
+
+    def memory_sentence(self) -> str:
+        """Why nothing fits, with the numbers: '{task} needs 900 MB, largest free is 512 MB on pi-1'."""
+        option = min(self.options, key=lambda option: max(option.memory.values(), default=0))
+        for role in self.data:
+            need = option.memory.get(role, 0)
+            tight = [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need]
+            if tight:
+                return short_of_memory(role, need, tight)
+        return short_of_memory(self.task, option.memory.get(self.task, 0), self.candidates)
+
+
+def short_of_memory(what: str, need: int, places: Sequence[Place]) -> str:
+    largest = max(places, key=lambda place: (place.memory_bytes or 0, place.node))
+    return f"{what} needs {need / 1e6:.0f} MB, largest free is {(largest.memory_bytes or 0) / 1e6:.0f} MB on {largest.node}"
