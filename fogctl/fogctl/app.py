@@ -29,7 +29,7 @@ app.add_typer(models.app, name="models")
 validate.register(app)
 doctor.register(app)
 app.add_typer(broker.app, name="broker")
-for _optional in ("fogctl.demo", "fogctl.sim"):
+for _optional in ("fogctl.demo", "fogctl.sim", "fogctl.paper"):
     if find_spec(_optional) is not None:
         import_module(_optional).register(app)
 

@@ -1,0 +1,66 @@
+"""`fogctl paper`: experiments that put the papers' figures beside ours, in the simulator (fog_sim.experiments)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fogctl.output import aligned
+from fogctl.session import Session, command
+
+app = typer.Typer(no_args_is_help=True, help="Experiments of the papers, ours beside theirs.")
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="paper")
+
+
+@command(app, "list", connects=False)
+def list_(session: Session) -> None:
+    """The experiments, and the data each needs."""
+    from fog_sim.experiments import EXPERIMENTS
+
+    every = list(EXPERIMENTS.values())
+    data = [{"name": one.name, "title": one.title, "source": one.source, "data": [list(group) for group in one.data]} for one in every]
+    rows = [(one.name, one.title, one.source, ", ".join(group[0] for group in one.data) or "none") for one in every]
+    session.out.table({"experiments": data}, ("name", "what", "source", "data"), rows, "no experiments")
+
+
+@command(app, "run", connects=False)
+def run(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl paper list`.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps, seeds and points: minutes on two cores.")] = False,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=100, metavar="K", help="Repetitions [as the experiment says].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write Markdown, JSON and plots there.")] = None,
+) -> None:
+    """Run one experiment: the paper's value, ours with its standard deviation, bytes measured and by formula, every assumption."""
+    from fog_sim.experiments import EXPERIMENTS, Settings, report, run_experiment
+
+    began = time.monotonic()
+    outcome = run_experiment(name, Settings(quick=quick, seeds=seeds, say=session.out.note))
+    typed = " ".join(["fogctl paper run", name, *(["--quick"] if quick else []), *([f"--seeds {seeds}"] if seeds else [])])
+    data = report.as_json(
+        EXPERIMENTS[name], outcome, quick=quick, took_s=time.monotonic() - began, command=typed, date=time.strftime("%Y-%m-%d", time.gmtime())
+    )
+    lines = [
+        f"{name}: {data['title']} ({data['source']})",
+        "",
+        *aligned([("row", "column", "paper", "ours", "unit", "note"), *report.row_cells(outcome.rows)]),
+    ]
+    for table in outcome.tables:
+        lines += ["", table.title, *aligned([list(table.columns), *(list(row) for row in table.rows)])]
+    lines += ["", "setting: " + ", ".join(f"{key} {value}" for key, value in outcome.setting.items())]
+    for title, sentences in (("what holds", outcome.findings), ("simulated", outcome.simulated), ("assumptions", outcome.assumptions)):
+        lines += ["", title, *(f"- {sentence}" for sentence in sentences)]
+    if out is not None:
+        files, why = report.write(out, EXPERIMENTS[name], outcome, data)
+        data["files"] = [str(file) for file in files]
+        lines += ["", *(f"wrote {file}" for file in files)]
+        if why:
+            data["no_plots"] = why
+            session.out.note(why)
+    session.out.result(data, lines)

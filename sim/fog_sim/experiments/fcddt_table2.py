@@ -1,0 +1,80 @@
+"""FCDDT, Table 2: MNIST, a two-layer MLP and a two-layer CNN, trained centrally (CC), federated (FL) and decomposed (FCDDT)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fog_sim.experiments.base import Column, Outcome, Row, Settings, Table, held, mean_std
+from fog_sim.experiments.training import COMMON, SIMULATED, Setup, bytes_per_step
+
+PAPER: Final[dict[str, dict[Column, float]]] = {
+    "MLP": {"CC": 0.90, "FL": 0.90, "FCDDT": 0.89},
+    "CNN": {"CC": 0.96, "FL": 0.96, "FCDDT": 0.96},
+}
+MODELS: Final[dict[str, dict[str, Any]]] = {"MLP": {"name": "mlp", "hidden": [64]}, "CNN": {"name": "cnn"}}
+CUT: Final = {"MLP": 1, "CNN": 1}
+STEPS: Final = 500
+QUICK_STEPS: Final = 150
+COLUMNS: Final[tuple[Column, ...]] = ("CC", "FL", "FCDDT")
+
+
+def run(settings: Settings, data: str = "mnist", steps: int | None = None, models: tuple[str, ...] = ("MLP", "CNN")) -> Outcome:
+    """data, steps, models: for tests."""
+    count = steps or (QUICK_STEPS if settings.quick else STEPS)
+    seeds = settings.repeat(full=5)
+    rows = training_rows(data, settings)
+    outcome = Outcome(assumptions=list(COMMON), simulated=list(SIMULATED))
+    setups = {name: Setup(data=data, model=MODELS[name], steps=count, cut=CUT[name]) for name in models}
+    one = next(iter(setups.values()))
+    outcome.setting = {
+        "nodes": one.nodes,
+        "batch of one node": one.batch,
+        "learning rate": one.lr,
+        "steps": count,
+        "optimiser": "SGD",
+        "cut": "after the first block",
+        "seeds": list(seeds),
+    }
+    traffic_rows: list[list[str]] = []
+    for name, setup in setups.items():
+        compare(outcome, settings, name, setup, PAPER.get(name, {}), seeds, rows, traffic_rows)
+    outcome.tables.append(traffic_table(traffic_rows))
+    return outcome
+
+
+def training_rows(data: str, settings: Settings) -> int:
+    from fog_learning.data import load_dataset
+
+    return len(load_dataset(data, {}, settings.env).train_y)
+
+
+def compare(
+    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, traffic_rows: list[list[str]]
+) -> None:
+    """Run the three columns of one model: rows, bytes and findings."""
+    means: dict[Column, float] = {}
+    for column in COLUMNS:
+        accuracies, sizes = [], None
+        for seed in seeds:
+            settings.say(f"{name} {column} seed {seed}: {setup.steps} steps")
+            done = setup.run(column, seed)
+            accuracies.append(done.accuracy())
+            sizes = bytes_per_step(setup, column, done, rows)
+        assert sizes is not None
+        mean, std = mean_std(accuracies)
+        means[column] = mean
+        more = {"bytes_measured": sizes.measured, "bytes_formula": sizes.formula, "bytes_paper": sizes.paper, "values": accuracies}
+        outcome.rows.append(Row(row=name, column=column, paper=paper.get(column), ours=mean, std=std, unit="accuracy", more=more))
+        traffic_rows.append([name, column, f"{sizes.measured:,.0f}", f"{sizes.formula:,.0f}", f"{sizes.paper:,.0f}"])
+    gap = abs(means["FCDDT"] - means["CC"])
+    outcome.findings.append(held(f"{name}: |FCDDT - CC| <= 0.01", gap <= 0.01, f"{gap:.4f}"))
+    if paper:
+        short = {column: paper[column] - means[column] for column in COLUMNS}
+        worst = max(short, key=lambda column: short[column])
+        shown = f"worst: {worst} {means[worst]:.4f} against {paper[worst]:.3f}"
+        outcome.findings.append(held(f"{name}: every value within 0.02 of the paper's or above", short[worst] <= 0.02, shown))
+
+
+def traffic_table(rows: list[list[str]]) -> Table:
+    columns = ("model", "method", "measured", "formula of what is built", "formula as the paper counts")
+    return Table("Bytes per step over the nodes' links, sent and received", columns, rows)

@@ -1,0 +1,173 @@
+"""FCDDT, Table 4: what learning traffic does to critical traffic, for 4 to 18 fog nodes, and where the order of the methods holds."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Final
+
+from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, held, mean_std
+from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Method, Network, simulate
+
+PAPER: Final[dict[int, dict[Method, tuple[float, float]]]] = {
+    4: {"FCDDT": (49, 18), "FL": (52, 21), "CC": (57, 22)},
+    7: {"FCDDT": (52, 19), "FL": (56, 23), "CC": (65, 24)},
+    10: {"FCDDT": (56, 21), "FL": (63, 25), "CC": (75, 26)},
+    12: {"FCDDT": (62, 22), "FL": (69, 25), "CC": (83, 27)},
+    15: {"FCDDT": (66, 24), "FL": (77, 28), "CC": (89, 29)},
+    18: {"FCDDT": (71, 25), "FL": (84, 29), "CC": (96, 31)},
+}
+"""FNs -> method -> (mean delay in us, bandwidth in %)."""
+PAPER_NONE: Final = (55.0, 20.0)
+METHODS: Final[tuple[Method, ...]] = ("none", "FCDDT", "FCDDT as the paper counts", "FL", "CC")
+COMPARED: Final[tuple[Method, ...]] = ("FCDDT", "FL", "CC")
+BATCHES: Final = (25, 50, 100, 150, 200, 300, 400, 600, 800)
+WIDTHS: Final = (16, 32, 64, 128, 256)
+SYNCS: Final = (1, 2, 5, 10)
+
+
+def run(settings: Settings) -> Outcome:
+    seeds, learning, network = settings.repeat(full=5), Learning(), Network()
+    outcome = Outcome(
+        setting={
+            "B": learning.batch,
+            "h": learning.hidden,
+            "dtype": "float32",
+            "samples per seed": samples(settings),
+            "sync_every": learning.sync_every,
+            "access": "1 Gbit/s",
+            "trunk": "10 Gbit/s",
+            "seeds": list(seeds),
+        },
+        assumptions=[
+            "Link rates, batch size, widths and topology are not given in the paper. Ours: each FN has a 1 Gbit/s full-duplex link to one switch, the "
+            "switch a 10 Gbit/s link to the cloud; store and forward, 10 us in the switch, frames of 1500 B (learning: 9000 B) + 38 B, queues first in first out, "
+            "no priorities.",
+            "Two-layer MLP on MNIST, cut behind the hidden layer: B = 200, h = 64, float32, sync_every = 2 (`cut_gradient`). FCDDT sends B·h values up "
+            "and down in each step, and |w_local| up and down in each second one; FL |w| up and down; CC B·d up.",
+            "A learning step each 1000 ms: the cloud asks all FNs at once (1200 B), each answers, then the cloud sends to all at once.",
+            "Critical: each FN asks the cloud (1400 B, answer 5000 B) each 400 ms and both its neighbours in a ring (1400 B, answer 4000 B) each 200, 300 or "
+            "400 ms, drawn by the seed; phases are drawn by the seed, the same for all methods. Answers are sent at once.",
+            f"Means over {samples(settings)} hyperperiods of {HYPERPERIOD_S:g} s with other phases (the paper: one hyperperiod), then over the seeds; std is over the "
+            "seeds.",
+            "Bandwidth: the paper does not say of what its percentages are, and no single link rate gives both its delays and its percentages (5000 B in about "
+            "50 us need about 1 Gbit/s, where this traffic is below 1 %). Ours is bytes carried over what all links could carry.",
+        ],
+        simulated=["Everything here is modelled, in virtual time; nothing is trained and no byte is sent."],
+    )
+    means = {(nodes, method): _mean(settings, nodes, method, learning, network, seeds, outcome) for nodes in PAPER for method in METHODS}
+    _ratios(outcome, means)
+    _judge(outcome, means)
+    _region(outcome, settings, network)
+    outcome.plots = [
+        Plot(
+            name="delay",
+            title="Mean delay of critical messages (modelled; dashed: paper)",
+            x="fog nodes",
+            y="us",
+            lines=[
+                *(Line(method, [(n, means[n, method][0]) for n in PAPER]) for method in METHODS),
+                *(Line(f"{method}, paper", [(n, PAPER[n][method][0]) for n in PAPER], dashed=True) for method in COMPARED),
+            ],
+        )
+    ]
+    return outcome
+
+
+def samples(settings: Settings) -> int:
+    """Hyperperiods per mean."""
+    return 60 if settings.quick else 200
+
+
+def _mean(
+    settings: Settings, nodes: int, method: Method, learning: Learning, network: Network, seeds: range, outcome: Outcome
+) -> tuple[float, float]:
+    settings.say(f"{nodes} FNs, {method}")
+    results = [simulate(nodes, method, learning, network, seed=seed, samples=samples(settings)) for seed in seeds]
+    paper = PAPER[nodes].get(method)
+    delay, delay_std = mean_std([result.delay_us for result in results])
+    load, load_std = mean_std([100 * result.load for result in results])
+    more = {"values_per_fn_and_step": learning.values(method), "bytes_formula": learning.value_bytes * learning.values(method)}
+    name, rate = f"{nodes} FNs", fmean(result.mbit_s for result in results)
+    outcome.rows.append(Row(row=name, column=method, paper=paper[0] if paper else None, ours=delay, std=delay_std, unit="us", more=more))
+    outcome.rows.append(
+        Row(
+            row=name,
+            column=f"{method} bandwidth",
+            paper=paper[1] if paper else None,
+            ours=load,
+            std=load_std,
+            unit="%",
+            more={**more, "mbit_s_measured": rate},
+        )
+    )
+    return delay, load
+
+
+def _ratios(outcome: Outcome, means: dict[tuple[int, Method], tuple[float, float]]) -> None:
+    shown = []
+    for nodes, paper in PAPER.items():
+        cells = [str(nodes)]
+        for index, unit in ((0, "delay"), (1, "bandwidth")):
+            for above, below in (("FL", "FCDDT"), ("CC", "FCDDT"), ("CC", "FL")):
+                theirs, ours = paper[above][index] / paper[below][index], means[nodes, above][index] / means[nodes, below][index]  # type: ignore[index]
+                outcome.rows.append(Row(row=f"{nodes} FNs", column=f"{above}/{below} {unit}", paper=theirs, ours=ours, unit="ratio"))
+                cells.append(f"{ours:.2f} ({theirs:.2f})")
+        shown.append(cells)
+    pairs = [f"{pair} {unit}" for unit in ("delay", "bandwidth") for pair in ("FL/FCDDT", "CC/FCDDT", "CC/FL")]
+    outcome.tables.append(Table("Ratios, ours (paper's)", ["FNs", *pairs], shown))
+
+
+def _judge(outcome: Outcome, means: dict[tuple[int, Method], tuple[float, float]]) -> None:
+    for index, what in ((0, "delay"), (1, "bandwidth")):
+        wrong = [str(n) for n in PAPER if not means[n, "FCDDT"][index] < means[n, "FL"][index] < means[n, "CC"][index]]
+        how = f"wrong at {', '.join(wrong)} FNs" if wrong else "at every size"
+        outcome.findings.append(held(f"order FCDDT < FL < CC in {what}, 4 to 18 FNs", not wrong, how))
+    added = {method: fmean(means[n, method][0] - means[n, "none"][0] for n in PAPER) for method in COMPARED}
+    theirs = {method: fmean(PAPER[n][method][0] for n in PAPER) - PAPER_NONE[0] for method in COMPARED}
+    none = fmean(means[n, "none"][0] for n in PAPER)
+    outcome.findings.append(f"Without learning traffic: {none:.1f} us (paper {PAPER_NONE[0]:g} us, {PAPER_NONE[1]:g} %).")
+    added_text = ", ".join(f"{method} +{added[method]:.1f} us (paper +{theirs[method]:.1f})" for method in COMPARED)
+    outcome.findings.append(f"Delay that learning adds, mean over the sizes: {added_text}.")
+
+
+def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
+    """By formula on the grid; beside it the bounds that the formula gives, and simulations at points on both sides of them."""
+    rows, seeds = [], range(1 if settings.quick else 2)
+    for sync in SYNCS:
+        for hidden in WIDTHS:
+            cells = ["yes" if Learning(batch=batch, hidden=hidden, sync_every=sync).in_order() else "-" for batch in BATCHES]
+            low, high = bounds(hidden, sync)
+            rows.append([str(sync), str(hidden), *cells, f"{low:.0f} < B < {high:.0f}" if low < high else "nowhere"])
+    columns = ["sync_every", "h", *(f"B={batch}" for batch in BATCHES), "bounds of B"]
+    outcome.tables.append(Table("Where FCDDT < FL < CC in bytes per step (exact `cut_gradient`; any dtype, any number of FNs)", columns, rows))
+    points = [(200, 64, 1), (200, 64, 2), (100, 64, 2), (600, 64, 2)]
+    points += [] if settings.quick else [(200, 128, 2), (400, 128, 5), (100, 32, 2), (50, 32, 2)]
+    checked, differ = [], []
+    for batch, hidden, sync in points:
+        learning = Learning(batch=batch, hidden=hidden, sync_every=sync)
+        delays = [
+            fmean(simulate(10, method, learning, network, seed=seed, samples=samples(settings)).delay_us for seed in seeds) for method in COMPARED
+        ]
+        order = delays[0] < delays[1] < delays[2]
+        checked.append(
+            [
+                str(batch),
+                str(hidden),
+                str(sync),
+                *(f"{delay:.2f}" for delay in delays),
+                "yes" if order else "-",
+                "yes" if learning.in_order() else "-",
+            ]
+        )
+        differ += [] if order == learning.in_order() else [f"B={batch} h={hidden} sync_every={sync}"]
+    columns = ["B", "h", "sync_every", *(f"{method} us" for method in COMPARED), "order in delay", "order in bytes"]
+    outcome.tables.append(Table("The same in simulated delay, 10 FNs", columns, checked))
+    outcome.findings.append(
+        held("the order in delay is the order in bytes at the points simulated", not differ, "; ".join(differ) or f"{len(points)} points")
+    )
+
+
+def bounds(hidden: int, sync_every: int) -> tuple[float, float]:
+    """B must lie between: above, FL < CC; below, FCDDT < FL."""
+    one = Learning(hidden=hidden)
+    return 2 * one.weights / one.inputs, (one.weights - one.local / sync_every) / hidden

@@ -1,0 +1,232 @@
+"""Critical and learning traffic on one network, in virtual time: a small deterministic model for FCDDT's Table 4.
+
+    FN_i ==access== switch ==trunk== cloud        all links full duplex, each direction a queue, first in first out
+
+A message is cut into frames that enter the sender's queue at once; a frame enters the next queue when it has arrived whole and the
+switch has looked at it (store and forward). No priorities: a critical frame waits behind whatever came before it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import lcm
+from statistics import fmean
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from fog_sim.kernel import Kernel
+
+Method = Literal["none", "FCDDT", "FCDDT as the paper counts", "FL", "CC"]
+PERIODS_MS: Final = (200, 300, 400)
+CLOUD_PERIOD_MS: Final = 400
+STEP_MS: Final = 1000
+BEAT_MS: Final = 100
+"""All periods are multiples of it."""
+HYPERPERIOD_S: Final = lcm(*PERIODS_MS, CLOUD_PERIOD_MS, STEP_MS) / 1000
+REQUEST: Final = 1400
+CLOUD_REPLY: Final = 5000
+NEIGHBOUR_REPLY: Final = 4000
+LEARNING_REQUEST: Final = 1200
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """What the paper does not give."""
+
+    access_bits_s: float = 1e9
+    trunk_bits_s: float = 10e9
+    switch_s: float = 10e-6
+    """From the arrival of a frame's last bit until it may leave."""
+    frame_bytes: int = 1500
+    learning_frame_bytes: int = 9000
+    """Jumbo frames: fewer events; under first in, first out the delay of others hardly depends on it."""
+    overhead_bytes: int = 38
+    """Of each frame: preamble, header, check sum, gap."""
+
+
+class Learning(Struct, frozen=True, kw_only=True):
+    """A two-layer MLP on MNIST, cut behind its hidden layer."""
+
+    batch: int = 200
+    hidden: int = 64
+    value_bytes: int = 4
+    sync_every: int = 2
+    inputs: int = 784
+    classes: int = 10
+
+    @property
+    def local(self) -> int:
+        return (self.inputs + 1) * self.hidden
+
+    @property
+    def weights(self) -> int:
+        return self.local + (self.hidden + 1) * self.classes
+
+    def values(self, method: Method) -> float:
+        """Values that one FN sends and receives per step, on average."""
+        match method:
+            case "FCDDT":
+                return 2 * self.batch * self.hidden + 2 * self.local / self.sync_every
+            case "FCDDT as the paper counts":
+                return self.batch * self.hidden + self.local
+            case "FL":
+                return 2 * self.weights
+            case "CC":
+                return self.batch * self.inputs
+            case "none":
+                return 0
+
+    def up_down(self, method: Method, step: int) -> tuple[int, int]:
+        """(bytes up, bytes down) of one FN in this step (1, 2 …). FCDDT: the fronts are synced in every sync_every-th."""
+        sync = self.local if step % self.sync_every == 0 else 0
+        up, down = {
+            "none": (0, 0),
+            "FCDDT": (self.batch * self.hidden + sync, self.batch * self.hidden + sync),
+            "FCDDT as the paper counts": (self.batch * self.hidden, self.local),
+            "FL": (self.weights, self.weights),
+            "CC": (self.batch * self.inputs, 0),
+        }[method]
+        return self.value_bytes * up, self.value_bytes * down
+
+    def in_order(self) -> bool:
+        """FCDDT < FL < CC in values per step."""
+        return self.values("FCDDT") < self.values("FL") < self.values("CC")
+
+
+class Result(Struct, frozen=True):
+    """Means over one hyperperiod."""
+
+    delay_us: float
+    """Of critical messages, from their release until their last bit is there."""
+    load: float
+    """Bytes carried over what all links could carry, a fraction."""
+    mbit_s: float
+    """Bytes that entered the network, per second."""
+    messages: int
+
+
+class _Queue:
+    """One direction of a link."""
+
+    __slots__ = ("bits_s", "carried", "free")
+
+    def __init__(self, bits_s: float) -> None:
+        self.bits_s, self.free, self.carried = bits_s, 0.0, 0
+
+    def pass_on(self, now: float, size: int) -> float:
+        """When the last bit of a frame that enters now is at the other end."""
+        self.free = max(self.free, now) + 8 * size / self.bits_s
+        self.carried += size
+        return self.free
+
+
+class _Model:
+    def __init__(self, nodes: int, network: Network) -> None:
+        self.kernel, self.network = Kernel(), network
+        self.up = [_Queue(network.access_bits_s) for _ in range(nodes)]
+        self.down = [_Queue(network.access_bits_s) for _ in range(nodes)]
+        self.to_cloud, self.from_cloud = _Queue(network.trunk_bits_s), _Queue(network.trunk_bits_s)
+        self.delays: list[float] = []
+        self.entered = 0
+
+    def send(self, source: int, target: int, size: int, arrived: Callable[[], None] | None, critical: bool) -> None:
+        """A message from FN `source` to FN `target`; -1 is the cloud."""
+        first = self.from_cloud if source < 0 else self.up[source]
+        second = self.to_cloud if target < 0 else self.down[target]
+        released, left = self.kernel.now, size
+        self.entered += size
+        most = self.network.frame_bytes if critical else self.network.learning_frame_bytes
+        while left > 0:
+            part, left = min(left, most), left - most
+            whole = part + self.network.overhead_bytes
+            at = first.pass_on(released, whole) + self.network.switch_s
+            self.kernel.at(at, lambda whole=whole, last=left <= 0: self._forward(second, whole, released if last else None, arrived, critical))  # type: ignore[misc]
+
+    def _forward(self, queue: _Queue, size: int, released: float | None, arrived: Callable[[], None] | None, critical: bool) -> None:
+        end = queue.pass_on(self.kernel.now, size)
+        if released is None:
+            return
+        if critical:
+            self.delays.append(end - released)
+        if arrived is not None:
+            self.kernel.at(end, arrived)
+
+    def exchange(self, source: int, target: int, reply: int, period_s: float, phase_s: float) -> None:
+        """Requests of REQUEST bytes, each answered at once, from phase_s on within one hyperperiod."""
+
+        def release() -> None:
+            self.send(source, target, REQUEST, lambda: self.send(target, source, reply, None, True), True)
+
+        for k in range(round(HYPERPERIOD_S / period_s)):
+            self.kernel.at(phase_s + k * period_s, release)
+
+    def learn(self, nodes: int, learning: Learning, method: Method) -> None:
+        """Each second a step, the first at 0: the cloud asks all FNs at once; when all have sent, it sends them their part."""
+
+        def step(number: int) -> None:
+            up, down = learning.up_down(method, number)
+            waiting = set(range(nodes))
+
+            def heard(node: int) -> None:
+                waiting.discard(node)
+                if not waiting and down:
+                    for other in range(nodes):
+                        self.send(-1, other, down, None, False)
+
+            for node in range(nodes):
+                self.send(-1, node, LEARNING_REQUEST, lambda node=node: self.send(node, -1, up, lambda: heard(node), False), False)  # type: ignore[misc]
+
+        for number in range(1, round(1000 * HYPERPERIOD_S) // STEP_MS + 1):
+            self.kernel.at((number - 1) * STEP_MS / 1000, lambda number=number: step(number))  # type: ignore[misc]
+
+
+class Phases:
+    """Periods and phases of the critical exchanges, the same for all methods: a function of (seed, nodes).
+
+    All periods are multiples of BEAT_MS, and so is a step of learning: what matters of a phase is its place in the beat. Over the
+    `samples` hyperperiods of a mean each exchange takes each of as many parts of the beat once (a Latin hypercube), so that rare
+    collisions with the short bursts of learning are met as often as they are likely.
+    """
+
+    def __init__(self, seed: int, nodes: int, samples: int) -> None:
+        self._dice = random.Random(f"mixed-{seed}-{nodes}-{samples}")
+        self.samples = samples
+        self.exchanges: list[tuple[int, int, int, float, list[float]]] = []
+        """(source, target, reply, period, phase in each sample)"""
+        for node in range(nodes):
+            self._add(node, -1, CLOUD_REPLY, CLOUD_PERIOD_MS)
+            for other in sorted({(node - 1) % nodes, (node + 1) % nodes} - {node}):
+                self._add(node, other, NEIGHBOUR_REPLY, self._dice.choice(PERIODS_MS))
+
+    def _add(self, source: int, target: int, reply: int, period_ms: int) -> None:
+        parts = self._dice.sample(range(self.samples), self.samples)
+        beats = period_ms // BEAT_MS
+        phases = [BEAT_MS / 1000 * ((part + self._dice.random()) / self.samples + self._dice.randrange(beats)) for part in parts]
+        self.exchanges.append((source, target, reply, period_ms / 1000, phases))
+
+
+def simulate(
+    nodes: int, method: Method, learning: Learning = Learning(), network: Network = Network(), *, seed: int = 0, samples: int = 60
+) -> Result:
+    """The mean over `samples` hyperperiods, each from an empty network and with other phases."""
+    phases = Phases(seed, nodes, samples)
+    each = [_hyperperiod(nodes, method, learning, network, phases, sample) for sample in range(samples)]
+    return Result(fmean(r.delay_us for r in each), fmean(r.load for r in each), fmean(r.mbit_s for r in each), sum(r.messages for r in each))
+
+
+def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Network, phases: Phases, sample: int) -> Result:
+    model = _Model(nodes, network)
+    for source, target, reply, period_s, at in phases.exchanges:
+        model.exchange(source, target, reply, period_s, at[sample])
+    if method != "none":
+        model.learn(nodes, learning, method)
+    model.kernel.run(HYPERPERIOD_S + 10.0)
+    queues = [*model.up, *model.down, model.to_cloud, model.from_cloud]
+    capacity = sum(queue.bits_s for queue in queues) / 8 * HYPERPERIOD_S
+    return Result(
+        delay_us=1e6 * fmean(model.delays),
+        load=sum(queue.carried for queue in queues) / capacity,
+        mbit_s=8e-6 * model.entered / HYPERPERIOD_S,
+        messages=len(model.delays),
+    )

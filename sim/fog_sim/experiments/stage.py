@@ -1,0 +1,240 @@
+"""A job on a placement of our choice, in virtual time: the real hosts, transfer, machines and ops; modelled links and machines.
+
+Without coordinator and agents, because nothing fails here and a paper's tree or star is to be exactly as the paper draws it. Each
+node has two radios: one for its own site (`d2d` topics) and one for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from fog_agent.core import Limits
+from fog_common.errors import ConfigError, JobFailed, TimedOut, WireError
+from fog_common.ids import COORDINATOR
+from fog_common.machine import Peer, RoundRecord
+from fog_common.wire import topics
+from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
+from fog_learning.job import Job
+from fog_learning.jobfile import job_from
+from fog_learning.methods import resolve_method
+from fog_sim.costs import Costs, torch_bench
+from fog_sim.kernel import Kernel
+from fog_sim.links import WIRED, Link, NodeModel
+from fog_sim.network import Connection, Port, SimBroker
+from fog_sim.node import Prepared, SimNode, SimWorker
+
+CLOUD = NodeModel(flops=50e9, disk_bytes_s=200e6)
+
+
+class Task(Struct, frozen=True):
+    """A seat of the stage: one node per task."""
+
+    name: str
+    role: str
+    slot: int = -1
+    parent: str = ""
+    tier: str = "edge"
+    site: str = "home"
+
+
+class Moved(Struct):
+    """Bytes through one node's radio: payloads, topics and frame headers, acknowledgements included."""
+
+    sent: int = 0
+    received: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.sent + self.received
+
+
+class Radios(Port):
+    """A node's interfaces: `far` to other sites, `near` inside its own. The broker charges the one that the topic says."""
+
+    def __init__(self, far: Link, near: Link | None) -> None:
+        super().__init__(far)
+        self._far, self._near = far, near or far
+        self._free = {True: (0.0, 0.0), False: (0.0, 0.0)}
+        self._side = False
+        self.far, self.near = Moved(), Moved()
+
+    def turn(self, near: bool) -> None:
+        """What is charged next goes through this side."""
+        if near != self._side:
+            self._free[self._side] = self.up_free, self.down_free
+            self.up_free, self.down_free = self._free[near]
+            self._side, self.link = near, self._near if near else self._far
+
+    def count(self, sent: int = 0, received: int = 0) -> None:
+        side = self.near if self._side else self.far
+        side.sent += sent
+        side.received += received
+
+
+class StageBroker(SimBroker):
+    """Charges the right radio, and counts the job's frames only (not a result on its way to a coordinator that is not there)."""
+
+    def publish(self, sender: Connection, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+        if f"/{COORDINATOR}/" in topic:
+            return
+        self._charge(sender, topic, sent=len(payload) + len(topic) + 8)
+        super().publish(sender, topic, payload, qos, retain)
+
+    def _deliver(self, connection: Connection, topic: str, payload: bytes, retain: bool = False) -> None:
+        self._charge(connection, topic, received=len(payload) + len(topic) + 8)
+        super()._deliver(connection, topic, payload, retain)
+
+    def _charge(self, connection: Connection, topic: str, sent: int = 0, received: int = 0) -> None:
+        port = connection.port
+        if isinstance(port, Radios):
+            try:
+                route = topics.parse(topic)
+            except WireError:
+                return
+            port.turn(route.plane == "d2d" or (route.plane == "cast" and route.scope != topics.ALL_SITES))
+            port.count(sent, received)
+
+
+class Finished(Struct, frozen=True):
+    """What one run gave."""
+
+    history: tuple[RoundRecord, ...]
+    virtual_s: float
+    """From the first message of the job to the root's end; modelled."""
+    far: dict[str, Moved]
+    near: dict[str, Moved]
+    """By node: what went through its radios."""
+    op_joules: dict[str, float]
+    sent: dict[str, int]
+    """Payloads published by plane: up, down, d2d, cast (a cast counts once)."""
+    ideal_bytes: int
+    """Tensors alone, each counted once per message or cast."""
+
+    def accuracy(self) -> float:
+        return float(self.history[-1].numbers["accuracy"])
+
+    def first_round(self, accuracy: float) -> int | None:
+        """The first round that is rated at least so."""
+        return next((record.round for record in self.history if record.numbers.get("accuracy", -1.0) >= accuracy), None)
+
+
+class Stage:
+    """links: of a task's node, (far, near or None). model: of its machine. redraw_s: the nodes' speeds are drawn anew so often, from
+    [1 - spread, 1 + spread]; 0: they are as the model says."""
+
+    fleet = "stage"
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        tasks: Sequence[Task],
+        *,
+        links: Callable[[Task], tuple[Link, Link | None]] = lambda task: (WIRED, None),
+        model: Callable[[Task], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
+        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]] = torch_bench,
+        seed: int = 0,
+        redraw_s: float = 0.0,
+        spread: float = 0.0,
+    ) -> None:
+        import random
+
+        self.kernel = Kernel()
+        self.broker: SimBroker = StageBroker(self.kernel, seed)
+        self.job = job_from(spec, "the experiment's job")
+        self.spec, self._bench, self._tasks = spec, bench, tuple(tasks)
+        self._random, self._redraw_s, self._spread = random.Random(f"stage-{seed}"), redraw_s, spread
+        method, _ = resolve_method(self.job)
+        self.root = next(task.name for task in tasks if task.role == method.root)
+        self._prepared: Prepared | None = None
+        self.nodes: dict[str, SimNode] = {}
+        self.workers: dict[str, SimWorker] = {}
+        for task in self._tasks:
+            profile = Profile(tier=task.tier, site=task.site, cores=4, memory_bytes=4 << 30, memory_free_bytes=4 << 30, torch=True)
+            port = Radios(*links(task))
+            node = SimNode(self, task.name, profile, model(task), port, seed=seed, limits=Limits(), chunk_bytes=256 * 1024)
+            self.nodes[task.name] = node
+            self.workers[task.name] = node.workers[self.job.name] = SimWorker(node, self.job.name, 1)
+
+    # -- what nodes ask (fog_sim.node.World) -------------------------------------------------
+
+    def prepared(self, desired: DesiredJob) -> Prepared:
+        if self._prepared is None:
+            roster = {task.name: task.slot for task in self._tasks if task.slot >= 0}
+            self._prepared = Prepared(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
+        return self._prepared
+
+    def trace(self, what: str, node: str, text: str) -> None:
+        if what == "op failed":
+            raise JobFailed(f"{node}: {text}")
+
+    # -- the run ---------------------------------------------------------------------------
+
+    def run(self, limit_s: float = 1e6, done: Callable[[tuple[RoundRecord, ...]], bool] = lambda history: False) -> Finished:
+        """Until the root has finished, or done(history). JobFailed with its reason; TimedOut after limit_s virtual seconds."""
+        self._place(1, live=False)
+        self._until(60.0, lambda: all(worker.phase in ("ready", "refused") for worker in self.workers.values()))
+        if problems := sorted({problem for worker in self.workers.values() for problem in worker.problems}):
+            raise ConfigError("; ".join(problems))
+        began = self.kernel.now
+        if self._redraw_s:
+            self._redraw()
+        self._place(2, live=True)
+        state = self._state()
+
+        def ended() -> bool:
+            nonlocal state
+            state = self._state()
+            return state.finished or done(state.history)
+
+        if not self._until(limit_s, ended):
+            raise TimedOut(f"{self.job.name} is in round {state.round} after {limit_s:g} simulated seconds; it waits for {state.waiting}")
+        if state.why:
+            raise JobFailed(state.why)
+        workers = self.workers.values()
+        return Finished(
+            history=state.history,
+            virtual_s=self.kernel.now - began,
+            far={name: node.port.far for name, node in self.nodes.items() if isinstance(node.port, Radios)},
+            near={name: node.port.near for name, node in self.nodes.items() if isinstance(node.port, Radios)},
+            op_joules={name: node.op_joules for name, node in self.nodes.items()},
+            sent={plane: sum(worker.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
+            ideal_bytes=sum(worker.host.ideal_bytes for worker in workers if worker.host is not None),
+        )
+
+    def _until(self, limit_s: float, reached: Callable[[], bool]) -> bool:
+        until, step = self.kernel.now + limit_s, 0.05
+        while not reached():
+            if self.kernel.now >= until or not self.kernel.pending:
+                return False
+            self.kernel.run(min(until, self.kernel.now + step))
+            step = min(1.0, step * 1.5)
+        return True
+
+    def _state(self) -> TaskState:
+        host = self.workers[self.root].host
+        assert host is not None
+        return next((state for state in host.task_states(self.kernel.now) if state.task == self.root), TaskState(self.root, 0))
+
+    def _place(self, view: int, live: bool) -> None:
+        peers = tuple(Peer(task.name, task.role, task.slot, task.name, task.site, task.tier, int(live), view, task.parent) for task in self._tasks)
+        desired = DesiredJob(self.job.name, self.spec, Placement(self.job.name, view, self.root, peers))
+        for worker in self.workers.values():
+            worker.assign(desired)
+
+    def _redraw(self) -> None:
+        for task in self._tasks:
+            if task.slot >= 0:
+                self.nodes[task.name].slowness = 1.0 / (1.0 + self._spread * self._random.uniform(-1.0, 1.0))
+        self.kernel.after(self._redraw_s, self._redraw)
+
+
+def star(spec: dict[str, Any], nodes: int) -> list[Task]:
+    """The method's one cloud task, and its data role on each of `nodes` nodes of one site."""
+    method, _ = resolve_method(job_from(spec, "the experiment's job"))
+    root = method.root
+    data = [role for role in method.roles if role.where == "data"]
+    tasks = [Task(root, root, tier="cloud", site="cloud")]
+    return tasks + [Task(f"{role.name}-{slot}", role.name, slot, root) for role in data for slot in range(nodes)]
