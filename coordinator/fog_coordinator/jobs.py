@@ -38,6 +38,8 @@ class Seat(Struct):
     tier: str
     stateful: bool = False
     parent: str = ""
+    home: tuple[str, str] = ("", "")
+    """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
     incarnation: int = 0
     since: int = 0
     last: tuple[str, int] = ("", 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
-from fog_coordinator.placement import simple
+from fog_coordinator.placement import simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
 from fog_coordinator.views import READY, Rules, worker_of
 from fog_learning.job import Job as JobFile
@@ -50,7 +50,7 @@ def admit(
         if not job.roster:
             job.roster, job.why = simple.roster(files[job.id].nodes, registry, taken)
         if job.roster:
-            job.state, job.why = place(job, methods[job.id], registry, taken)
+            job.state, job.why = place(job, files[job.id], methods[job.id], registry, taken)
         for node in [*job.roster, *(seat.node for seat in job.seats)]:
             taken.setdefault(node, job.id)
         if (job.state, job.why) != (state, why):
@@ -64,24 +64,35 @@ def placed(job: Job) -> str:
     return "preparing: " + "; ".join([*cloud, "data on " + ", ".join(job.roster)])
 
 
-def place(job: Job, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:
+def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:
     """Seats for all tasks, if their nodes are free: (the job's new state, what it waits for). taken: node -> job that has it."""
     blocked = [node for node in job.roster if node in taken]
     known = {node.node: node for node in registry}
     cloud: Node | None = None
     if any(role.where != "data" for role in method.roles):
         usable = [node for node in registry if node.online and not node.leaving]
-        wanted = simple.best(usable, job.roster)
-        cloud = simple.best([node for node in usable if node.node not in taken], job.roster)
+        named = tree.named_root(file.topology, known)
+        wanted = known[named] if named else simple.best(usable, job.roster)
+        cloud = simple.best([node for node in usable if node.node not in taken and named in ("", node.node)], job.roster)
         if wanted is not None and wanted.profile.tier == "cloud" and (cloud is None or cloud.profile.tier != "cloud"):
             blocked.append(wanted.node)  # worth waiting for: it is only busy
-        cloud = cloud or next((known[name] for name in job.roster if name in known), None)
+        cloud = cloud or next((known[name] for name in (named, *job.roster) if name in known), None)
     if blocked:
         by = sorted({taken[node] for node in blocked})
         return QUEUED, f"{', '.join(dict.fromkeys(blocked))} busy with {', '.join(by)}"
     if cloud is None and any(role.where != "data" for role in method.roles):
         return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.where != 'data')}"
-    job.seats = simple.seats(method, job.roster, known, cloud)
+    seats = simple.seats(method, job.roster, known, cloud)
+    layers = [role for role in method.roles if role.where == "layer"]
+    if layers:
+        fit = [node.node for node in registry if node.online and not node.leaving and node.node not in taken]
+        branches = tree.plan(file.topology, job.roster, known, fit, cloud.node if cloud is not None else "")
+        busy = [head.node for head in branches.heads if head.node in taken]
+        if busy:
+            return QUEUED, f"{', '.join(dict.fromkeys(busy))} busy with {', '.join(sorted({taken[node] for node in busy}))}"
+        root = next(seat.task for seat in seats if seat.role == method.root)
+        seats = tree.grow(seats, layers, branches, known, root)
+    job.seats = seats
     return PREPARING, ""
 
 
@@ -141,6 +152,11 @@ def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, re
     job.seats = [seat for seat in job.seats if seat.slot != slot]
     for role in method.roles:
         if role.where == "data":
-            job.seats.append(simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, root))
+            where = newcomer.profile
+            parent = file.topology.parents.get(newcomer.node, "")
+            above = next((seat.task for seat in job.seats if seat.home[0] and seat.node == parent), "") or tree.cluster_of(
+                job, where.site, where.tier, root
+            )
+            job.seats.append(simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, above))
     job.seats.sort(key=lambda seat: (seat.slot, seat.role))
     return text

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from fog_common.wire.messages import WorkerState
 from fog_coordinator.jobs import PREPARING, Job, Seat
+from fog_coordinator.placement import tree
 from fog_coordinator.placement.simple import best, buddies
 from fog_coordinator.registry import OFFLINE, Node, Registry
 
@@ -79,7 +80,10 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
         else:
             seat.away_since = None
             if (seat.site, seat.tier) != (node.profile.site, node.profile.tier):
+                moved = seat.site != node.profile.site
                 seat.site, seat.tier = node.profile.site, node.profile.tier
+                if moved and seat.slot >= 0:
+                    done += _rehome(job, seat)
         if not seat.movable:
             continue
         if seat.away_since is not None:
@@ -95,8 +99,23 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
     return done
 
 
+def _rehome(job: Job, seat: Seat) -> list[str]:
+    """A node with data is at another site: it belongs to a cluster there, unless the job names its parent."""
+    if not any(other.home[0] for other in job.seats) or (job.spec.get("topology") or {}).get("parents"):
+        return []
+    before, seat.parent = seat.parent, ""
+    seat.parent = tree.cluster_of(job, seat.site, seat.tier, job.root)
+    return [f"{seat.node} is at {seat.site} now: {seat.task} belongs to {seat.parent}"] if seat.parent != before else []
+
+
 def _candidates(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[Node]:
     return [node for node in registry if node.online and not node.leaving and node.node != seat.node and node.node not in busy]
+
+
+def _target(job: Job, seat: Seat, registry: Registry, busy: Collection[str], holder: str) -> Node | None:
+    """Where a task goes that must leave its node. holder: has a copy of its Saves."""
+    candidates = _candidates(job, seat, registry, busy)
+    return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder)
 
 
 def _data_nodes(job: Job) -> set[str]:
@@ -118,12 +137,13 @@ def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules,
     source = ""
     if seat.ran and any(job.saves.get(seat.task, {}).values()):
         copies = holders(job, seat.task, registry, but=seat.node)
-        if not copies:
+        if copies:
+            source = max(copies, key=lambda name: (copies[name], name))
+        elif not seat.home[0]:
             return []
-        source = max(copies, key=lambda name: (copies[name], name))
-    elif seat.ran and seat.away_since is not None and now - seat.away_since < rules.orphan_after_s:
-        return []
-    target = best(_candidates(job, seat, registry, busy), _data_nodes(job), source)
+    elif seat.ran and not seat.home[0] and seat.away_since is not None and now - seat.away_since < rules.orphan_after_s:
+        return []  # the head of a cluster may begin anew at once: its members still have what they gave it
+    target = _target(job, seat, registry, busy, source)
     if target is None:
         return []
     text = f"{seat.task} moves from {seat.node}, which is gone, to {target.node}"
@@ -136,7 +156,7 @@ def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> l
     successor = registry.get(seat.successor) if seat.successor else None
     if successor is None or not successor.online or successor.leaving:
         seat.successor = ""
-        target = best(_candidates(job, seat, registry, busy), _data_nodes(job), job.buddies.get(seat.task, ""))
+        target = _target(job, seat, registry, busy, job.buddies.get(seat.task, ""))
         if target is None:
             return []
         if not seat.ran:
@@ -161,12 +181,13 @@ def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: R
     if source is not None and (source.state != OFFLINE or now - source.since < rules.move_after_s):
         return []
     copies = holders(job, seat.task, registry, but=seat.fetch)
-    if not copies:
+    if not copies and not seat.home[0]:
         return []
-    name = max(copies, key=lambda copy: (copies[copy], copy))
+    name = max(copies, key=lambda copy: (copies[copy], copy), default="")
     seat.fetch = name if name != seat.node else ""
     seat.last = ("", seat.last[1])  # a new instance: the host asks again
-    return [f"{seat.task} is restored from {name}: the node with its newest Save is gone"]
+    how = f"is restored from {name}" if name else "begins anew"
+    return [f"{seat.task} {how}: the node with its newest Save is gone"]
 
 
 def _place(seat: Seat, node: Node, fetch: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fog_common import config
 from fog_common.errors import ConfigError
-from fog_learning.job import Job, check
+from fog_learning.job import Job, Topology, check
 from fog_learning.methods import resolve_method
 from fog_learning.models import check_model
 
@@ -34,7 +34,9 @@ def _checked(document: config.Document) -> Job:
         job = document.to(Job)
         check(job)
         check_model(job.model)
-        resolve_method(job)
+        method, _ = resolve_method(job)
+        if job.topology != Topology() and not any(role.where == "layer" for role in method.roles):
+            raise ConfigError(f"topology: {method.name} has no inner nodes; remove the section, or choose method fog")
     except ConfigError as error:
         raise document.located(error) from None
     return job

@@ -23,6 +23,7 @@ Kind = Literal[
     "cut",  # the node's link is dead for `seconds`
     "drain",  # fogctl node drain; undone after `seconds`
     "disk_full",  # Saves fail for `seconds`
+    "cut_site",  # the site `node` has no way to the cloud for `seconds`; needs links with `d2d`
     "kill_coordinator",  # started again after `seconds`
     "restart_broker",  # away for `seconds`
 ]
@@ -35,6 +36,7 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds after the job was submitted."""
     kind: Kind
     node: str = ""
+    """Name of a node; cut_site: of a site."""
     seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -40,22 +40,48 @@ class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     op_overhead_s: NotNegative = 1e-3
 
 
+class Station(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What nodes of one tier have instead of what the fleet has."""
+
+    link: Link | None = None
+    d2d: Link | None = None
+    node: NodeModel | None = None
+
+
 class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of a `--links` file."""
 
     link: Link
+    """Of a node to the broker; with `d2d`: only for what leaves its site."""
+    d2d: Link | None = None
+    """Sites have brokers of their own: of a node to that of its site, for what stays there. None: one broker serves all."""
+    bridge: Link | None = None
+    """Of a site's broker to the cloud's, shared by the whole site: what leaves it goes there over `d2d` and then through this one. None: each
+    node has its own `link` for that. Needs `d2d`."""
+    tiers: dict[Literal["thing", "edge", "fog", "cloud"], Station] = {}
     cloud_link: Link | None = None
     node: NodeModel = NodeModel()
     cloud: NodeModel = NodeModel(flops=50e9, disk_bytes_s=200e6)
     spread: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Nodes' speed and rates are drawn from [1 - spread, 1 + spread] x the model, by the seed."""
 
+    def __post_init__(self) -> None:
+        if self.bridge is not None and self.d2d is None:
+            raise ValueError("bridge: a bridge joins brokers of sites; say with `d2d` how nodes reach theirs")
 
+
+_WIFI = Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=1e-7)
+_LTE = Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=1e-6)
+_LAN = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=5e-9)
 PRESETS: dict[str, Fleet] = {
     # rates and latencies: typical sustained values, not a standard's peak; joules per byte: see docs/simulation.md for the sources
-    "lan": Fleet(link=Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=5e-9)),
-    "wifi": Fleet(link=Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=1e-7), spread=0.3),
-    "lte": Fleet(link=Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=1e-6), spread=0.4),
+    "lan": Fleet(link=_LAN),
+    "wifi": Fleet(link=_WIFI, spread=0.3),
+    "lte": Fleet(link=_LTE, spread=0.4),
+    # every node has a mobile uplink of its own, and WiFi to its neighbours; fog nodes are wired
+    "fog": Fleet(link=_LTE, d2d=_WIFI, tiers={"fog": Station(link=_LAN, d2d=_LAN, node=NodeModel(flops=2e10, disk_bytes_s=100e6))}, spread=0.3),
+    # sites with a broker of their own that is bridged over one mobile uplink; WiFi inside
+    "sites": Fleet(link=_WIFI, d2d=_WIFI, bridge=_LTE, spread=0.3),
 }
 WIRED = Link(up_bytes_s=1e9, down_bytes_s=1e9, latency_s=0.0001)
 """What the cloud and the coordinator have to the broker unless a file says otherwise."""

@@ -1,4 +1,9 @@
-"""A broker and its connections in virtual time: rates, latency, loss, freezes, restarts. Same topics, same filters, real payloads."""
+"""Brokers and connections in virtual time: rates, latency, loss, freezes, restarts. Same topics, same filters, real payloads.
+
+Without site brokers every message goes through its sender's uplink, one broker, its receivers' downlinks. A node with a `local` lane is
+at a site with a broker of its own: what stays in the site (`d2d`, casts of the site) goes through local lanes only. What leaves it goes
+through the node's own uplink, or, where the site has a bridge, through the local lane and once through the bridge.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import random
 from collections.abc import Callable
 
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
+from fog_common.ids import CLOUD_SITE
+from fog_common.wire.topics import ALL_SITES
 from fog_sim.kernel import Kernel
 from fog_sim.links import Link
 
@@ -41,8 +48,8 @@ class Trie:
         return list(found)
 
 
-class Port:
-    """A node's one network interface: all its connections share it."""
+class Lane:
+    """One interface, full duplex: what is sent waits for what was sent before."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -50,6 +57,30 @@ class Port:
         self.down_free = 0.0
         self.sent_bytes = 0
         self.received_bytes = 0
+
+    def send(self, now: float, size: int) -> float:
+        """When the last byte is at the other end."""
+        self.up_free = max(self.up_free, now) + size / self.link.up_bytes_s
+        self.sent_bytes += size
+        return self.up_free + self.link.latency_s
+
+    def receive(self, now: float, size: int) -> float:
+        self.down_free = max(self.down_free, now) + size / self.link.down_bytes_s
+        self.received_bytes += size
+        return self.down_free + self.link.latency_s
+
+    @property
+    def joules(self) -> float:
+        return (self.sent_bytes + self.received_bytes) * self.link.joules_per_byte
+
+
+class Port(Lane):
+    """A node's network interface, shared by all its connections; with `local`, a second one to the broker of its site."""
+
+    def __init__(self, link: Link, local: Link | None = None, site: str = "") -> None:
+        super().__init__(link)
+        self.local = Lane(local) if local is not None else None
+        self.site = site if local is not None else ""
         self.cut = False
 
 
@@ -106,6 +137,12 @@ class SimBroker:
         self.retained: dict[str, bytes] = {}
         self.frames = 0
         self.lost = 0
+        self.bridges: dict[str, Lane] = {}
+        """site -> what joins its broker to the cloud's. Nodes of a site without one have uplinks of their own."""
+        self.severed: set[str] = set()
+        """Sites that are cut off from the cloud; inside them everything goes on."""
+        self.bytes: dict[str, dict[str, int]] = {}
+        """broker (a site, or `cloud`) -> plane -> payload bytes that it took in."""
         self._random = random.Random(f"broker-{seed}")
 
     def connect(self, connection: Connection, delay: float | None = None) -> None:
@@ -116,7 +153,7 @@ class SimBroker:
         def attempt() -> None:
             if not connection.open or connection.online:
                 return
-            if not self.up or connection.port.cut:
+            if not (self.up or connection.port.site in self.bridges) or connection.port.cut:
                 self.connect(connection, self._random.uniform(0.2, 2.0))
                 return
             connection.online = True
@@ -130,50 +167,94 @@ class SimBroker:
     def subscribe(self, connection: Connection, filter_: str) -> None:
         self.trie.add(filter_, connection)
         for topic, payload in list(self.retained.items()):
-            if _matches(filter_, topic):
-                self._deliver(connection, topic, payload, retain=True)
+            if _matches(filter_, topic) and connection.port.site not in self.severed:
+                if connection.port.site in self.bridges:
+                    self._cross(connection.port.site, [connection], topic, payload, retain=True)
+                else:
+                    self._deliver(connection, topic, payload, retain=True)
 
     def publish(self, sender: Connection, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        """Through the sender's uplink, the broker, and each subscriber's downlink; order per connection is kept."""
+        """Through the sender's link, one or two brokers, and each subscriber's link; order per connection is kept."""
         port, now = sender.port, self.kernel.now
         size = len(payload) + len(topic) + 8
-        port.up_free = max(port.up_free, now) + size / port.link.up_bytes_s
-        port.sent_bytes += size
-        if qos == 0 and port.link.loss and self._random.random() < port.link.loss:
+        plane, stays = _plane(topic)
+        near = port.local if stays or port.site in self.bridges else None
+        lane = near or port
+        at = lane.send(now, size)
+        if qos == 0 and lane.link.loss and self._random.random() < lane.link.loss:
             self.lost += 1
             return
 
         def arrive() -> None:
-            if self.up and not port.cut:
-                self._route(topic, payload, qos, retain)
+            if not self.up and not (near is not None and port.site):
+                return
+            if port.cut:
+                return
+            if near is None:
+                if port.site not in self.severed:
+                    self._route(topic, payload, qos, retain)
+                return
+            self.frames += 1
+            self._count(port.site, plane, len(payload))
+            for connection in self.trie.match(topic):
+                if connection.port.site == port.site:
+                    self._deliver(connection, topic, payload)
+            if not stays and port.site not in self.severed:
+                crossed = self.bridges[port.site].send(self.kernel.now, size)
+                self.kernel.at(crossed, lambda: self._route(topic, payload, qos, retain, port.site) if self.up else None)
 
-        self.kernel.at(port.up_free + port.link.latency_s, arrive)
+        self.kernel.at(at, arrive)
 
-    def _route(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+    def _route(self, topic: str, payload: bytes, qos: int, retain: bool, origin: str = "") -> None:
+        """At the cloud's broker. origin: the site whose bridge it came through; its nodes have it."""
         self.frames += 1
+        self._count(CLOUD_SITE, _plane(topic)[0], len(payload))
         if retain:
             self.retained[topic] = payload
+        beyond: dict[str, list[Connection]] = {}
         for connection in self.trie.match(topic):
-            self._deliver(connection, topic, payload)
+            site = connection.port.site
+            if site in self.bridges:
+                if site != origin:
+                    beyond.setdefault(site, []).append(connection)
+            elif site not in self.severed:
+                self._deliver(connection, topic, payload)
+        for site, connections in beyond.items():
+            if site not in self.severed:
+                self._cross(site, connections, topic, payload)
+
+    def _cross(self, site: str, connections: list[Connection], topic: str, payload: bytes, retain: bool = False) -> None:
+        """Down the bridge once, then to each of them."""
+        at = self.bridges[site].receive(self.kernel.now, len(payload) + len(topic) + 8)
+
+        def arrive() -> None:
+            self._count(site, _plane(topic)[0], len(payload))
+            for connection in connections:
+                self._deliver(connection, topic, payload, retain)
+
+        self.kernel.at(at, arrive)
 
     def _deliver(self, connection: Connection, topic: str, payload: bytes, retain: bool = False) -> None:
         port = connection.port
-        size = len(payload) + len(topic) + 8
-        port.down_free = max(port.down_free, self.kernel.now) + size / port.link.down_bytes_s
-        port.received_bytes += size
+        near = port.local if port.site in self.bridges or _plane(topic)[1] else None
+        at = (near or port).receive(self.kernel.now, len(payload) + len(topic) + 8)
 
         def arrive() -> None:
             if connection.online and not port.cut:
                 connection.on_event(Received(topic, payload, retain))
 
-        self.kernel.at(port.down_free + port.link.latency_s, arrive)
+        self.kernel.at(at, arrive)
+
+    def _count(self, broker: str, plane: str, size: int) -> None:
+        planes = self.bytes.setdefault(broker, {})
+        planes[plane] = planes.get(plane, 0) + size
 
     def drop(self, connection: Connection, why: str, with_will: bool) -> None:
         was_online, connection.online = connection.online, False
         self.connections.pop(connection, None)
         for filter_ in connection.filters:
             self.trie.discard(filter_, connection)
-        if with_will and was_online and self.up and connection.will is not None:
+        if with_will and was_online and self.up and connection.will is not None and connection.port.site not in self.severed:
             will = connection.will
             self.kernel.after(0.0, lambda: self._route(will.topic, will.payload, will.qos, will.retain))
         if connection.open:
@@ -181,16 +262,21 @@ class SimBroker:
             self.connect(connection, self._random.uniform(0.2, 2.0))
 
     def restart(self, away_s: float) -> None:
-        """Down for `away_s`; nothing is remembered, not even retained messages."""
+        """The cloud's broker is down for `away_s`; nothing is remembered, not even retained messages. Brokers of sites stay."""
         self.up = False
         self.retained.clear()
-        for connection in list(self.connections):
+        for connection in [each for each in self.connections if each.port.site not in self.bridges]:
             self.drop(connection, "broker restarted", with_will=False)
 
         def back() -> None:
             self.up = True
 
         self.kernel.after(away_s, back)
+
+    def sever(self, site: str, seconds: float) -> None:
+        """The site has no way to the cloud for a while; what was to cross is lost, its own broker serves on."""
+        self.severed.add(site)
+        self.kernel.after(seconds, lambda: self.severed.discard(site))
 
     def cut(self, port: Port, seconds: float) -> None:
         """The node's link is dead for a while; its connections notice when their keepalive would."""
@@ -202,6 +288,13 @@ class SimBroker:
             port.cut = False
 
         self.kernel.after(seconds, back)
+
+
+def _plane(topic: str) -> tuple[str, bool]:
+    """(d2d, to, cast, node or ctl; whether it stays in the sender's site)."""
+    parts = topic.split("/", 5)
+    plane = parts[3] if len(parts) > 4 else ""
+    return plane, plane == "d2d" or (plane == "cast" and parts[4] != ALL_SITES)
 
 
 def _matches(filter_: str, topic: str) -> bool:

@@ -27,6 +27,7 @@ from fog_sim.network import Connection, Port, SimBroker
 
 REPORT_S = 2.0
 WORKER_START_S = 0.5
+WORKER_STOP_S = 0.2
 
 
 class Bench(Protocol):
@@ -465,8 +466,8 @@ class SimNode:
 
     def joules(self) -> float:
         """Modelled, since the simulation began: idle power, ops, and bytes on the link."""
-        moved = self.port.sent_bytes + self.port.received_bytes
-        return self.model.idle_w * self.world.kernel.now + self.op_joules + moved * self.port.link.joules_per_byte
+        radio = self.port.joules + (self.port.local.joules if self.port.local is not None else 0.0)
+        return self.model.idle_w * self.world.kernel.now + self.op_joules + radio
 
     def worker_state(self, worker: SimWorker, state: WorkerState, urgent: bool) -> None:
         if self.core is not None and self.alive:

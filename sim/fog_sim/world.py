@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
+
+import msgspec
 
 from fog_agent.core import Limits
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
@@ -24,9 +26,10 @@ from fog_learning.jobfile import job_from
 from fog_sim.costs import Costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel
-from fog_sim.links import WIRED, Fleet, Link
-from fog_sim.network import Connection, Port, SimBroker
+from fog_sim.links import WIRED, Fleet, Link, Station
+from fog_sim.network import Connection, Lane, Port, SimBroker
 from fog_sim.node import Prepared, SimNode
+from fog_sim.shape import Place, uniform
 
 USER = "operator"
 
@@ -178,7 +181,7 @@ class Simulation:
 
     def __init__(
         self,
-        nodes: int,
+        nodes: int | Sequence[Place],
         fleet: Fleet,
         bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]],
         *,
@@ -188,7 +191,7 @@ class Simulation:
         heartbeat_s: float = 5.0,
         tiers: Callable[[int], tuple[str, str]] = lambda index: ("edge", "home"),
     ) -> None:
-        """tiers: (tier, site) of node number index."""
+        """nodes: their number, or each of them; beside them there is always cloud-1. tiers: with a number: (tier, site) of node number index."""
         self.kernel = Kernel()
         self.fleet = "sim"
         self.broker = SimBroker(self.kernel, seed)
@@ -204,27 +207,33 @@ class Simulation:
         limits = Limits(heartbeat_s=heartbeat_s)
         cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
         self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED, limits, chunk_bytes)
-        for index in range(nodes):
-            tier, site = tiers(index)
-            spread = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
-            link = fleet.link
-            scaled = Link(
-                up_bytes_s=link.up_bytes_s * spread,
-                down_bytes_s=link.down_bytes_s * spread,
-                latency_s=link.latency_s,
-                loss=link.loss,
-                joules_per_byte=link.joules_per_byte,
+        where = [Place(place.name, *tiers(index)) for index, place in enumerate(uniform(nodes))] if isinstance(nodes, int) else nodes
+        for place in where:
+            drawn = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
+            own = fleet.tiers.get(place.tier, Station())  # type: ignore[call-overload]
+            link, d2d = _scaled(own.link or fleet.link, drawn), own.d2d or fleet.d2d
+            profile = Profile(
+                tier=place.tier,
+                site=place.site,
+                cores=4,
+                memory_bytes=4 << 30,
+                memory_free_bytes=4 << 30,
+                torch=True,
+                bandwidth_bytes_s=link.up_bytes_s,
+                rtt_s=2 * link.latency_s,
             )
-            profile = Profile(tier=tier, site=site, cores=4, memory_bytes=4 << 30, memory_free_bytes=4 << 30, torch=True)
-            name = f"node-{index + 1:0{len(str(nodes))}d}"
-            self._add(name, profile, fleet.node, scaled, limits, chunk_bytes)
-            self.nodes[name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
+            local = _scaled(d2d, drawn) if d2d is not None and place.site != CLOUD_SITE else None
+            if local is not None and fleet.bridge is not None and place.site not in self.broker.bridges:
+                self.broker.bridges[place.site] = Lane(fleet.bridge)
+            self._add(place.name, profile, own.node or fleet.node, link, limits, chunk_bytes, local)
+            self.nodes[place.name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
         self.coordinator.boot()
         for node in self.nodes.values():
             self.kernel.at(rng.uniform(0.0, 0.5), node.boot)
 
-    def _add(self, name: str, profile: Profile, model: Any, link: Link, limits: Limits, chunk_bytes: int) -> None:
-        self.nodes[name] = SimNode(self, name, profile, model, Port(link), seed=self.seed, limits=limits, chunk_bytes=chunk_bytes)
+    def _add(self, name: str, profile: Profile, model: Any, link: Link, limits: Limits, chunk_bytes: int, local: Link | None = None) -> None:
+        port = Port(link, local, profile.site)
+        self.nodes[name] = SimNode(self, name, profile, model, port, seed=self.seed, limits=limits, chunk_bytes=chunk_bytes)
 
     # -- for nodes -------------------------------------------------------------------------
 
@@ -266,6 +275,10 @@ class Simulation:
                 back(fault.seconds, lambda: None if self.coordinator.alive else self.coordinator.boot())
             case "restart_broker":
                 self.broker.restart(fault.seconds)
+            case "cut_site":
+                if fault.node not in {each.port.site for each in self.nodes.values() if each.port.site}:
+                    raise ConfigError(f"fault cut_site at {fault.at:g} s: no site {fault.node!r} with a broker of its own; links need `d2d`")
+                self.broker.sever(fault.node, fault.seconds)
             case _ if node is None:
                 raise ConfigError(f"fault {fault.kind} at {fault.at:g} s: no node {fault.node!r}; there are {', '.join(self.nodes)}")
             case "kill_worker":
@@ -304,3 +317,7 @@ class Simulation:
 
     def _ended(self, job: str) -> bool:
         return self.status(job)["state"] in {"finished", "failed", "cancelled"}
+
+
+def _scaled(link: Link, factor: float) -> Link:
+    return msgspec.structs.replace(link, up_bytes_s=link.up_bytes_s * factor, down_bytes_s=link.down_bytes_s * factor)

@@ -69,7 +69,7 @@ def best(candidates: Iterable[Node], data_nodes: Collection[str], holder: str = 
 
 
 def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud: Node | None) -> list[Seat]:
-    """One seat per task. Ids: role for cloud tasks, role-slot for data tasks."""
+    """One seat per task. Ids: role for cloud tasks, role-slot for data tasks. Those of layers: placement.tree."""
     result: list[Seat] = []
     root = next(role for role in method.roles if role.name == method.root)
     root_task = root.name if root.where != "data" else f"{root.name}-0"
@@ -77,7 +77,7 @@ def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud:
         if role.where == "data":
             for slot, name in enumerate(nodes):
                 result.append(data_seat(role.name, slot, name, profiles.get(name), role.stateful, root_task))
-        elif cloud is not None:
+        elif cloud is not None and role.where == "cloud":
             where = cloud.profile
             result.append(Seat(role.name, role.name, -1, cloud.node, where.site, where.tier, stateful=role.stateful, parent=root_task))
     for seat in result:
