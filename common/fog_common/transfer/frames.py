@@ -68,7 +68,7 @@ class Part(Struct, frozen=True, array_like=True):
 class Offer(Struct, frozen=True, array_like=True, tag="offer"):
     origin: Origin
     view: Whole
-    root_saved: int
+    root_saved: Annotated[int, Meta(ge=-1, le=(1 << 62))]
     stream: str
     seq: Whole
     base: Whole
@@ -137,6 +137,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
 
 
 Message = Offer | Probe | Ack
+Payload = bytes | bytearray | memoryview
 
 
 class Chunk(NamedTuple):
@@ -144,12 +145,12 @@ class Chunk(NamedTuple):
     incarnation: int
     origin: int
     number: int
-    index: int
-    count: int
+    place: int
+    total: int
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _EMPTY_HEAD = bytes(_MESSAGE_HEAD.size)
 
 
@@ -160,7 +161,7 @@ def encode(message: Message) -> bytearray:
     return frame
 
 
-def decode(payload: bytes | memoryview, limit_bytes: int) -> Message:
+def decode(payload: Payload, limit_bytes: int) -> Message:
     """The message in a frame that is not a chunk. WireError: malformed, unknown_version, wrong_crc, unknown_tag, too_large."""
     if len(payload) > limit_bytes:
         raise TooLarge(len(payload), limit_bytes, "letter frame")
@@ -226,17 +227,17 @@ def encode_chunk(chunk: Chunk, content: memoryview) -> bytes:
     return b"".join((head, _CRC.pack(zlib.crc32(content, zlib.crc32(head))), content))
 
 
-def decode_chunk(payload: bytes | memoryview) -> Chunk:
+def decode_chunk(payload: Payload) -> Chunk:
     """The head of a chunk frame; the crc is checked by chunk_content, once the chunk is known to be wanted."""
     if len(payload) <= CHUNK_HEAD_BYTES:
         raise WireError(f"a chunk frame of {len(payload)} B")
-    _, version, window, incarnation, origin, number, index, count = _CHUNK_HEAD.unpack_from(payload)
+    _, version, window, incarnation, origin, number, place, total = _CHUNK_HEAD.unpack_from(payload)
     if version != VERSION:
         raise WireError(f"chunk version {version}, this program speaks {VERSION}; update the older one", "unknown_version")
-    return Chunk(window, incarnation, origin, number, index, count)
+    return Chunk(window, incarnation, origin, number, place, total)
 
 
-def chunk_content(payload: bytes | memoryview) -> memoryview:
+def chunk_content(payload: Payload) -> memoryview:
     """The bytes of a chunk frame, checked."""
     view = memoryview(payload)
     content = view[CHUNK_HEAD_BYTES:]

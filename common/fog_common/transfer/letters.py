@@ -11,6 +11,8 @@ from fog_common.errors import ConfigError
 
 ONE_TIME: Final = "~"
 """First character of a blob name that is no hash: its bytes are checked by crc, chunk by chunk, and not as a whole."""
+BODY: Final = "~~"
+"""First characters of the name of a body that was too long for its letter's frame: never stored."""
 HOST: Final = "@host"
 """`Content.to` of what is meant for the host itself."""
 STALE_VIEW: Final = "stale_view"

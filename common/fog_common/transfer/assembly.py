@@ -1,0 +1,83 @@
+"""A blob on its way in: one buffer, filled in any order, hashed while it fills."""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+from fog_common.errors import WireError
+from fog_common.transfer.frames import Part, is_hash
+from fog_common.transfer.window import beyond_bytes
+
+
+class Assembly:
+    """Nothing is allocated before the first chunk has come."""
+
+    __slots__ = ("beyond", "buffer", "chunk", "count", "digest", "hash", "highest", "letters", "number", "prefix", "size", "touched", "view", "wrong")
+
+    def __init__(self, part: Part, now: float) -> None:
+        self.digest, self.size, self.number, self.chunk, self.count = part.digest, part.size, part.number, part.chunk, part.count
+        self.letters: dict[tuple[str, int], None] = {}
+        """(stream, number) of the letters that wait for it."""
+        self.touched = now
+        self.wrong = 0
+        """How often its bytes did not match its name."""
+        self.reset()
+
+    def reset(self) -> None:
+        self.buffer: bytearray | None = None
+        self.view: memoryview | None = None
+        self.prefix = 0
+        """Chunks without a gap from the first."""
+        self.beyond: set[int] = set()
+        self.highest = -1
+        self.hash = blake3() if is_hash(self.digest) else None
+
+    def matches(self, part: Part) -> bool:
+        return (self.number, self.size, self.chunk) == (part.number, part.size, part.chunk)
+
+    def length(self, index: int) -> int:
+        """Bytes of that chunk."""
+        return self.chunk if index < self.count - 1 else self.size - self.chunk * (self.count - 1)
+
+    def has(self, index: int) -> bool:
+        return index < self.prefix or index in self.beyond
+
+    def add(self, index: int, content: memoryview) -> bool:
+        """Put a checked chunk that is not here yet. True if chunks before it, not known to be missing so far, are missing."""
+        if self.view is None:
+            try:
+                self.buffer = bytearray(self.size)
+            except MemoryError:
+                raise WireError(f"no memory for a blob of {self.size} B", "no_memory") from None
+            self.view = memoryview(self.buffer)
+        at = index * self.chunk
+        self.view[at : at + len(content)] = content
+        gap = index > self.highest + 1
+        self.highest = max(self.highest, index)
+        if index != self.prefix:
+            self.beyond.add(index)
+            return gap
+        first = self.prefix
+        self.prefix += 1
+        while self.prefix in self.beyond:
+            self.beyond.remove(self.prefix)
+            self.prefix += 1
+        if self.hash is not None:
+            self.hash.update(self.view[first * self.chunk : min(self.size, self.prefix * self.chunk)])
+        return gap
+
+    @property
+    def complete(self) -> bool:
+        return self.prefix == self.count
+
+    @property
+    def right(self) -> bool:
+        """Of a complete one: do the bytes match the name?"""
+        return self.hash is None or self.hash.hexdigest() == self.digest
+
+    def content(self) -> memoryview:
+        assert self.view is not None
+        return self.view.toreadonly()
+
+    def bitmap(self) -> bytes:
+        return beyond_bytes(self.prefix, self.beyond)
