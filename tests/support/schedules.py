@@ -303,8 +303,9 @@ class Schedule:
         for peer in come:
             self._step(seat, Joined(peer, view))
         arrived = {peer.task for peer in come}
+        held = [map_refs(command, lambda ref: self._blob(seat, ref)) for _, command in seat.held]
         for send in list(seat.kept):
-            if send.to in arrived and not seat.held:
+            if send.to in arrived and send not in held:
                 self._send(seat, send)
 
     # -- letters ---------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from fog_learning.methods.centralized import CENTRALIZED
 from fog_learning.methods.fcddt import FCDDT
 from fog_learning.methods.fedavg import FEDAVG
 from fog_learning.methods.fog import FOG
+from fog_learning.methods.gossip import GOSSIP
 
-METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, FCDDT, CENTRALIZED)}
+METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, GOSSIP, FCDDT, CENTRALIZED)}
 
 
 def resolve_method(job: Job) -> tuple[Method, Struct]:

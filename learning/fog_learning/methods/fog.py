@@ -347,7 +347,7 @@ class Server(_Alarm, kw_only=True):
         return self.round, tuple(self.history)
 
     def _is_mine(self, peer: Peer) -> bool:
-        return peer.task != self.me and peer.parent in ("", self.me)
+        return peer.parent == self.me or (peer.parent == "" and peer.role == "trainer")
 
     def _mine(self, roster: tuple[Peer, ...]) -> tuple[str, ...]:
         return tuple(peer.task for peer in roster if self._is_mine(peer))
