@@ -406,7 +406,7 @@ FAULTS = {
 def test_any_schedule_takes_every_step_once(kind: str, faults: str) -> None:
     method = KINDS[kind]
     table = ops(own=method.get("sync_every", 1) > 1, frozen="backward" in method)
-    for seed in range(15):
+    for seed in range(8):
         schedule = Schedule(job(**method), 4, table, seed, FAULTS[faults], Watch())
         finish = schedule.run()
         assert finish.why == "", f"seed {seed}: {finish.why}"

@@ -421,7 +421,7 @@ FAULTS = {
 @pytest.mark.parametrize("kind", JOBS)
 def test_any_schedule_ends_with_every_round_closed_once(kind: str, faults: str) -> None:
     late = 0
-    for seed in range(25):
+    for seed in range(15):
         watch = Watch()
         schedule = Schedule(JOBS[kind], 4, OPS, seed, FAULTS[faults], watch)
         finish = schedule.run()

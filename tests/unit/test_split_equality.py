@@ -167,7 +167,7 @@ def test_a_trunk_that_restarts_continues_with_the_same_losses(toy: Path, method:
 
 
 def test_the_result_is_the_whole_model_and_was_evaluated(toy: Path) -> None:
-    job = job_for("mlp", "adam", 200, 3, "float64", evaluation="central", cut=1, u_shaped=True)
+    job = job_for("mlp", "adam", 120, 3, "float64", evaluation="central", cut=1, u_shaped=True)
     _, inline = losses_of(job, toy, 3)
     weights = inline.weights()
     assert list(weights) == list(inline.bench.spec.parameter_shapes())
@@ -183,9 +183,9 @@ def test_the_result_is_the_whole_model_and_was_evaluated(toy: Path) -> None:
     ("method", "bound"), [({"wire": "float16"}, 2e-2), ({"wire": "int8"}, 0.2), ({"sync_every": 5}, 0.5), ({"sync_every": 5, "u_shaped": True}, 0.5)]
 )
 def test_variants_that_give_up_exactness_stay_near(toy: Path, method: dict[str, Any], bound: float) -> None:
-    job = job_for("cnn", "sgd", 100, 3, "float64", cut=1, **method)
+    job = job_for("cnn", "sgd", 50, 3, "float64", cut=1, **method)
     losses, inline = losses_of(job, toy, 3)
-    distance = worst(losses, whole(job, inline.bench, 100, 3))
+    distance = worst(losses, whole(job, inline.bench, 50, 3))
     assert 1e-7 < distance < bound
 
 
@@ -208,7 +208,7 @@ def test_int8_rows_are_within_half_a_step_of_their_scale() -> None:
 
 @pytest.mark.parametrize("method", [{}, {"sync_every": 5}, {"u_shaped": True}, {"backward": "frozen_front"}, {"wire": "float16"}, {"wire": "int8"}])
 def test_bytes_sent_are_those_of_the_formula(toy: Path, method: dict[str, Any]) -> None:
-    nodes, steps = 4, 50
+    nodes, steps = 4, 20
     job = job_for("cnn", "sgd", steps, nodes, cut=1, **method)
     _, inline = losses_of(job, toy, nodes)
     _, plan = resolve_method(job)
