@@ -44,7 +44,7 @@ def run(config: AgentConfig) -> int:
         return probes.profile(config, state.folder, sets, meter.source)
 
     nonce = secrets.token_hex(6)
-    limits = Limits(config.heartbeat_s, config.max_workers, config.memory_mb, config.drain_s, config.stop_s)
+    limits = Limits(config.heartbeat_s, config.max_workers, config.memory_mb, config.drain_s, config.stop_s, config.link_probe_kb * 1024)
     will = Will(
         topic=topics.PRESENCE.at(fleet=config.fleet, node=config.node),
         payload=messages.encode(Presence(config.node, nonce, online=False)),

@@ -50,6 +50,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Workers (one per job) at a time; further jobs wait in the order in which they came."""
     memory_mb: Annotated[int, Meta(ge=0)] = 0
     """All workers together: a job that needs more waits or is refused, a worker that takes more is stopped. 0 = no limit."""
+    duty: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Fraction of the time in which a worker may compute: after each op it pauses, so that the machine stays free for its own work."""
+    link_probe_kb: Annotated[int, Meta(ge=0, le=256)] = 64
+    """The link's rate is measured with so much, sent to ourselves over the broker, at the start and then hourly while no job runs. 0 = never."""
     chunk_bytes: Annotated[int, Meta(ge=1024, le=262_144)] = 262_144
     """Largest piece of a tensor in one MQTT message; the broker's own limit still counts."""
     drain_s: Annotated[float, Meta(ge=0, le=86_400)] = 20.0

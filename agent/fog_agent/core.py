@@ -17,6 +17,7 @@ from fog_agent.effects import (
     Effect,
     Exit,
     KillWorker,
+    ProbeLink,
     Publish,
     SaveIncarnation,
     Say,
@@ -35,6 +36,7 @@ from fog_common.wire.messages import (
     Heartbeat,
     Identify,
     Presence,
+    Probe,
     Profile,
     WorkerState,
 )
@@ -43,6 +45,11 @@ COALESCE_S = 0.05
 """Urgent changes within this time share a heartbeat."""
 REFRESH_S = 60.0
 """Presence is published again this often; its echo also measures the round trip to the broker."""
+PROBE_AGAIN_S = 3600.0
+PROBE_FINE_S = 0.004
+"""A probe that takes less is repeated with more bytes."""
+PROBE_MOST = 256 * 1024
+PROBE_LEAST_S = 0.0005
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
 PATIENCE = 3
@@ -59,6 +66,8 @@ class Limits(Struct, frozen=True):
     memory_mb: int = 0
     drain_s: float = 20.0
     stop_s: float = 10.0
+    probe_bytes: int = 0
+    """Sent to ourselves to measure the link; 0 = never."""
 
 
 class Sample(Struct, frozen=True):
@@ -103,6 +112,9 @@ class AgentCore:
         self._beat_at: float | None = None
         self._refresh_at: float | None = None
         self._asked_at: float | None = None
+        self._probed_at: float | None = None
+        self._probe_sent = (0, 0.0)
+        """(number, when) of the last probe of the link."""
         self._drain_by: float | None = None
         self._leaving = False
         self._last_words: list[WorkerState] = []
@@ -148,6 +160,9 @@ class AgentCore:
             if sender == self.node and message.node == self.node:
                 self._own_presence(message, now)
             return
+        if isinstance(message, Probe) and sender == self.node:
+            self._probed(message, now)
+            return
         if sender != COORDINATOR:
             self.rejected += 1
             return
@@ -163,11 +178,7 @@ class AgentCore:
         phase = slot.state.phase if slot.state is not None else ""
         slot.state = state
         slot.refused = state.phase == "refused"
-        flops, known = state.gauges.get("flops_per_second"), self.profile.flops
-        if flops and (not known or abs(flops - known) > 0.1 * known):
-            self.profile = replace(self.profile, flops=flops)
-            if self.connected:
-                self._announce_by(now + COALESCE_S)
+        self._learn(now, flops=state.gauges.get("flops_per_second"), op_s=state.gauges.get("op_overhead_seconds"))
         if urgent or state.phase != phase:
             self._beat_by(now + COALESCE_S)
 
@@ -220,7 +231,25 @@ class AgentCore:
 
     def on_profile(self, profile: Profile) -> None:
         """Measured anew; goes out with the next announcement."""
-        self.profile = replace(profile, flops=profile.flops or self.profile.flops)
+        old = self.profile
+        self.profile = replace(
+            profile,
+            flops=profile.flops or old.flops,
+            op_s=profile.op_s or old.op_s,
+            bandwidth_bytes_s=profile.bandwidth_bytes_s or old.bandwidth_bytes_s,
+        )
+
+    def _learn(self, now: float, **figures: float | None) -> None:
+        """Figures of the profile; announced if they are new or differ by a tenth."""
+        news = {}
+        for name, figure in figures.items():
+            known = getattr(self.profile, name)
+            if figure and (not known or abs(figure - known) > 0.1 * known):
+                news[name] = figure
+        if news:
+            self.profile = replace(self.profile, **news)
+            if self.connected:
+                self._announce_by(now + COALESCE_S)
 
     def on_stop(self, now: float) -> None:
         """SIGTERM: say goodbye, let the coordinator move the tasks, then end. A second one ends at once."""
@@ -281,11 +310,16 @@ class AgentCore:
                 continue
             news = True
             renewed = slot.desired is None or slot.desired.spec != job.spec  # a new view alone must not undo the backoff of a crash loop
+            planned_anew = slot.desired is not None and slot.desired.spec != job.spec
             slot.desired = job
             if renewed and not slot.running:
                 slot.retry_at, slot.failures, slot.refused = 0.0, 0, False
             if slot.running and slot.stop_by is None:
-                self._effects.append(AssignWorker(name, job))
+                if planned_anew:  # a worker is built for one spec: another one takes its place
+                    slot.stop_by = now + self.limits.stop_s
+                    self._effects.append(StopWorker(name))
+                else:
+                    self._effects.append(AssignWorker(name, job))
         self._reconcile(now)
         if news or self.draining:
             self._beat_by(now + COALESCE_S)
@@ -387,8 +421,26 @@ class AgentCore:
                 self._announce_by(now + self._random.uniform(0.2, 1.0))
         elif presence.nonce == self.nonce and self._asked_at is not None:
             self.rtt_s, self._asked_at = now - self._asked_at, None
+            busy = any(slot.running for slot in self.slots.values())
+            if self.limits.probe_bytes and not busy and (self._probed_at is None or now - self._probed_at >= PROBE_AGAIN_S):
+                self._probe(self.limits.probe_bytes, now)
         elif presence.nonce != self.nonce:
             self._effects.append(Say(f"another agent calls itself {self.node}: give each node a name of its own", warning=True))
+
+    def _probe(self, size: int, now: float) -> None:
+        self._probed_at, self._probe_sent = now, (self._probe_sent[0] + 1, now)
+        self._effects.append(ProbeLink(Probe(self._probe_sent[0], bytes(size))))
+
+    def _probed(self, probe: Probe, now: float) -> None:
+        """The bytes went up and came down: what they took beyond an empty round trip is their time on the link, twice."""
+        number, sent_at = self._probe_sent
+        if probe.number != number or self.rtt_s is None:
+            return
+        size, took = len(probe.filler), now - sent_at - self.rtt_s
+        if took < PROBE_FINE_S and size < PROBE_MOST:
+            self._probe(PROBE_MOST, now)  # too short to be told from the round trip
+            return
+        self._learn(now, bandwidth_bytes_s=2 * size / max(took, PROBE_LEAST_S))
 
     def _beat(self, now: float) -> None:
         last = tuple(state for state in self._last_words if state.job not in self.slots)

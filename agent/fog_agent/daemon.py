@@ -72,6 +72,7 @@ class Daemon:
         self._state, self._workers, self._gauges, self._profile, self._clock = state, workers, gauges, profile, clock
         self._presence_topic = topics.PRESENCE.at(fleet=config.fleet, node=config.node)
         self._outbox_topic = topics.to_coordinator(config.fleet, config.node)
+        self._own_topic = topics.inbox(config.fleet, config.site, config.node, config.node, config.site, topics.CONTROL)
         self._left = False
         self._sample_at = self._sampled_at = 0.0
         self._watchdog_s = watchdog_s()
@@ -193,6 +194,8 @@ class Daemon:
                         self._publish(self._outbox_topic, message, qos=0 if isinstance(message, Heartbeat) else 1)
                     case do.ShowPresence(presence):
                         self._publish(self._presence_topic, presence, qos=1, retain=True)
+                    case do.ProbeLink(probe):
+                        self._publish(self._own_topic, probe, qos=0)
                     case do.Say(text, warning):
                         log.log(logging.WARNING if warning else logging.INFO, "%s", text)
                     case do.Exit():

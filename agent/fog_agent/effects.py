@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from fog_common.wire.messages import Control, DesiredJob, Presence
+from fog_common.wire.messages import Control, DesiredJob, Presence, Probe
 
 
 class SaveIncarnation(Struct, frozen=True, tag=True):
@@ -50,6 +50,12 @@ class ShowPresence(Struct, frozen=True, tag=True):
     presence: Presence
 
 
+class ProbeLink(Struct, frozen=True, tag=True):
+    """Publish to our own inbox: how long it takes tells the link's rate."""
+
+    probe: Probe
+
+
 class Say(Struct, frozen=True, tag=True):
     """One fact for the log."""
 
@@ -61,4 +67,4 @@ class Exit(Struct, frozen=True, tag=True):
     """All workers are gone; leave in order."""
 
 
-Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Publish | ShowPresence | Say | Exit
+Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Publish | ShowPresence | ProbeLink | Say | Exit

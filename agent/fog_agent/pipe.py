@@ -31,6 +31,8 @@ class Setup(Struct, frozen=True, tag=True):
     chunk_bytes: int = 256 * 1024
     backend: str = "torch"
     """Op backend: torch, or `standin` (torch-free, for chaos tests)."""
+    duty: float = 1.0
+    """Fraction of the time in which the worker may compute."""
     log_level: str = "INFO"
 
 

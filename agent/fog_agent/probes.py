@@ -9,14 +9,28 @@ import platform
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
 
 from fog_agent.config import AgentConfig
 from fog_common.energy.readers import battery_folder
 from fog_common.wire.messages import Profile
 
+SPEED_FILE: Final = "speed.json"
+
+
+class Speed(Struct, frozen=True):
+    """As a worker measured it (fog_learning.ops.speed)."""
+
+    flops: float
+    op_s: float
+
 
 def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_source: str, root: Path = Path("/")) -> Profile:
-    """FLOP/s, round trip and bandwidth come later: from a worker, from the bus."""
+    """FLOP/s as a worker measured them here before, if one did; round trip and bandwidth come later, from the bus."""
+    known = saved_speed(folder)
     total, free = memory_bytes(root)
     limit = config.memory_mb * 1_000_000
     return Profile(
@@ -34,7 +48,36 @@ def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_s
         datasets=tuple(sorted(datasets)),
         energy_source=energy_source,
         labels=config.labels,
+        flops=known.flops if known else None,
+        op_s=known.op_s if known else None,
+        idle_w=config.energy.idle_w,
+        core_w=config.energy.core_w,
+        byte_j=getattr(config.energy.joules_per_byte, config.energy.link),
     )
+
+
+def saved_speed(folder: Path) -> Speed | None:
+    """What the last worker on this node measured; None if none did, or the file is damaged."""
+    try:
+        return msgspec.json.decode((folder / SPEED_FILE).read_bytes(), type=Speed)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def save_speed(folder: Path, speed: Speed) -> None:
+    """For the next start of the agent; not worth an fsync. OSError if the disk is full."""
+    fresh = folder / f"{SPEED_FILE}.{os.getpid()}"
+    fresh.write_bytes(msgspec.json.encode(speed))
+    os.replace(fresh, folder / SPEED_FILE)
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores that our control group may use at most; None without a limit."""
+    try:
+        quota, period = (_group_folder(root) / "cpu.max").read_text().split()[:2]
+        return None if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def can_train(config: AgentConfig) -> bool:

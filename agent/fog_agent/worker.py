@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from fog_agent import hosting, pipe
+from fog_agent import hosting, pipe, probes
 from fog_agent.store import JobStore
 from fog_common.bus.base import Connected, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
@@ -98,6 +98,7 @@ class Worker:
         self._counters: dict[str, float] = {}
         self._step_s: float | None = None
         """Of one training step, as last measured."""
+        self._speed: dict[str, float] = {}
         self._phase = "starting"
         self._problems: list[str] = []
         self._host: Host | None = None
@@ -217,6 +218,7 @@ class Worker:
         if self._problems:
             return
         self._bench = bench
+        self._measure_speed()
         self._host = hosting.open_host(
             desired,
             job,
@@ -237,6 +239,19 @@ class Worker:
         self._bus.subscribe(*hosting.inbox(self._host, setup.fleet))
         self._bus.start()
         self._phase = "connecting"
+
+    def _measure_speed(self) -> None:
+        """The standard op, for placement; of a node that may compute a part of the time only, that part."""
+        if self._setup.backend != "torch":
+            return
+        from fog_learning.ops.speed import measure
+
+        found, quota = measure(), probes.cpu_quota()
+        share = self._setup.duty * (min(1.0, quota) if quota else 1.0)
+        speed = probes.Speed(found.flops * share, found.op_s / share)
+        self._speed = {"flops_per_second": speed.flops, "op_overhead_seconds": speed.op_s}
+        with contextlib.suppress(OSError):
+            probes.save_speed(Path(self._setup.state_dir), speed)
 
     def _connected(self, now: float, max_payload: int) -> None:
         host = self._host
@@ -337,6 +352,8 @@ class Worker:
                 log.error("op failed op=%s task=%s\n%s", compute.op, compute.task, traceback.format_exc())
                 self._inbox.put(_OpFailed(compute, f"{compute.op}: {error}"))
             else:
+                if self._setup.duty < 1.0:
+                    self._ended.wait((time.perf_counter() - began) * (1.0 / self._setup.duty - 1.0))
                 self._inbox.put(_OpDone(compute, outputs, numbers, time.perf_counter() - began))
 
     def _run_disk(self) -> None:
@@ -372,6 +389,7 @@ class Worker:
                 gauges["step_seconds"] = self._step_s
         usage = os.times()
         counters["cpu_seconds"] = usage.user + usage.system
+        gauges |= self._speed
         gauges["rss_bytes"] = _rss_bytes()
         state = WorkerState(
             job=self._setup.job,

@@ -91,6 +91,7 @@ class Workers:
             allow_models=config.allow_models,
             chunk_bytes=config.chunk_bytes,
             backend=config.backend,
+            duty=config.duty,
             log_level=config.log_level,
         )
         worker = _Worker(setup, self._launch(), self._folder / "logs" / f"{job}.log", self._on_event)

@@ -199,6 +199,13 @@ class Desired(Struct, frozen=True, tag=True):
     """The drain is done: the agent may go."""
 
 
+class Probe(Struct, frozen=True, tag=True):
+    """Agent -> itself, over the broker: how long so many bytes take."""
+
+    number: int
+    filler: bytes
+
+
 class Identify(Struct, frozen=True, tag=True):
     """Coordinator -> agent: announce yourself again (I do not know you)."""
 
@@ -223,7 +230,7 @@ class Reply(Struct, frozen=True, tag=True):
     error: str = ""
 
 
-Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Request | Reply
+Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Probe | Request | Reply
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Control)
@@ -241,6 +248,8 @@ def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = MAX_CONTR
     try:
         return _decoder.decode(payload)
     except msgspec.ValidationError as error:
-        raise WireError(f"control message: {error}", "unknown_tag" if "tag" in str(error).lower() or "Invalid value" in str(error) else "malformed") from None
+        raise WireError(
+            f"control message: {error}", "unknown_tag" if "tag" in str(error).lower() or "Invalid value" in str(error) else "malformed"
+        ) from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise WireError(f"control message: {error}") from None
