@@ -11,7 +11,7 @@ from msgspec import Struct
 from fog_common import config
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.wire.messages import Reply, Request
-from fog_coordinator import status
+from fog_coordinator import status, topology
 from fog_coordinator.jobs import ENDED, FINISHED, Job
 from fog_coordinator.registry import Node
 from fog_learning.job import job_spec
@@ -62,6 +62,11 @@ class _OfNode(Struct, frozen=True, forbid_unknown_fields=True):
 class _Drain(Struct, frozen=True, forbid_unknown_fields=True):
     node: str
     undo: bool = False
+
+
+class _Topology(Struct, frozen=True, forbid_unknown_fields=True):
+    job: str = ""
+    spec: dict[str, Any] | None = None
 
 
 # -- verbs ---------------------------------------------------------------------------------
@@ -211,6 +216,20 @@ def _drain(core: Core, now: float, user: str, id: str, arguments: _Drain) -> Ans
     return {"node": node.node, "state": node.state, "moving": [] if arguments.undo else status.tasks_on(core, node.node)}, None
 
 
+def _topology(core: Core, now: float, user: str, id: str, arguments: _Topology) -> Answered:
+    if arguments.job and arguments.spec is not None:
+        raise ConfigError("spec: either a job or a job file, not both")
+    if arguments.spec is not None:
+        file, method = core.check(arguments.spec)
+        name, entries = file.name, topology.of_file(core, file, method)
+    elif arguments.job:
+        job = _job(core, arguments.job)
+        name, entries = job.id, topology.of_job(core, job) if job.seats or job.id in core.files else []
+    else:
+        name, entries = "", topology.of_fleet(core)
+    return {"now": now, "job": name, "nodes": entries}, None
+
+
 Verb = Callable[["Core", float, str, str, Any], Answered]
 VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "ping": (_Nothing, _ping),
@@ -223,6 +242,7 @@ VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "node.list": (_Nothing, _nodes),
     "node.show": (_OfNode, _node),
     "node.drain": (_Drain, _drain),
+    "topology": (_Topology, _topology),
 }
 
 

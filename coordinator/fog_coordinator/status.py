@@ -242,6 +242,7 @@ def _task(core: Core, job: Job, seat: Seat) -> dict[str, Any]:
         "task": seat.task,
         "role": seat.role,
         "slot": seat.slot,
+        "parent": seat.parent,
         "node": seat.node,
         "site": seat.site,
         "tier": seat.tier,

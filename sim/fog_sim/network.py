@@ -13,6 +13,7 @@ from collections.abc import Callable
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.ids import CLOUD_SITE
 from fog_common.wire.topics import ALL_SITES
+from fog_sim.faults import KEEPALIVE_S, SLOW_LATENCY_S, SLOW_RATE_BYTES_S
 from fog_sim.kernel import Kernel
 from fog_sim.links import Link
 
@@ -52,7 +53,7 @@ class Lane:
     """One interface, full duplex: what is sent waits for what was sent before."""
 
     def __init__(self, link: Link) -> None:
-        self.link = link
+        self.link = self.usual = link
         self.up_free = 0.0
         self.down_free = 0.0
         self.sent_bytes = 0
@@ -82,6 +83,8 @@ class Port(Lane):
         self.local = Lane(local) if local is not None else None
         self.site = site if local is not None else ""
         self.cut = False
+        self.dark_until = 0.0
+        """Until then nothing passes, and nobody is told."""
 
 
 class Connection:
@@ -95,6 +98,8 @@ class Connection:
         self.filters: dict[str, None] = {}
         self.online = False
         self.open = False
+        self.session = 0
+        """Counts the times it came online."""
 
     def start(self) -> None:
         self.open = True
@@ -153,10 +158,12 @@ class SimBroker:
         def attempt() -> None:
             if not connection.open or connection.online:
                 return
-            if not (self.up or connection.port.site in self.bridges) or connection.port.cut:
+            away = not (self.up or connection.port.site in self.bridges)
+            if away or connection.port.cut or self.kernel.now < connection.port.dark_until:
                 self.connect(connection, self._random.uniform(0.2, 2.0))
                 return
             connection.online = True
+            connection.session += 1
             self.connections[connection] = None
             for filter_ in connection.filters:
                 self.subscribe(connection, filter_)
@@ -184,8 +191,12 @@ class SimBroker:
         if qos == 0 and lane.link.loss and self._random.random() < lane.link.loss:
             self.lost += 1
             return
+        session = sender.session
 
         def arrive() -> None:
+            if self.kernel.now < port.dark_until:
+                self.kernel.at(port.dark_until, again)
+                return
             if not self.up and not (near is not None and port.site):
                 return
             if port.cut:
@@ -201,7 +212,16 @@ class SimBroker:
                     self._deliver(connection, topic, payload)
             if not stays and port.site not in self.severed:
                 crossed = self.bridges[port.site].send(self.kernel.now, size)
-                self.kernel.at(crossed, lambda: self._route(topic, payload, qos, retain, port.site) if self.up else None)
+
+                def cross() -> None:
+                    if self.up:
+                        self._route(topic, payload, qos, retain, port.site)
+
+                self.kernel.at(crossed, cross)
+
+        def again() -> None:
+            if sender.online and sender.session == session:  # TCP repeats it, on the connection that it belongs to
+                arrive()
 
         self.kernel.at(at, arrive)
 
@@ -238,9 +258,12 @@ class SimBroker:
         port = connection.port
         near = port.local if port.site in self.bridges or _plane(topic)[1] else None
         at = (near or port).receive(self.kernel.now, len(payload) + len(topic) + 8)
+        session = connection.session
 
         def arrive() -> None:
-            if connection.online and not port.cut:
+            if self.kernel.now < port.dark_until:
+                self.kernel.at(port.dark_until, arrive)
+            elif connection.online and connection.session == session and not port.cut:
                 connection.on_event(Received(topic, payload, retain))
 
         self.kernel.at(at, arrive)
@@ -250,6 +273,13 @@ class SimBroker:
         planes[plane] = planes.get(plane, 0) + size
 
     def drop(self, connection: Connection, why: str, with_will: bool) -> None:
+        """The connection ends for both sides."""
+        self._forget(connection, with_will)
+        if connection.open:
+            connection.on_event(Disconnected(why))
+            self.connect(connection, self._random.uniform(0.2, 2.0))
+
+    def _forget(self, connection: Connection, with_will: bool) -> None:
         was_online, connection.online = connection.online, False
         self.connections.pop(connection, None)
         for filter_ in connection.filters:
@@ -257,9 +287,6 @@ class SimBroker:
         if with_will and was_online and self.up and connection.will is not None and connection.port.site not in self.severed:
             will = connection.will
             self.kernel.after(0.0, lambda: self._route(will.topic, will.payload, will.qos, will.retain))
-        if connection.open:
-            connection.on_event(Disconnected(why))
-            self.connect(connection, self._random.uniform(0.2, 2.0))
 
     def restart(self, away_s: float) -> None:
         """The cloud's broker is down for `away_s`; nothing is remembered, not even retained messages. Brokers of sites stay."""
@@ -286,6 +313,37 @@ class SimBroker:
 
         def back() -> None:
             port.cut = False
+
+        self.kernel.after(seconds, back)
+
+    def black_hole(self, port: Port, seconds: float) -> None:
+        """Nothing passes for a while; the broker drops the node's connections if that is longer than their keepalive."""
+        port.dark_until = max(port.dark_until, self.kernel.now + seconds)
+        if seconds > KEEPALIVE_S:
+            for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
+                self.kernel.after(KEEPALIVE_S, lambda c=connection, s=session: self._expire(c, s))
+
+    def _expire(self, connection: Connection, session: int) -> None:
+        if connection.online and connection.session == session:
+            self.drop(connection, "keepalive", with_will=True)
+
+    def half_open(self, port: Port, seconds: float) -> None:
+        """The broker has lost the node's connections and says so; the node learns it later, at the latest by its keepalive."""
+        for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
+            self._forget(connection, with_will=True)
+            learn = lambda c=connection, s=session: self.drop(c, "half open", with_will=False) if c.open and c.session == s else None  # noqa: E731
+            self.kernel.after(min(seconds, KEEPALIVE_S), learn)
+
+    def reset(self, port: Port) -> None:
+        for connection in [c for c in self.connections if c.port is port]:
+            self.drop(connection, "reset", with_will=True)
+
+    def slow(self, port: Port, seconds: float) -> None:
+        link = port.link = Link(up_bytes_s=SLOW_RATE_BYTES_S, down_bytes_s=SLOW_RATE_BYTES_S, latency_s=SLOW_LATENCY_S)
+
+        def back() -> None:
+            if port.link is link:  # not slowed anew meanwhile
+                port.link = port.usual
 
         self.kernel.after(seconds, back)
 

@@ -84,12 +84,12 @@ def site_of(name: str, nodes: Mapping[str, Node]) -> str:
 
 def _announced(roster: Sequence[str], nodes: Mapping[str, Node], fit: Iterable[Node]) -> list[Layer]:
     """A layer for each tier above the lowest that owns data."""
-    lowest = min((_rank(nodes[name].profile.tier) for name in roster if name in nodes), default=0)
+    lowest = min((rank(nodes[name].profile.tier) for name in roster if name in nodes), default=0)
     here = {node.profile.tier for node in fit}
-    return [Layer(on=tier) for tier in ("edge", "fog") if tier in here and _rank(tier) > lowest]  # type: ignore[arg-type]
+    return [Layer(on=tier) for tier in ("edge", "fog") if tier in here and rank(tier) > lowest]
 
 
-def _rank(tier: str) -> int:
+def rank(tier: str) -> int:
     return TIERS.index(tier) if tier in TIERS else 0
 
 

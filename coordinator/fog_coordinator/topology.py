@@ -1,0 +1,105 @@
+"""The tree as a person sees it: of a job, of a job file that was not submitted yet, or of the fleet. Pure; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fog_coordinator.jobs import Job, Seat
+from fog_coordinator.placement import simple, tree
+from fog_coordinator.registry import Node
+from fog_learning.job import Job as JobFile
+from fog_learning.job import Nodes, Topology
+from fog_learning.methods.base import Method
+
+if TYPE_CHECKING:
+    from fog_coordinator.core import Core
+
+
+def of_job(core: Core, job: Job) -> list[dict[str, Any]]:
+    """One entry per task, parents before children; before the job is placed as it would be placed now."""
+    if job.seats:
+        return _entries(core, job.seats)
+    return of_file(core, core.files[job.id], core.methods[job.id], job.roster)
+
+
+def of_file(core: Core, file: JobFile, method: Method, roster: list[str] | None = None) -> list[dict[str, Any]]:
+    """As it would be placed now, if no other job were there; [] if no node matches."""
+    found = roster or [node.node for node in simple.matching(file.nodes, core.registry) if node.online and not node.leaving][: file.nodes.count]
+    return _entries(core, _seats(core, found, file.topology, method)) if found else []
+
+
+def of_fleet(core: Core) -> list[dict[str, Any]]:
+    """Every node that is known: as the tree of a job over all things and edges, nodes that have no part in that under the root."""
+    known = {node.node: node for node in core.registry}
+    data = [node.node for node in simple.matching(Nodes(), core.registry)]
+    lowest = min((tree.rank(known[name].profile.tier) for name in data), default=0)
+    data = [name for name in data if tree.rank(known[name].profile.tier) == lowest]
+    root = simple.best(known.values(), data)
+    if root is None:
+        return []
+    plan = tree.plan(Topology(), data, known, known.keys(), root.node)
+    entries = [_entry("root", None, "root", root.node, known)]
+    names = [f"cluster-{number}" for number in range(1, len(plan.heads) + 1)]
+    for name, head in zip(names, plan.heads, strict=True):
+        entries.append(_entry(name, names[head.parent] if head.parent != tree.ROOT else "root", "aggregator", head.node, known))
+    for name, index in zip(data, plan.parents, strict=True):
+        entries.append(_entry(name, names[index] if index != tree.ROOT else "root", "data", name, known))
+    shown = {entry["node"] for entry in entries}
+    entries += [_entry(name, "root", "", name, known) for name in sorted(known.keys() - shown)]
+    return _ordered(entries)
+
+
+def _seats(core: Core, roster: list[str], topology: Topology, method: Method) -> list[Seat]:
+    known = {node.node: node for node in core.registry}
+    usable = [node for node in core.registry if node.online and not node.leaving]
+    named = tree.named_root(topology, known)
+    cloud = known[named] if named else simple.best(usable, roster)
+    seats = simple.seats(method, roster, known, cloud)
+    layers = [role for role in method.roles if role.where == "layer"]
+    if not layers:
+        return seats
+    plan = tree.plan(topology, roster, known, [node.node for node in usable], cloud.node if cloud is not None else "")
+    return tree.grow(seats, layers, plan, known, next((seat.task for seat in seats if seat.role == method.root), method.root))
+
+
+def _entries(core: Core, seats: list[Seat]) -> list[dict[str, Any]]:
+    known = {node.node: node for node in core.registry}
+    tasks = {seat.task for seat in seats}
+    entries = []
+    for seat in seats:
+        entry = _entry(seat.task, seat.parent if seat.parent in tasks else None, seat.role, seat.node, known)
+        entries.append({**entry, "site": seat.site, "tier": seat.tier, "slot": seat.slot, "live": seat.incarnation > 0})
+    return _ordered(entries)
+
+
+def _entry(id: str, parent: str | None, role: str, node: str, known: Mapping[str, Node]) -> dict[str, Any]:
+    found = known.get(node)
+    site, tier = (found.profile.site, found.profile.tier) if found else ("", "")
+    return {
+        "id": id,
+        "parent": parent,
+        "role": role,
+        "node": node,
+        "site": site,
+        "tier": tier,
+        "state": found.state if found else "unknown",
+        "slot": -1,
+        "live": False,
+    }
+
+
+def _ordered(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Depth first; children by site, heads before others, then by slot and name."""
+    below: dict[str | None, list[dict[str, Any]]] = {}
+    for entry in entries:
+        below.setdefault(entry["parent"], []).append(entry)
+    for children in below.values():
+        children.sort(key=lambda entry: (entry["site"], entry["id"] not in below, entry["slot"], entry["id"]))
+    found: list[dict[str, Any]] = []
+    open_ = below.get(None, [])[::-1]
+    while open_:
+        entry = open_.pop()
+        found.append(entry)
+        open_ += below.get(entry["id"], [])[::-1]
+    return found

@@ -1,0 +1,44 @@
+"""`fogctl topology`: who aggregates for whom, in the terminal or as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fogctl.session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "topology")
+    def topology(
+        session: Session,
+        job: Annotated[str | None, typer.Argument(metavar="JOB|FILE", help="A job, or a job file; without it the fleet.")] = None,
+        out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a picture: .svg, or .dot for Graphviz.")] = None,
+    ) -> None:
+        """The tree of a job, of a job file as it would be placed now, or of the whole fleet."""
+        from fog_common.errors import ConfigError
+        from fogctl import draw
+
+        if out is not None and out.suffix not in {".svg", ".dot"}:
+            raise ConfigError(f"--out {out}: the name must end in .svg or .dot")
+        with session.client() as client:
+            body = client.request("topology", **_asked(job))
+        title = f"job {body['job']}" if body["job"] else "fleet"
+        if out is not None:
+            out.write_text((draw.svg if out.suffix == ".svg" else draw.dot)(body["nodes"], title), encoding="utf-8")
+            session.out.result({**body, "file": str(out)}, [f"{title}: {len(body['nodes'])} entries drawn in {out}"])
+        else:
+            session.out.result(body, draw.text(body["nodes"]) or ["no node matches; `fogctl node list` shows who is there"])
+
+
+def _asked(job: str | None) -> dict[str, Any]:
+    """A file is what exists as one, or looks like one."""
+    if job is None:
+        return {}
+    if Path(job).suffix in {".yaml", ".yml", ".json"} or Path(job).is_file():
+        from fogctl.demo import spec_of
+
+        return {"spec": spec_of(Path(job), None)}
+    return {"job": job}

@@ -1,0 +1,260 @@
+"""Trees: which nodes head clusters, who hangs where, who takes over when a head is gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fog_common.errors import ConfigError
+from fog_common.wire.messages import Profile
+from fog_coordinator.placement import tree
+from fog_coordinator.registry import ONLINE, Node
+from fog_coordinator.views import Rules
+from fog_learning.job import Layer, Topology
+from fog_learning.jobfile import job_from
+from support.stand_ins import StandIn, World
+
+FOG = {"method": {"name": "fog"}, "nodes": {"select": {"tier": ["thing"]}}}
+
+
+def node(name: str, tier: str, site: str, **profile: Any) -> Node:
+    return Node(name, Profile(tier=tier, site=site, **profile), state=ONLINE)
+
+
+def planned(topology: Topology, roster: list[str], *nodes: Node, root: str = "cloud-1") -> dict[str, str]:
+    """node or head -> its head ('' is the root); heads are named node/layer."""
+    known = {each.node: each for each in nodes}
+    found = tree.plan(topology, roster, known, known.keys() - {root}, root)
+    names = [f"{head.node}/{head.layer}" for head in found.heads] + [""]
+    return {
+        **{slot: names[head] for slot, head in zip(roster, found.parents, strict=True)},
+        **{name: names[head.parent] for name, head in zip(names, found.heads, strict=False)},
+    }
+
+
+CLOUD = node("cloud-1", "cloud", "cloud")
+THINGS = [node(f"t{i}", "thing", f"hall-{i % 2 + 1}") for i in range(4)]
+NAMES = [each.node for each in THINGS]
+
+
+# -- derived from what the nodes announce ----------------------------------------------------
+
+
+def test_a_flat_fleet_of_one_site_is_a_star():
+    things = [node(f"t{i}", "edge", "home") for i in range(3)]
+    assert planned(Topology(), ["t0", "t1", "t2"], CLOUD, *things) == {"t0": "", "t1": "", "t2": ""}
+
+
+def test_sites_without_higher_tiers_meet_at_their_best_connected_member():
+    things = [node(f"t{i}", "edge", f"hall-{i % 2 + 1}", bandwidth_bytes_s=float(i)) for i in range(4)]
+    found = planned(Topology(), NAMES, CLOUD, *things)
+    assert found == {"t0": "t2/1", "t2": "t2/1", "t1": "t3/1", "t3": "t3/1", "t2/1": "", "t3/1": ""}
+
+
+def test_every_tier_above_the_data_is_a_layer():
+    edges = [node("e1", "edge", "hall-1"), node("e2", "edge", "hall-2")]
+    found = planned(Topology(), NAMES, CLOUD, *THINGS, *edges, node("f1", "fog", "campus"))
+    assert found == {"t0": "e1/1", "t2": "e1/1", "t1": "e2/1", "t3": "e2/1", "e1/1": "f1/2", "e2/1": "f1/2", "f1/2": ""}
+
+
+def test_a_member_alone_needs_no_head():
+    found = planned(Topology(), ["t0", "t1", "t2"], CLOUD, *THINGS, node("e1", "edge", "hall-1"), node("e2", "edge", "hall-2"))
+    assert found == {"t0": "e1/1", "t2": "e1/1", "t1": "", "e1/1": ""}
+
+
+def test_a_site_without_an_edge_node_is_headed_from_elsewhere_and_stays_one_cluster():
+    known = {each.node: each for each in [CLOUD, *THINGS, node("e1", "edge", "hall-1")]}
+    found = tree.plan(Topology(), NAMES, known, known.keys() - {"cloud-1"}, "cloud-1")
+    assert [head.node for head in found.heads] == ["e1", "e1"]
+    assert found.parents == [0, 1, 0, 1]
+
+
+def test_heads_of_a_site_share_its_members():
+    things = [node(f"t{i}", "thing", "hall") for i in range(5)]
+    edges = [node("e1", "edge", "hall", rtt_s=0.5), node("e2", "edge", "hall", rtt_s=0.1)]
+    found = planned(Topology(), [each.node for each in things], CLOUD, *things, *edges)
+    assert [found[f"t{i}"] for i in range(5)] == ["e2/1", "e2/1", "e2/1", "e1/1", "e1/1"]
+
+
+# -- as the job says -------------------------------------------------------------------------
+
+
+def test_layers_with_a_size():
+    things = [node(f"t{i}", "edge", "home", memory_bytes=i) for i in range(6)]
+    found = planned(Topology(layers=[Layer(size=3)]), [each.node for each in things], CLOUD, *things)
+    assert found == {**dict.fromkeys(("t0", "t1", "t2"), "t2/1"), **dict.fromkeys(("t3", "t4", "t5"), "t5/1"), "t2/1": "", "t5/1": ""}
+
+
+def test_no_layers_is_a_star_whatever_the_nodes_announce():
+    found = planned(Topology(layers=[]), NAMES, CLOUD, *THINGS, node("e1", "edge", "hall-1"))
+    assert found == dict.fromkeys(NAMES, "")
+
+
+def test_named_parents_to_any_depth():
+    parents = {"t0": "e1", "t1": "e1", "e1": "f1", "t2": "f1", "f1": "cloud-1", "spare": "unused"}
+    found = planned(Topology(parents=parents), NAMES, CLOUD, *THINGS, node("e1", "edge", "hall-1"), node("f1", "fog", "campus"))
+    assert found == {"t0": "e1/1", "t1": "e1/1", "t2": "f1/2", "t3": "", "e1/1": "f1/2", "f1/2": ""}
+    assert tree.named_root(Topology(parents=parents), {"cloud-1": CLOUD, "f1": THINGS[0]}) == ""  # two tops: it is not said
+    assert tree.named_root(Topology(parents={"t0": "cloud-1"}), {"cloud-1": CLOUD}) == "cloud-1"
+
+
+def test_a_data_node_that_is_a_parent_is_in_its_own_cluster():
+    found = planned(Topology(parents={"t0": "t1", "t2": "t1"}), NAMES, CLOUD, *THINGS)
+    assert found == {"t0": "t1/1", "t1": "t1/1", "t2": "t1/1", "t3": "", "t1/1": ""}
+
+
+@pytest.mark.parametrize(
+    ("topology", "said"),
+    [
+        ({"parents": {"a": "b", "b": "c", "c": "a"}}, "topology.parents: a -> b -> c -> a is a circle"),
+        ({"parents": {"a": "b"}, "layers": []}, "topology: `parents` names every inner node"),
+        ({"layers": [{"on": "moon"}]}, "topology.layers[0].on"),
+        ({"layers": [{"size": 1}]}, "topology.layers[0].size"),
+    ],
+)
+def test_impossible_trees_are_refused(topology: dict[str, Any], said: str):
+    with pytest.raises(ConfigError) as refused:  # noqa: PT011
+        job_from({"name": "x", "method": {"name": "fog"}, "model": {"name": "mlp"}, "topology": topology})
+    assert said in str(refused.value)
+
+
+def test_a_method_without_inner_nodes_refuses_a_topology():
+    with pytest.raises(ConfigError, match="topology: fedavg has no inner nodes"):
+        job_from({"name": "x", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "topology": {"layers": []}})
+
+
+# -- in the coordinator ----------------------------------------------------------------------
+
+
+def campus(*more: StandIn, **options: Any) -> World:
+    nodes = [StandIn("cloud-1", "cloud", "cloud"), StandIn("fog-1", "fog", "campus")]
+    for hall in (1, 2):
+        nodes += [StandIn(f"gate-{hall}", "edge", f"hall-{hall}"), *(StandIn(f"pi-{hall}{i}", "thing", f"hall-{hall}") for i in (1, 2, 3))]
+    world = World(*nodes, *more, **options)
+    world.run(1.0)
+    return world
+
+
+def parents(world: World, job: str = "digits") -> dict[str, str]:
+    return {task["task"]: task["parent"] for task in world.status(job)["tasks"]}
+
+
+def places(world: World, job: str = "digits") -> dict[str, str]:
+    return {task["task"]: task["node"] for task in world.status(job)["tasks"]}
+
+
+def test_a_job_gets_its_tree():
+    world = campus()
+    world.submit(**FOG)
+    world.run(2.0)
+    live = world.live()
+    heads = {live[task]: task for task in live if task.startswith("aggregator")}
+    assert sorted(heads) == ["fog-1", "gate-1", "gate-2"]
+    above = parents(world)
+    assert above["server"] == ""
+    assert above[heads["fog-1"]] == "server"
+    assert above[heads["gate-1"]] == above[heads["gate-2"]] == heads["fog-1"]
+    for task, where in live.items():
+        if task.startswith("trainer"):
+            assert above[task] == heads[f"gate-{where[3]}"]
+
+
+def test_the_head_of_a_cluster_is_replaced_by_its_neighbour_and_the_children_stay():
+    world = campus(StandIn("gate-1b", "edge", "hall-1"))
+    world.submit(**FOG, topology={"layers": [{"on": "edge", "size": 5}, {"on": "fog"}]})
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if task.startswith("aggregator-1") and place.startswith("gate-1"))
+    first, before = places(world)[head], parents(world)
+    world.kill(first)
+    world.run(world.rules.move_after_s + 2.0)
+    assert world.live()[head] == {"gate-1": "gate-1b", "gate-1b": "gate-1"}[first]
+    assert parents(world) == before
+
+
+def test_without_a_neighbour_of_its_tier_a_head_moves_inside_its_site():
+    world = campus()
+    world.submit(**FOG)
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if place == "gate-2")
+    world.kill("gate-2")
+    world.run(world.rules.move_after_s + 2.0)
+    assert world.live()[head].startswith("pi-2")
+
+
+def test_a_head_without_any_save_does_not_wait_for_its_node():
+    rules = Rules(orphan_after_s=1000.0)
+    world = campus(rules=rules)
+    world.submit(**FOG)
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if place == "fog-1")
+    world.kill("fog-1")
+    world.run(rules.move_after_s + 2.0)
+    assert head in world.live()
+
+
+def test_a_drained_head_moves_in_order():
+    world = campus()
+    world.submit(**FOG)
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if place == "gate-1")
+    world.ask("node.drain", node="gate-1")
+    world.run(4.0)
+    assert world.live()[head].startswith("pi-1")
+
+
+def test_a_node_that_joins_belongs_to_the_cluster_of_its_site():
+    world = campus()
+    world.submit(**FOG, data={"name": "mine", "local": True})
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if place == "gate-2")
+    world.nodes["pi-29"] = StandIn("pi-29", "thing", "hall-2")
+    world.boot("pi-29")
+    world.run(2.0)
+    task = next(task for task, place in world.live().items() if place == "pi-29")
+    assert parents(world)[task] == head
+
+
+def test_a_node_that_comes_back_at_another_site_changes_its_cluster():
+    world = campus()
+    world.submit(**FOG)
+    world.run(2.0)
+    task = next(task for task, place in places(world).items() if place == "pi-11")
+    world.kill("pi-11")
+    world.run(1.0)
+    world.nodes["pi-11"].site = "hall-2"
+    world.boot("pi-11")
+    world.run(3.0)
+    assert world.live()[task] == "pi-11"
+    assert places(world)[parents(world)[task]] == "gate-2"
+
+
+# -- what a person sees ----------------------------------------------------------------------
+
+
+def test_the_topology_of_fleet_job_and_file_agree():
+    world = campus()
+    fleet = {entry["node"]: entry for entry in world.body("topology")["nodes"]}
+    by_id = {entry["id"]: entry for entry in fleet.values()}
+    above = {name: by_id[entry["parent"]]["node"] if entry["parent"] else "" for name, entry in fleet.items()}
+    assert above["pi-13"] == "gate-1"
+    assert above["gate-2"] == "fog-1"
+    assert above["fog-1"] == "cloud-1"
+    assert above["cloud-1"] == ""
+    spec = {"name": "digits", "model": {"name": "mlp"}, **FOG}
+    planned = world.body("topology", spec=spec)["nodes"]
+    world.submit(**FOG)
+    world.run(2.0)
+    running = world.body("topology", job="digits")["nodes"]
+    assert [(each["id"], each["parent"], each["node"]) for each in planned] == [(each["id"], each["parent"], each["node"]) for each in running]
+    assert all(each["live"] for each in running)
+    assert world.ask("topology", job="nothing").exit_code == 2
+
+
+def test_parents_come_before_their_children():
+    world = campus()
+    world.submit(**FOG)
+    seen: set[str | None] = {None}
+    for entry in world.body("topology", job="digits")["nodes"]:
+        assert entry["parent"] in seen
+        seen.add(entry["id"])
