@@ -20,15 +20,40 @@ Kind = Literal[
     "kill_agent",  # kill -9 of the daemon (its workers end with it); started again after `seconds`
     "power_loss",  # all processes of the node at once; back after `seconds`
     "freeze",  # SIGSTOP for `seconds`
-    "cut",  # the node's link is dead for `seconds`
+    "cut",  # the node's link is dead for `seconds`, and both ends see it
+    "black_hole",  # nothing passes for `seconds`, and nobody is told
+    "half_open",  # the broker has lost the node, which does not know it for `seconds`
+    "reset",  # the node's connections are reset, once
+    "slow",  # SLOW_LATENCY_S and SLOW_RATE_BYTES_S for `seconds`
     "drain",  # fogctl node drain; undone after `seconds`
     "disk_full",  # Saves fail for `seconds`
     "cut_site",  # the site `node` has no way to the cloud for `seconds`; needs links with `d2d`
+    "clock_ahead",  # the wall clock of the node ("": of the coordinator) is CLOCK_S too far for `seconds`
+    "clock_behind",  # ... or as much behind. Nothing in virtual time: no machine, core or host ever sees a wall clock
     "kill_coordinator",  # started again after `seconds`
     "restart_broker",  # away for `seconds`
 ]
-ON_NODES: Final[tuple[Kind, ...]] = ("kill_worker", "kill_agent", "power_loss", "freeze", "cut", "drain", "disk_full")
+ON_NODES: Final[tuple[Kind, ...]] = (
+    "kill_worker",
+    "kill_agent",
+    "power_loss",
+    "freeze",
+    "cut",
+    "black_hole",
+    "half_open",
+    "reset",
+    "slow",
+    "drain",
+    "disk_full",
+    "clock_ahead",
+    "clock_behind",
+)
 ON_FLEET: Final[tuple[Kind, ...]] = ("kill_coordinator", "restart_broker")
+SLOW_LATENCY_S: Final = 0.25
+SLOW_RATE_BYTES_S: Final = 20_000.0
+CLOCK_S: Final = 600.0
+KEEPALIVE_S: Final = 22.0
+"""A broker drops who said nothing for one and a half keepalives (15 s)."""
 
 
 class Fault(Struct, frozen=True, forbid_unknown_fields=True):

@@ -321,7 +321,7 @@ class SimBroker:
         port.dark_until = max(port.dark_until, self.kernel.now + seconds)
         if seconds > KEEPALIVE_S:
             for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
-                self.kernel.after(KEEPALIVE_S, lambda c=connection, s=session: self._expire(c, s))
+                self.kernel.after(KEEPALIVE_S, lambda c=connection, s=session: self._expire(c, s))  # type: ignore[misc]
 
     def _expire(self, connection: Connection, session: int) -> None:
         if connection.online and connection.session == session:

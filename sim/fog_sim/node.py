@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from fog_agent import effects as agent_effects
 from fog_agent import hosting
 from fog_agent.core import AgentCore, Limits, Sample
@@ -21,6 +23,7 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
 from fog_learning.job import Job
 from fog_sim.costs import Costs
+from fog_sim.faults import KEEPALIVE_S
 from fog_sim.kernel import Alarm, Kernel
 from fog_sim.links import NodeModel
 from fog_sim.network import Connection, Port, SimBroker
@@ -341,7 +344,7 @@ class SimWorker:
             received=Planes(**self.received),
             ideal_bytes=host.ideal_bytes if host else 0,
             counters={"op_seconds": self.op_seconds, **(hosting.counters_of(host) if host else {})},
-            gauges=dict(host.measured) if host else {},
+            gauges={**(host.measured if host else {}), **self.node.speed()},
         )
 
 
@@ -372,6 +375,16 @@ class SimNode:
         self._alarm = Alarm(world.kernel, self._timer)
         self._random = random.Random(f"{name}-{seed}")
 
+    def _measured(self) -> Profile:
+        """The profile of a node on which workers ran before."""
+        speed, model = self.speed(), self.model
+        watts = {"idle_w": model.idle_w, "core_w": model.joules_per_flop * speed["flops_per_second"], "byte_j": self.port.link.joules_per_byte}
+        return replace(self.profile, flops=speed["flops_per_second"], op_s=speed["op_overhead_seconds"], **watts)
+
+    def speed(self) -> dict[str, float]:
+        """What a worker here would measure."""
+        return {"flops_per_second": self.model.flops / self.slowness, "op_overhead_seconds": self.model.op_overhead_s * self.slowness}
+
     # -- faults ----------------------------------------------------------------------------
 
     def boot(self) -> None:
@@ -381,7 +394,7 @@ class SimNode:
         self.alive, self.released = True, False
         nonce = f"{self.name}-{self._boots}"
         now = self.world.kernel.now
-        self.core = AgentCore(self.name, nonce, self.profile, self._limits, self.disk.incarnations, self._random.randrange(1 << 30), now)
+        self.core = AgentCore(self.name, nonce, self._measured(), self._limits, self.disk.incarnations, self._random.randrange(1 << 30), now)
         presence = topics.PRESENCE.at(fleet=self.world.fleet, node=self.name)
         gone = Will(topic=presence, payload=messages.encode(Presence(self.name, nonce, online=False)))
         self.connection = Connection(self.world.broker, self.port, self._bus_event, will=gone)
@@ -408,9 +421,9 @@ class SimNode:
     def freeze(self, seconds: float) -> None:
         """SIGSTOP for a while. The broker drops the connections when their keepalive ends."""
         self.frozen_until = max(self.frozen_until, self.world.kernel.now + seconds)
-        if seconds > 22:
+        if seconds > KEEPALIVE_S:
             for connection in [c for c in self.world.broker.connections if c.port is self.port]:
-                self.world.kernel.after(22, lambda connection=connection: self.world.broker.drop(connection, "keepalive", with_will=True))  # type: ignore[misc]
+                self.world.kernel.after(KEEPALIVE_S, lambda connection=connection: self.world.broker.drop(connection, "keepalive", with_will=True))  # type: ignore[misc]
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -504,6 +517,10 @@ class SimNode:
                 case agent_effects.ShowPresence(presence):
                     topic = topics.PRESENCE.at(fleet=self.world.fleet, node=self.name)
                     connection.publish(topic, messages.encode(presence), 1, retain=True)
+                case agent_effects.ProbeLink(probe):
+                    site = self.profile.site
+                    topic = topics.inbox(self.world.fleet, site, self.name, self.name, site, topics.CONTROL)
+                    connection.publish(topic, messages.encode(probe))
                 case agent_effects.Say(text, warning):
                     self.world.trace("warning" if warning else "agent", self.name, text)
                 case agent_effects.Exit():

@@ -201,10 +201,11 @@ class Simulation:
         self._trace = trace
         self._bench = bench
         self._prepared: dict[str, Prepared] = {}
+        self._specs: dict[str, dict[str, Any]] = {}
         self.coordinator = SimCoordinator(self)
         rng = random.Random(f"fleet-{seed}")
         self.nodes: dict[str, SimNode] = {}
-        limits = Limits(heartbeat_s=heartbeat_s)
+        limits = Limits(heartbeat_s=heartbeat_s, probe_bytes=16 * 1024)
         cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
         self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED, limits, chunk_bytes)
         where = [Place(place.name, *tiers(index)) for index, place in enumerate(uniform(nodes))] if isinstance(nodes, int) else nodes
@@ -238,7 +239,8 @@ class Simulation:
     # -- for nodes -------------------------------------------------------------------------
 
     def prepared(self, desired: DesiredJob) -> Prepared:
-        if desired.job not in self._prepared:
+        if desired.job not in self._prepared or self._specs[desired.job] != desired.spec:  # placement may have chosen another cut
+            self._specs[desired.job] = desired.spec
             job = job_from(desired.spec, f"job {desired.job}")
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
             self._prepared[desired.job] = Prepared(job, *self._bench(job, roster, len(set(roster.values()))))
@@ -279,6 +281,8 @@ class Simulation:
                 if fault.node not in {each.port.site for each in self.nodes.values() if each.port.site}:
                     raise ConfigError(f"fault cut_site at {fault.at:g} s: no site {fault.node!r} with a broker of its own; links need `d2d`")
                 self.broker.sever(fault.node, fault.seconds)
+            case "clock_ahead" | "clock_behind":
+                pass  # nothing here ever saw a wall clock
             case _ if node is None:
                 raise ConfigError(f"fault {fault.kind} at {fault.at:g} s: no node {fault.node!r}; there are {', '.join(self.nodes)}")
             case "kill_worker":
@@ -290,6 +294,14 @@ class Simulation:
                 node.freeze(fault.seconds)
             case "cut":
                 self.broker.cut(node.port, fault.seconds)
+            case "black_hole":
+                self.broker.black_hole(node.port, fault.seconds)
+            case "half_open":
+                self.broker.half_open(node.port, fault.seconds)
+            case "reset":
+                self.broker.reset(node.port)
+            case "slow":
+                self.broker.slow(node.port, fault.seconds)
             case "drain":
                 self._drain(fault.node, undo=False)
                 back(fault.seconds, lambda: self._drain(fault.node, undo=True))
