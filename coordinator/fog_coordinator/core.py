@@ -88,7 +88,7 @@ class Core:
                 self.files[job.id], self.methods[job.id] = self.check(job.spec)
             except ConfigError as error:  # an older version of the program accepted it
                 job.state, job.why = FAILED, f"this version cannot run it: {error}"
-                self._out.write(job.row())
+                self._write(job)
         self._index(job)
 
     # -- events ----------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Core:
         self.log(now, job, f"submitted by {job.user}: {job.method}, {job.rounds} rounds")
         self._prune()
         self._admit(now)
-        self._out.write(job.row())
+        self._write(job)
 
     def end(self, now: float, job: Job, state: str, why: str = "") -> None:
         """The job is over: its workers stop, its nodes are free."""
@@ -401,7 +401,7 @@ class Core:
         self._admit_at = None
         for job, news in lifecycle.admit(now, self.jobs.values(), self.files, self.methods, self.registry, self.rules):
             self.log(now, job, news)
-            self._out.write(job.row())
+            self._write(job)
             if job.state == PREPARING:
                 self._settle(now, job)
 
@@ -414,7 +414,7 @@ class Core:
         for text in events:
             self.log(now, job, text)
         if raised or events:
-            self._out.write(job.row())
+            self._write(job)
         root = job.seat(job.root)
         if raised and root is not None and root.since == job.view:  # it tells again what it does again
             begins = job.rewind if job.rewind_view == job.view and job.rewind is not None else self._newest(job, root)

@@ -57,7 +57,7 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
     began = time.monotonic()
     with LocalFleet(folder, agents, broker=broker) as fleet:
         assert fleet.broker is not None
-        out.note(f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents")
+        out.note(f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}")
         with fleet.client() as client:
             fleet.wait_for_nodes(client, agents + 1)
             name = client.request("job.submit", spec=spec)["job"]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from fog_common.bus.broker import Broker
-
 from fog_common.bus.base import BrokerConfig
+from fog_common.bus.broker import Broker
 from fog_common.errors import TimedOut, Unreachable
 from fogctl.client import Client, Settings
 
@@ -40,7 +40,9 @@ class LocalFleet:
         agent_options: Mapping[str, Any] | None = None,
         log_level: str = "WARNING",
         start_agents: bool = True,
+        metrics: bool = True,
     ) -> None:
+        """metrics: the coordinator serves them on a free port of this machine, see `metrics_url`."""
         self.folder = folder
         self.fleet = fleet
         self.agents = [f"agent-{number}" for number in range(1, agents + 1)]
@@ -51,6 +53,7 @@ class LocalFleet:
         self._log_level = log_level
         self._start_agents = start_agents
         self.broker: Broker | None = None
+        self.metrics_port = _free_port() if metrics else 0
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +95,13 @@ class LocalFleet:
         return Client(Settings(fleet=self.fleet, broker=self.broker_config), timeout_s=timeout_s)
 
     def start_coordinator(self) -> None:
-        config = {"broker": self._broker_section(), "fleet": self.fleet, "state_dir": str(self.folder / "coordinator"), "log_level": self._log_level}
+        config: dict[str, Any] = {
+            "broker": self._broker_section(),
+            "fleet": self.fleet,
+            "state_dir": str(self.folder / "coordinator"),
+            "log_level": self._log_level,
+            "metrics": {"port": self.metrics_port},
+        }
         self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(self._write("coordinator", config))])
 
     def start_spawner(self) -> None:
@@ -112,11 +121,16 @@ class LocalFleet:
             "heartbeat_s": 2.0,
             "drain_s": 20.0,
             "log_level": self._log_level,
+            "energy": {"reader": "model"},  # they share one machine: a meter of it would count for each of them
         }
         if self._backend == "torch":
             config["spawner"] = str(self._spawner_socket)
         config |= self._options
         self.spawn(node, [sys.executable, "-m", "fog_agent.app", "run", "--config", str(self._write(node, config))])
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     @property
     def _spawner_socket(self) -> Path:
@@ -191,3 +205,8 @@ class LocalFleet:
                 missing = sorted({CLOUD_NODE, *self.agents} - online)
                 raise TimedOut(f"{len(online)} of {count} nodes are online after {timeout_s:.0f} s; missing: {', '.join(missing)}")
             time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

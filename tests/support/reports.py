@@ -1,0 +1,97 @@
+"""Heartbeats of nodes that have every sensor, and of workers that measure everything: for tests of what is exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fog_common.metrics import USES
+from fog_common.wire.messages import Heartbeat, Planes, Profile, TaskState, WorkerState
+
+GAUGES = {
+    "cpu_ratio": 0.42,
+    "memory_used_bytes": 3e8,
+    "memory_free_bytes": 7e8,
+    "disk_free_bytes": 2e10,
+    "temperature_celsius": 51.5,
+    "battery_ratio": 0.81,
+    "rss_bytes": 3.1e7,
+    "workers_rss_bytes": 1.2e8,
+    "power_watts": 4.25,
+    "carbon_g": 0.75,
+    "rtt_seconds": 0.0042,
+}
+"""All that an agent can know."""
+
+
+def profile(tier: str = "edge", site: str = "home", **changes: Any) -> Profile:
+    return Profile(tier=tier, site=site, cores=4, memory_bytes=1 << 30, memory_free_bytes=1 << 29, torch=True, bandwidth_bytes_s=1e6, **changes)
+
+
+def counters(seconds: float) -> dict[str, float]:
+    """Of an agent that has run so long."""
+    return {
+        "cpu_seconds": seconds * 0.4,
+        "sent_bytes": seconds * 2000,
+        "received_bytes": seconds * 1500,
+        "ctl_sent_bytes": seconds * 100,
+        "ctl_received_bytes": seconds * 60,
+        **{f"energy_{use}_joules": seconds * share for use, share in zip(USES, (1.0, 2.0, 0.25, 0.125), strict=True)},
+    }
+
+
+def beat(node: str, seconds: float, *workers: WorkerState, nonce: str = "n1", source: str = "measured", **changes: Any) -> Heartbeat:
+    values: dict[str, Any] = {"gauges": GAUGES, "counters": counters(seconds), "energy_j": {source: seconds * 3.375}, "uptime_s": seconds, **changes}
+    return Heartbeat(node=node, nonce=nonce, workers=workers, **values)
+
+
+def measuring(worker: WorkerState, seconds: float) -> WorkerState:
+    """The same worker with everything that a worker can measure, after so many seconds."""
+    import msgspec
+
+    names = ("received_messages_up", "received_messages_down", "received_messages_d2d", "received_messages_cast")
+    sent = tuple(name.replace("received", "sent") for name in names)
+    plane = int(seconds * 10_000)
+    return msgspec.structs.replace(
+        worker,
+        sent=Planes(up=plane, down=plane * 2, d2d=plane * 3, cast=plane * 4),
+        received=Planes(up=plane, down=plane * 2, d2d=plane * 3, cast=plane * 4),
+        ideal_bytes=plane * 9,
+        counters={
+            "ack_seconds_le_0.01": seconds * 5,
+            "ack_seconds_le_0.1": seconds,
+            "ack_seconds_le_inf": float(int(seconds / 10)),
+            "ack_seconds": seconds * 0.1,
+            **dict.fromkeys((*names, *sent), float(int(seconds * 7))),
+            "op_seconds": seconds * 0.6,
+            "op_train_seconds": seconds * 0.5,
+            "op_mean_seconds": seconds * 0.05,
+            "op_evaluate_seconds": seconds * 0.03,
+            "op_mix_seconds": seconds * 0.01,
+            "op_trunk_step_seconds": seconds * 0.01,
+            "op_unheard_of_seconds": seconds * 0.01,
+            "repaired_chunks": float(int(seconds)),
+            "rejected_stale_view_total": float(int(seconds / 2)),
+            "restored_total": 1.0,
+            "late_updates": float(int(seconds / 3)),
+            "cpu_seconds": seconds * 0.7,
+        },
+        gauges={
+            "rss_bytes": 1.3e8,
+            "spool_bytes": 4096.0,
+            "ops_queued": 2.0,
+            "step_seconds": 0.012,
+            "predicted_step_seconds": 0.010,
+            "consensus_error": 0.004,
+            "bandwidth_bytes_per_second": 2.5e6,
+        },
+    )
+
+
+def behind(worker: WorkerState, rounds: int) -> WorkerState:
+    """The same worker, its tasks so many rounds further."""
+    import msgspec
+
+    def at(state: TaskState) -> TaskState:
+        return msgspec.structs.replace(state, round=rounds) if state.since else state
+
+    return msgspec.structs.replace(worker, tasks=tuple(at(state) for state in worker.tasks))

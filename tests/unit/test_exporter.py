@@ -1,0 +1,259 @@
+"""What the coordinator exports: every metric, sums that only grow, nodes that leave, and how long a thousand nodes take."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+
+from fog_common.machine import RoundRecord, Waiting
+from fog_common.metrics import BY_NAME, METRICS, Samples, render
+from fog_common.wire import messages
+from fog_common.wire.messages import Announce, Heartbeat, Presence, WorkerState
+from fog_coordinator.core import Core
+from fog_coordinator.exporter import LINGER_S, Exporter
+from fog_coordinator.views import Rules
+from support.reports import GAUGES, beat, measuring, profile
+from support.stand_ins import StandIn, World
+
+NODE_METRICS = [metric.name for metric in METRICS if metric.labels[:2] == ("node", "site")]
+
+
+def collected(exporter: Exporter, now: float, **options: Any) -> dict[str, dict[tuple[str, ...], float]]:
+    samples = exporter.collect(now, **{"connected": True, "rejected": {}, **options})
+    render(samples)
+    return {name: dict(series) for name, series in samples.items()}
+
+
+def alone(now: float = 1000.0, nodes: int = 1, tables: Any = None) -> Core:
+    """A core that has heard of nodes, and no jobs."""
+    core = Core("c1", tables, Rules(heartbeat_s=5.0), version="1.2.3")
+    core.on_connected(now)
+    for number in range(nodes):
+        core.on_announce(now, Announce(f"n{number}", "n1", profile()))
+        core.on_heartbeat(now, beat(f"n{number}", 10.0, energy_j={"measured": 1.0, "modelled": 0.5} if nodes > 1 else {"measured": 33.75}))
+    core.take()
+    return core
+
+
+def measured_world(born: dict[str, float] | None = None) -> World:
+    """A job that runs; every node and every worker measures everything. born: when a node's worker began to count, 0 without."""
+    began = {} if born is None else born
+    world = World(StandIn("cloud-1", "cloud", "cloud"), StandIn("pi-1"), StandIn("pi-2"))
+    for node in world.nodes.values():
+        plain = node.heartbeat
+
+        def measured(now: float, plain: Any = plain, name: str = node.name) -> Heartbeat:
+            said: Heartbeat = plain(now)
+            full = beat(name, said.uptime_s, nonce=said.nonce)
+            workers = tuple(waiting(measuring(worker, now - began.get(name, 0.0))) if worker.phase == "ready" else worker for worker in said.workers)
+            return msgspec.structs.replace(said, workers=workers, gauges=full.gauges, counters=full.counters, energy_j=full.energy_j)
+
+        node.heartbeat = measured  # type: ignore[method-assign]
+    world.run(1.0)
+    world.submit(budgets={"time_s": 1000, "bytes": 10**12, "joules": 1e9, "node_joules": 1e9})
+    world.run(2.0)
+    return world
+
+
+def waiting(worker: WorkerState) -> WorkerState:
+    tasks = tuple(
+        msgspec.structs.replace(state, waiting=Waiting("updates", 1, 2, ("trainer-1",))) if state.task == "server" else state
+        for state in worker.tasks
+    )
+    return msgspec.structs.replace(worker, tasks=tasks)
+
+
+# -- all of the list -----------------------------------------------------------------------
+
+
+def test_every_metric_of_the_table_is_exported():
+    world = measured_world()
+    for _ in range(3):
+        world.train()
+        world.run(1.0)
+    assert world.core is not None
+    world.core.histories["digits"].add(world.now, (RoundRecord(4, 4.0, numbers={"loss": 0.5, "accuracy": 0.9}),), 1)
+    samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3})
+    assert {name for metric in METRICS for name in samples if name.startswith(metric.name)} == samples.keys()
+    missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
+    assert not missing
+    assert samples["fog_job_stragglers"] == {("digits",): 1.0}
+    assert samples["fog_job_state"] == {("digits", "running"): 1.0}
+    assert samples["fog_job_accuracy"] == {("digits",): 0.9}
+    assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
+    assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "consensus", "split", "other")}
+    rounds = samples["fog_round_duration_seconds_bucket"]
+    assert rounds["+Inf",] == samples["fog_round_duration_seconds_count"][()] == 4 and rounds["1",] == 4 and rounds["0.5",] == 0
+
+
+def test_an_idle_agent_has_at_most_twenty_series():
+    samples = collected(Exporter(alone()), 1001.0)
+    assert sum(len(samples.get(name, {})) for name in NODE_METRICS) <= 20
+    assert set(samples) & set(NODE_METRICS) == set(NODE_METRICS)
+
+
+def test_a_report_of_an_idle_agent_is_at_most_one_kilobyte():
+    idle = beat("n" * 32, 1_234_567.891)
+    assert len(messages.encode(idle)) <= 1000
+
+
+def test_what_a_node_does_not_know_is_absent():
+    core = alone()
+    core.on_heartbeat(1001.0, Heartbeat("n0", "n1", uptime_s=11.0, gauges={"cpu_ratio": 0.0}))
+    samples = collected(Exporter(core), 1001.0)
+    assert samples["fog_node_cpu_ratio"] == {("n0", "home"): 0.0}
+    for name in ("fog_node_battery_ratio", "fog_node_temperature_celsius", "fog_node_power_watts"):
+        assert name not in samples
+
+
+# -- who left ------------------------------------------------------------------------------
+
+
+def test_a_node_that_left_stays_as_down_and_loses_its_other_series_after_three_reports():
+    core = alone()
+    exporter = Exporter(core)
+    core.on_presence(1001.0, Presence("n0", "n1", False))
+    at_once = collected(exporter, 1002.0)
+    assert at_once["fog_node_up"] == {("n0", "home"): 0.0}
+    assert at_once["fog_node_cpu_ratio"]
+    later = collected(exporter, 1015.1)
+    assert {name for name in NODE_METRICS if later.get(name)} == {"fog_node_up", "fog_node_last_seen_timestamp_seconds"}
+    assert later["fog_node_up"] == {("n0", "home"): 0.0}
+    assert later["fog_node_last_seen_timestamp_seconds"] == {("n0", "home"): 1000.0}
+
+
+def test_a_node_that_is_silent_is_down_after_three_reports():
+    core = alone()
+    exporter = Exporter(core)
+    assert collected(exporter, 1015.0)["fog_node_up"] == {("n0", "home"): 1.0}
+    assert collected(exporter, 1015.1)["fog_node_up"] == {("n0", "home"): 0.0}
+
+
+# -- sums only grow ------------------------------------------------------------------------
+
+
+def values(samples: dict[str, dict[tuple[str, ...], float]]) -> dict[tuple[str, ...], float]:
+    grows = {metric.name for metric in METRICS if metric.kind == "counter"} | {
+        "fog_ack_round_trip_seconds_count",
+        "fog_ack_round_trip_seconds_bucket",
+    }
+    return {(name, *labels): value for name in grows for labels, value in samples.get(name, {}).items()}
+
+
+def assert_grew(before: dict[tuple[str, ...], float], after: dict[tuple[str, ...], float]) -> None:
+    assert before
+    assert not {key: (value, after.get(key)) for key, value in before.items() if after.get(key, -1.0) < value}
+
+
+def test_an_agents_restart_takes_nothing_from_its_sums():
+    core = alone()
+    exporter = Exporter(core)
+    core.on_heartbeat(1100.0, beat("n0", 100.0))
+    before = values(collected(exporter, 1100.0))
+    core.on_announce(1101.0, Announce("n0", "n2", profile()))
+    core.on_heartbeat(1101.0, beat("n0", 1.0, nonce="n2"))
+    after = values(collected(exporter, 1101.0))
+    assert_grew(before, after)
+    assert after["fog_node_energy_joules_total", "n0", "home", "measured"] == pytest.approx(101 * 3.375)
+    assert after["fog_site_carbon_grams_total", "home"] == pytest.approx(1.5)
+
+
+def test_a_coordinators_restart_takes_nothing_from_a_nodes_sums():
+    core = alone()
+    core.on_announce(1100.0, Announce("n0", "n2", profile()))
+    core.on_heartbeat(1100.0, beat("n0", 50.0, nonce="n2"))
+    before = values(collected(Exporter(core), 1100.0))
+    again = alone(1200.0, 0, {"nodes": [((node.node,), node.row().body or b"") for node in core.registry]})
+    again.on_announce(1200.0, Announce("n0", "n2", profile()))
+    again.on_heartbeat(1200.0, beat("n0", 150.0, nonce="n2"))
+    assert_grew(before, values(collected(Exporter(again), 1200.0)))
+
+
+def test_a_workers_restart_takes_nothing_from_its_jobs_sums():
+    born: dict[str, float] = {}
+    world = measured_world(born)
+    world.run(20.0)
+    assert world.core is not None
+    exporter = Exporter(world.core)
+    before = values(collected(exporter, world.now))
+    world.nodes["pi-1"].restart_worker(world.now, "digits")
+    born["pi-1"] = world.now
+    world.run(3.0)
+    after = values(collected(exporter, world.now))
+    assert_grew({key: value for key, value in before.items() if key[0].startswith(("fog_job", "fog_ack"))}, after)
+    world.train()  # a closed round is written down, with all sums
+    world.run(0.5)
+    after = values(collected(exporter, world.now))
+    world.kill_core()
+    world.run(2.0)
+    world.start_core()
+    world.run(4.0)
+    assert world.core is not None
+    again = values(collected(Exporter(world.core), world.now))
+    assert_grew({key: value for key, value in after.items() if key[0].startswith(("fog_job", "fog_ack"))}, again)
+
+
+def test_a_finished_job_is_shown_for_a_while_and_its_acknowledgements_for_ever():
+    world = measured_world()
+    assert world.core is not None
+    exporter = Exporter(world.core)
+    while world.status()["state"] == "running":
+        world.train()
+        world.run(1.0)
+    ended = collected(exporter, world.now)
+    assert ended["fog_job_state"] == {("digits", "finished"): 1.0}
+    later = collected(exporter, world.now + LINGER_S)
+    assert not [name for name in later if name.startswith(("fog_job_", "fog_task", "fog_worker"))]
+    assert later["fog_ack_round_trip_seconds_count"] == ended["fog_ack_round_trip_seconds_count"]
+    del world.core.jobs["digits"], world.core.tallies["digits"], world.core.histories["digits"]
+    assert collected(exporter, world.now)["fog_ack_round_trip_seconds_count"] == ended["fog_ack_round_trip_seconds_count"]
+
+
+def test_nonsense_of_a_peer_does_not_break_the_page():
+    core = alone()
+    silly = {"energy_idle_joules": -5.0, "ctl_sent_bytes": float("nan"), "ctl_received_bytes": float("inf"), **{f"c{n}": 1.0 for n in range(1000)}}
+    core.on_heartbeat(1001.0, beat("n0", 11.0, counters=silly, gauges={"cpu_ratio": float("nan"), "mood": 1.0}, energy_j={"magic": 3.0}))
+    samples = collected(Exporter(core), 1001.0)
+    assert samples["fog_node_control_bytes_total"]["n0", "home", "sent"] == 1000.0
+    node = core.registry.get("n0")
+    assert node is not None and len(node.totals.last) < 250
+
+
+# -- a thousand nodes ----------------------------------------------------------------------
+
+
+def test_a_thousand_nodes_take_less_than_a_third_of_a_second_and_no_memory_stays():
+    core = alone(nodes=1000)
+    exporter = Exporter(core)
+
+    def scrape(now: float) -> tuple[float, int, Samples]:
+        began = time.thread_time()
+        samples = exporter.collect(now, connected=True, rejected={})
+        text = render(samples)
+        return time.thread_time() - began, len(text), samples
+
+    scrape(1000.5)
+    taken, size, samples = min((scrape(1001.0 + n) for n in range(5)), key=lambda result: result[0])
+    assert sum(len(series) for name, series in samples.items() if name in BY_NAME) >= 20 * 1000
+    assert taken <= 0.3, f"{taken:.3f} s"
+    assert size < 3_000_000
+    del samples
+    tracemalloc.start()
+    for step in range(3):
+        scrape(1002.0 + step)
+    before = tracemalloc.get_traced_memory()[0]
+    for step in range(5):
+        scrape(1005.0 + step)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 100_000
+
+
+def test_gauges_are_those_that_agents_have():
+    from fog_common.metrics import NODE_GAUGES
+
+    assert set(NODE_GAUGES) - set(GAUGES) == {"bandwidth_bytes_per_second"}
