@@ -69,6 +69,9 @@ class Receiver:
                     source.done(part.number)  # the letter is complete: nothing more is wanted
             return
         waiting = memory.waiting.get(seq)
+        if waiting is not None and offer.view < waiting.letter.view:
+            self._reject("overtaken")
+            return
         new = sum(part.number > 0 and part.digest not in source.by_digest for part in offer.parts)
         if (waiting is None and source.letters >= MAX_LETTERS) or (new and len(source.assemblies) + new > MAX_ASSEMBLIES):
             self._reject("full")

@@ -179,7 +179,7 @@ class Sender:
         ring: deque[Line | Pass] = deque()
         ready, outbox.ready = outbox.ready, {}
         for line in ready.values():
-            while line.offers and line.in_flight < min(window, line.grant):
+            while line.offers and (line.in_flight < min(window, line.grant) or not line.unanswered):  # chunks never hold up all letters
                 self._offer(now, line, next(iter(line.offers.values())))
             if line.ring:
                 ring.append(line)
