@@ -376,12 +376,19 @@ class Host:
             self._post(name, event)
 
     def _stop(self, now: float) -> None:
-        """The job is to end with the model as it is: the root says how."""
+        """The job is to end with the model so far: the root goes back to its newest Save, whose blobs nothing changes, and says how."""
         placement = self.placement
         task = self._tasks.get(placement.root) if placement and placement.stop else None
-        if placement is not None and task is not None and not (task.stopping or task.finished):
-            task.stopping = True
-            self._perform(now, task, task.machine.stop(placement.stop, task.job_now(now)))
+        if placement is None or task is None or task.stopping or task.finished:
+            return
+        record = self.shelf.newest(placement.root)
+        self._drop(placement.root)
+        self._epochs += 1
+        machine = self._codebook.machine(record) if record is not None else task.machine
+        task = self._tasks[placement.root] = _Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
+        task.stopping = True
+        none = Finish(why=f"{placement.stop}; there was no model yet")
+        self._perform(now, task, [none] if record is None else machine.stop(placement.stop, task.job_now(now)))
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
@@ -432,7 +439,7 @@ class Host:
                 break
             name, epoch, event = self._queue.popleft()
             task = self._tasks.get(name)
-            if task is None or task.epoch != epoch or task.finished:
+            if task is None or task.epoch != epoch or task.finished or (task.stopping and not isinstance(event, Ran | Failed)):
                 continue
             self._perform(now, task, task.machine.step(event, task.job_now(now)))
         if self.refs.grown:

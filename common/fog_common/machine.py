@@ -260,9 +260,10 @@ class Machine(Struct, kw_only=True):
         return None
 
     def stop(self, why: str, now: float) -> list[Command]:
-        """Root task only: the job is to end now (a budget is used up) with the model as it is. Commands that lead to a Finish.
+        """Root task only: the job is to end (a budget is used up) with the model of this state, that of its newest Save.
 
-        By default the state's `weights`, the newest whole model; a method that keeps its model in parts says itself how they join.
+        Commands that lead to a Finish; until then only Ran and Failed are delivered. By default the state's `weights`, the newest
+        whole model; a method that keeps its model in parts says itself how they join.
         """
         weights: Ref | None = getattr(self, "weights", None)
         if weights is None:

@@ -160,3 +160,14 @@ def test_fedavg_hands_in_the_weights_and_figures_of_the_last_round():
     server.weights = Blob("a" * 64, 10)
     server.history = [RoundRecord(1, 1.0, numbers={"accuracy": 0.5})]
     assert server.stop("stopped", 2.0) == [Finish({"weights": Blob("a" * 64, 10)}, {"accuracy": 0.5})]
+
+
+def test_a_cut_model_is_joined_before_it_is_handed_in():
+    from fog_common.machine import Ran, Run
+
+    trunk = _blank("fcddt")
+    trunk.local, trunk.trunk = Blob("a" * 64, 10), Blob("b" * 64, 10)
+    (run,) = trunk.stop("stopped", 2.0)
+    assert isinstance(run, Run) and run.refs == {"local": trunk.local, "trunk": trunk.trunk}
+    whole = Blob("c" * 64, 20)
+    assert trunk.step(Ran(run.tag, {"weights": whole}), 3.0) == [Finish({"weights": whole}, {})]

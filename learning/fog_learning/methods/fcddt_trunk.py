@@ -149,6 +149,12 @@ class Trunk(Machine):
     def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
         return min(1 + (self.number - 1) // self.plan.round_steps, self.rounds), tuple(self.history)
 
+    def stop(self, why: str, now: float) -> list[Command]:
+        """Join what the last round's Save holds of both parts."""
+        if self.local is None or self.trunk is None:
+            return [Finish(why=f"{why}; there was no model yet")]
+        return [self._whole(("joined",), {})]
+
     # -- who takes part ----------------------------------------------------------------
 
     def _meet(self, roster: tuple[Peer, ...]) -> None:
@@ -416,7 +422,7 @@ class Trunk(Machine):
 
     def _finish(self, weights: Ref) -> list[Command]:
         self.phase, self.weights = "done", weights
-        return [Finish({"weights": weights}, dict(self.history[-1].numbers))]
+        return [Finish({"weights": weights}, dict(self.history[-1].numbers) if self.history else {})]
 
     def _fail(self, why: str) -> list[Command]:
         self.phase = "done"
