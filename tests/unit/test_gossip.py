@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.errors import ConfigError
+from fog_common.errors import ConfigError, OpError
 from fog_common.machine import Command, Event, Finish, Run
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
@@ -98,6 +98,16 @@ def test_without_evaluation_the_result_is_still_handed_out():
     schedule, finish = run(3, job(evaluation=Evaluation(where="none")))
     assert "accuracy" not in finish.numbers
     assert len(weights_of(schedule, finish)) == 1 + SLOTS
+
+
+def test_a_peer_that_cannot_go_on_ends_the_job_with_its_reason():
+    def train(task: str, inputs: Any, numbers: Any) -> Any:
+        if task == "peer-1" and numbers["round"] == 2:
+            raise OpError("training diverged")
+        return OPS["train"](task, inputs, numbers)
+
+    finish = Schedule(job(), 3, {**OPS, "train": train}, 0).run()
+    assert finish.why == "peer-1 cannot go on: training failed in round 2: training diverged"
 
 
 def test_what_gossip_cannot_do_is_refused():

@@ -111,6 +111,9 @@ class Told(Struct, frozen=True, tag=True):
     weights: Ref
 
 
+_OPS = {"init": "making the first weights", "trained": "training", "paired": "averaging", "mixed": "averaging", "settled": "averaging"}
+
+
 def crew_of(peers: Iterable[Peer]) -> int:
     """A number for this set of instances; another set has another one, but for a chance of 1 in 4 billion."""
     text = ";".join(f"{peer.task}/{peer.since}/{peer.incarnation}" for peer in sorted(peers, key=lambda peer: peer.task))
@@ -188,7 +191,7 @@ class GossipPeer(Machine):
             case Ran():
                 return self._mixed(self.mixing.ran(event))
             case Failed((what, *_), why):
-                return [Send(self.observer, Trouble(f"{what} failed in round {self.done + 1}: {why}"), latest=True)]
+                return [Send(self.observer, Trouble(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -353,10 +356,8 @@ class Observer(Machine):
                 if self.evaluation.where == "central":
                     return [Run("evaluate", {"weights": weights}, ("rated", number), {"round": number})]
                 return self._rated(number, {})
-            case Delivered(sender, Trouble(why)) if len(self.peers) == 1:
-                return self._fail(f"{sender}: {why}")
-            case Delivered(_, Trouble()):
-                return [Measure("troubled_updates", 1)]
+            case Delivered(sender, Trouble(why)) if sender in self.peers:  # its neighbours would wait for it for ever
+                return self._fail(f"{sender} cannot go on: {why}")
             case Ran(("spread", number), _, numbers):
                 return self._measured(int(number), numbers["error"])
             case Ran(("rated", number), _, numbers):
