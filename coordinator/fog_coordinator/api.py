@@ -8,6 +8,7 @@ clock (`now` is in every body that has times, so that `now - since` is a duratio
 |---|---|---|
 | `ping` | – | `{now, nonce, version, started_at, nodes, nodes_online, jobs_active}` |
 | `job.submit` | `spec` (job file as builtins), `token`? | `{job, state, repeated}`; repeated: this token was submitted before |
+| `job.plan` | `spec` | `{now, name, method, objective, automatic, rounds, tasks: [{task, role, node, tier, site}], choice: PLAN or null, runner_up: PLAN or null, waits_for: [job], note}`: what would be done with the job now; nothing is. choice is null where the costs of the method are not known (note says so) |
 | `job.list` | `active`? (bool) | `{now, jobs: [SUMMARY]}`, newest first |
 | `job.status` | `job`, `after`? (history only of later rounds) | `STATUS` |
 | `job.cancel` | `job` | `{job, state}`; of an ended job: refused |
@@ -31,7 +32,12 @@ STATUS = SUMMARY plus
 - `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
 - `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
 - `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_joules; used and ratio are null while unknown
+- `plan`: null where the costs of the method are not known, else `{predicted: PLAN, runner_up: PLAN or null, measured: {step_s, steps, step_bytes?, step_joules?}
+  or null (before two rounds are closed), error}`: error = (predicted - measured step_s) / measured
 - `buddies: {task: node}`, `digest` ('' before the end)
+
+PLAN = `{title, settings, places: {role: node}, step_s, step_bytes, step_joules, round_steps, total_s, value, parts: [{what, seconds}], guessed: [text],
+source: "modelled"}`: of one training step, with its share of what a round costs besides; guessed: figures of nodes that nobody has measured yet
 
 NODE = `{node, state, since, tier, site, draining, jobs: [job], cores, memory_bytes, memory_free_bytes, torch, datasets, version, note}`
 state: `online | offline | unknown` (not heard of since the coordinator's start); note: one line for a person, e.g. what a drain waits for.

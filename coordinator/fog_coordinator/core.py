@@ -287,11 +287,20 @@ class Core:
             if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and self._overdue(job)):
                 self._touch(now, job)
             self._spend(now, job)
+            if self._sweeps % LOOK_AGAIN == 0 and job.state == RUNNING:
+                self._relocate(now, job)
         for node in self.registry:
             if node.online and node.number and self._desk.lags(node):
                 self._desk.changed(node.node)
         if any(job.state in {WAITING, QUEUED} for job in self.jobs.values()):
             self._admit_soon(now)
+
+    def _relocate(self, now: float, job: Job) -> None:
+        """If there has been a clearly better place for the job's unbound task for long enough, it moves there, in order."""
+        taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+        if text := lifecycle.relocate(now, job, self.files[job.id], self.methods[job.id], self.registry, taken):
+            self.log(now, job, text)
+            self._touch(now, job)
 
     def _overdue(self, job: Job) -> bool:
         """Somebody is gone, or goes, whose task or copy is to move."""
@@ -435,6 +444,11 @@ class Core:
             self.end(now, job, FAILED, "; ".join(problems))
             return False
         if not pending and not problems:
+            taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+            if text := lifecycle.replan(job, self.files[job.id], self.methods[job.id], self.registry, taken):
+                self.log(now, job, text)
+                self._index(job)
+                return True
             job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""
             self.log(now, job, f"preflight passed on {len(job.participants())} nodes: training begins")
         return True

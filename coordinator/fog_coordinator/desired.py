@@ -94,7 +94,7 @@ class Desk:
     def _job(self, now: float, job: Job) -> DesiredJob:
         return DesiredJob(
             job=job.id,
-            spec=job.spec,
+            spec=job.told_spec,
             placement=self.placement(job),
             floor=job.top + 1,
             history_seen=self._histories[job.id].seen,

@@ -6,11 +6,13 @@ from collections import deque
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from fog_common.machine import Peer, RoundRecord
 from fog_common.wire.messages import Placement, Planes, WorkerState
 from fog_coordinator.effects import Row
+from fog_coordinator.placement.planner import Plan
+from fog_coordinator.placement.steady import Steady
 
 WAITING: Final = "waiting_nodes"
 QUEUED: Final = "queued"
@@ -44,6 +46,8 @@ class Seat(Struct):
     since: int = 0
     last: tuple[str, int] = ("", 0)
     """(node, incarnation) of the last live instance: the same one that comes back is no new one."""
+    wanted: str = ""
+    """A better node for it, that it is to move to in order."""
     successor: str = ""
     """Drain: the node that is being prepared to take the task."""
     fetch: str = ""
@@ -132,6 +136,21 @@ class Job(Struct):
     """task -> node -> labels of the Saves it has, as last reported."""
     numbers: dict[str, float] = {}
     digest: str = ""
+    plan: Plan | None = None
+    """Where placement put the tasks, and what a step was predicted to cost; None: not known."""
+    runner_up: Plan | None = None
+    settled: dict[str, Any] = {}
+    """Keys of the `method` section that placement has fixed."""
+    replanned: bool = False
+    """The plan was looked at again with what the workers measured."""
+    stale: dict[str, int] = {}
+    """node -> incarnation of a worker that was started for another cut: it does not count as ready."""
+    steady: Steady = field(default_factory=Steady)
+
+    @property
+    def told_spec(self) -> dict[str, Any]:
+        """The job file as workers get it: nothing is left to choose."""
+        return {**self.spec, "method": {**self.spec["method"], **self.settled}} if self.settled else self.spec
 
     @property
     def root(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
-from fog_coordinator.placement import simple, tree
+from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
 from fog_coordinator.views import READY, Rules, worker_of
 from fog_learning.job import Job as JobFile
@@ -48,7 +48,7 @@ def admit(
     for job in sorted((job for job in known if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
         state, why = job.state, job.why
         if not job.roster:
-            job.roster, job.why = simple.roster(files[job.id].nodes, registry, taken)
+            job.roster, job.why = roster(files[job.id], methods[job.id], registry, taken)
         if job.roster:
             job.state, job.why = place(job, files[job.id], methods[job.id], registry, taken)
         for node in [*job.roster, *(seat.node for seat in job.seats)]:
@@ -58,10 +58,22 @@ def admit(
             yield job, placed(job) if job.state == PREPARING else f"{job.state.replace('_', ' ')}: {job.why}"
 
 
+def roster(file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[list[str], str]:
+    """As simple.roster, of nodes with memory enough; a node that the job names is not passed over."""
+    fit = choice.fits(file, method)
+    found, why = simple.roster(file.nodes, [node for node in registry if file.nodes.select.names or fit(node)], taken)
+    if found:
+        return found, why
+    known = {node.node: node for node in registry}
+    full = [node.node for node in simple.matching(file.nodes, registry) if node.online and not node.leaving and not fit(node)]
+    return found, choice.short_of_memory(file, method, known, full) or why
+
+
 def placed(job: Job) -> str:
     """'preparing: server on cloud-1; data on pi-1, pi-2'."""
     cloud = [f"{seat.task} on {seat.node}" for seat in job.seats if seat.movable]
-    return "preparing: " + "; ".join([*cloud, "data on " + ", ".join(job.roster)])
+    cut = [job.plan.title.split(",")[0]] if job.plan is not None and job.settled else []
+    return "preparing: " + "; ".join([*cut, *cloud, "data on " + ", ".join(job.roster)])
 
 
 def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:
@@ -82,6 +94,17 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
         return QUEUED, f"{', '.join(dict.fromkeys(blocked))} busy with {', '.join(by)}"
     if cloud is None and any(role.where != "data" for role in method.roles):
         return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.where != 'data')}"
+    free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
+    chosen = choice.choose(file, method, job.roster, known, free, cloud)
+    if chosen.why:
+        return QUEUED, chosen.why
+    if lack := choice.short_of_memory(
+        file, method, known, [name for name in job.roster if name in known and not choice.fits(file, method)(known[name])]
+    ):
+        return QUEUED, lack
+    cloud = chosen.node
+    job.plan, job.runner_up = chosen.plan, chosen.runner_up
+    job.settled = dict(chosen.plan.settings) if chosen.plan is not None and planner.is_automatic(file) else {}
     seats = simple.seats(method, job.roster, known, cloud)
     layers = [role for role in method.roles if role.where == "layer"]
     if layers:
@@ -114,12 +137,49 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
             worker = worker_of(job, node)
             if worker is None:
                 pending.append(Pending(name, "its worker is not started yet", job.since))
+            elif worker.incarnation <= job.stale.get(name, -1):
+                pending.append(Pending(name, "its worker starts anew, with another cut", job.since))
             elif worker.phase == "refused":
                 problems += [f"{name}: {text}" for text in worker.problems or ("refused without a reason",)]
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
     return pending, problems
+
+
+def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
+    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands."""
+    if job.replanned or job.plan is None:
+        return ""
+    job.replanned = True
+    known = {node.node: node for node in registry}
+    free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
+    standing, better = choice.again(file, method, job, known, free)
+    job.plan = standing or job.plan
+    if better is None:
+        return ""
+    job.runner_up, job.plan = job.plan, better
+    if better.settings != job.settled:
+        job.settled = dict(better.settings)
+        job.stale = {name: worker.incarnation for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) is not None}
+    for seat in job.seats:
+        node = known.get(better.places.get(seat.role, ""))
+        if seat.movable and node is not None:
+            seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
+    return f"measured: a step takes {job.runner_up.seconds * 1000:.1f} ms with {job.runner_up.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
+
+
+def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
+    """What is to move because a better place has held for long enough; '' = nothing."""
+    seat = next((seat for seat in job.seats if seat.movable and not seat.home[0]), None)
+    if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file):
+        return ""
+    known = {node.node: node for node in registry}
+    free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
+    if job.plan is not None and seat.node not in job.plan.places.values():  # it was moved: the prediction follows
+        job.plan = choice.priced(file, method, job, known) or job.plan
+    seat.wanted = choice.elsewhere(now, file, method, job, known, free)
+    return f"{seat.task} would be better off on {seat.wanted}: it moves there" if seat.wanted else ""
 
 
 def free_slot(job: Job, nodes: Nodes, newcomer: Node, registry: Registry, rules: Rules, now: float) -> int | None:

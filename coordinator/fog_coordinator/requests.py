@@ -11,8 +11,9 @@ from msgspec import Struct
 from fog_common import config
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.wire.messages import Reply, Request
-from fog_coordinator import status, topology
+from fog_coordinator import plans, status, topology
 from fog_coordinator.jobs import ENDED, FINISHED, Job
+from fog_coordinator.placement import planner
 from fog_coordinator.registry import Node
 from fog_learning.job import job_spec
 
@@ -35,6 +36,10 @@ class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 class _Submit(Struct, frozen=True, forbid_unknown_fields=True):
     spec: dict[str, Any]
     token: str = ""
+
+
+class _Spec(Struct, frozen=True, forbid_unknown_fields=True):
+    spec: dict[str, Any]
 
 
 class _List(Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +110,7 @@ def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> A
     if len(msgspec.msgpack.encode(arguments.spec)) > MAX_SPEC_BYTES:
         raise ConfigError(f"spec: larger than {MAX_SPEC_BYTES // 1024} KiB, which is no job file")
     file, method = core.check(arguments.spec)
+    planner.check(file)
     spec = job_spec(file)
     for job in core.jobs.values():
         if job.token == token:
@@ -131,6 +137,10 @@ def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> A
     )
     core.add_job(now, job)
     return {"job": job.id, "state": job.state, "repeated": False}, None
+
+
+def _plan(core: Core, now: float, user: str, id: str, arguments: _Spec) -> Answered:
+    return plans.dry_run(core, now, arguments.spec), None
 
 
 def _free_id(core: Core, name: str) -> str:
@@ -234,6 +244,7 @@ Verb = Callable[["Core", float, str, str, Any], Answered]
 VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "ping": (_Nothing, _ping),
     "job.submit": (_Submit, _submit),
+    "job.plan": (_Spec, _plan),
     "job.list": (_List, _list),
     "job.status": (_Status, _status),
     "job.cancel": (_OfJob, _cancel),

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
-from fog_coordinator import budgets, lifecycle
+from fog_coordinator import budgets, lifecycle, plans
 from fog_coordinator.jobs import ENDED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
 from fog_coordinator.views import READY, holders, worker_of
@@ -89,6 +89,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
             "ideal": job.ideal_bytes(),
         },
         "energy_j": energy(job),
+        "plan": plans.report(job, core.histories[job.id]),
         "budgets": [use.body() for use in uses(job, now)],
         "buddies": dict(job.buddies),
         "digest": job.digest,

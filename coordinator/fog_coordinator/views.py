@@ -16,6 +16,7 @@ from msgspec import Struct
 from fog_common.wire.messages import WorkerState
 from fog_coordinator.jobs import PREPARING, Job, Seat
 from fog_coordinator.placement import tree
+from fog_coordinator.placement.places import admitted_by
 from fog_coordinator.placement.simple import best, buddies
 from fog_coordinator.registry import OFFLINE, Node, Registry
 
@@ -90,7 +91,7 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
             seat.successor = ""
             if now - seat.away_since >= rules.move_after_s:
                 done += _recover(now, job, seat, registry, rules, busy)
-        elif node is not None and node.leaving:
+        elif node is not None and (node.leaving or _is_wanted(seat, registry, busy)):
             done += _drain(job, seat, registry, busy)
         else:
             seat.successor = ""
@@ -112,9 +113,21 @@ def _candidates(job: Job, seat: Seat, registry: Registry, busy: Collection[str])
     return [node for node in registry if node.online and not node.leaving and node.node != seat.node and node.node not in busy]
 
 
+def _is_wanted(seat: Seat, registry: Registry, busy: Collection[str]) -> bool:
+    """Placement has found a better node for the task, which can still take it."""
+    node = registry.get(seat.wanted) if seat.wanted else None
+    if node is None or not node.online or node.leaving or node.node in busy or node.node == seat.node:
+        seat.wanted = ""
+    return bool(seat.wanted)
+
+
 def _target(job: Job, seat: Seat, registry: Registry, busy: Collection[str], holder: str) -> Node | None:
     """Where a task goes that must leave its node. holder: has a copy of its Saves."""
     candidates = _candidates(job, seat, registry, busy)
+    if not seat.home[0]:
+        candidates = admitted_by(job.spec.get("placement"), candidates)
+    if wanted := [node for node in candidates if node.node == seat.wanted]:
+        return wanted[0]
     return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder)
 
 
@@ -153,6 +166,7 @@ def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules,
 
 def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[str]:
     """The task's node wants to go: prepare a successor, and switch when that is ready."""
+    why = f"{seat.wanted} is better placed" if seat.wanted else f"{seat.node} drains"
     successor = registry.get(seat.successor) if seat.successor else None
     if successor is None or not successor.online or successor.leaving:
         seat.successor = ""
@@ -160,17 +174,17 @@ def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> l
         if target is None:
             return []
         if not seat.ran:
-            text = f"{seat.task} is placed on {target.node}: {seat.node} drains"
+            text = f"{seat.task} is placed on {target.node}: {why}"
             _place(seat, target, "")
             return [text]
         seat.successor = target.node
         successor = target
-        done = [f"{seat.node} drains: {target.node} is prepared to take {seat.task}"]
+        done = [f"{why}: {target.node} is prepared to take {seat.task}"]
     else:
         done = []
     worker = worker_of(job, successor)
     if worker is not None and worker.phase == READY and not successor.held:
-        done.append(f"{seat.task} moves from {seat.node}, which drains, to {successor.node}")
+        done.append(f"{seat.task} moves from {seat.node} to {successor.node}: {why}")
         _place(seat, successor, seat.node)
     return done
 
@@ -192,7 +206,7 @@ def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: R
 
 def _place(seat: Seat, node: Node, fetch: str) -> None:
     seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
-    seat.incarnation, seat.successor, seat.away_since = 0, "", None
+    seat.incarnation, seat.successor, seat.wanted, seat.away_since = 0, "", "", None
     seat.fetch, seat.fetched = fetch, False
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from fog_coordinator.placement.cost import Place
 from fog_coordinator.registry import Node
@@ -63,6 +65,11 @@ def admitted(rules: Placing | None, nodes: Iterable[Node]) -> list[Node]:
         and (not rules.names or node.node in rules.names)
         and all(node.profile.labels.get(key) == wanted for key, wanted in rules.labels.items())
     ]
+
+
+def admitted_by(section: Any, nodes: Iterable[Node]) -> list[Node]:
+    """The same for a job's `placement` section as builtins (None: it has none)."""
+    return admitted(msgspec.convert(section, Placing) if section else None, nodes)
 
 
 def described(rules: Placing) -> str:

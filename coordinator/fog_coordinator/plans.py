@@ -1,0 +1,115 @@
+"""Plans as a person reads them: the dry run of a job, and what was predicted beside what was measured. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from fog_common.errors import ConfigError, Refused
+from fog_coordinator import lifecycle
+from fog_coordinator.jobs import ENDED, History, Job
+from fog_coordinator.placement import choice, planner
+from fog_coordinator.placement.planner import Plan
+from fog_learning.job import Placing
+
+LONG_S: Final = 30.0
+"""Between two rounds, compared with which the time between heartbeats is short."""
+
+if TYPE_CHECKING:
+    from fog_coordinator.core import Core
+
+
+def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of `job.plan`: what the coordinator would do with this job now. ConfigError, or Refused if nothing could run it."""
+    file, method = core.check(spec)
+    planner.check(file)
+    job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, file.train.rounds, now, 0)
+    job.roster, why = lifecycle.roster(file, method, core.registry, {})
+    if job.roster:
+        state, why = lifecycle.place(job, file, method, core.registry, {})
+        if state == "preparing":
+            why = ""
+    if why:
+        raise Refused(f"nobody could run it now: {why}")
+    if job.plan is not None and job.runner_up is None:
+        job.runner_up = _alternative(core, job)
+    busy = lifecycle.occupied(core.jobs.values(), core.rules)
+    return {
+        "now": now,
+        "name": file.name,
+        "method": method.name,
+        "objective": (file.placement or Placing()).objective,
+        "automatic": planner.is_automatic(file),
+        "rounds": job.rounds,
+        "tasks": [{"task": seat.task, "role": seat.role, "node": seat.node, "tier": seat.tier, "site": seat.site} for seat in job.seats],
+        "choice": None if job.plan is None else plan_body(job.plan, job.rounds),
+        "runner_up": None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
+        "waits_for": sorted({busy[seat.node] for seat in job.seats if seat.node in busy}),
+        "note": "" if job.plan is not None else f"the costs of {method.name} on this model are not known here: tasks are placed by tier",
+    }
+
+
+def _alternative(core: Core, job: Job) -> Plan | None:
+    """The best plan beside the one of a job that leaves nothing to choose: what a `placement` section would gain."""
+    file, method = core.check({**job.spec, "placement": {}})
+    free = [node for node in core.registry if node.online and not node.leaving]
+    try:
+        found = choice.choose(file, method, job.roster, {node.node: node for node in core.registry}, free, None)
+    except ConfigError:
+        return None
+    plans = [plan for plan in (found.plan, found.runner_up) if plan is not None and job.plan is not None and plan.title != job.plan.title]
+    return plans[0] if plans else None
+
+
+def plan_body(plan: Plan, rounds: int) -> dict[str, Any]:
+    return {
+        "title": plan.title,
+        "settings": dict(plan.settings),
+        "places": dict(plan.places),
+        "step_s": plan.seconds,
+        "step_bytes": plan.bytes,
+        "step_joules": plan.joules,
+        "round_steps": plan.round_steps,
+        "total_s": plan.seconds * plan.round_steps * rounds,
+        "value": plan.value,
+        "parts": [{"what": what, "seconds": seconds} for what, seconds in plan.parts],
+        "guessed": list(plan.guessed),
+        "source": "modelled",
+    }
+
+
+def report(job: Job, history: History) -> dict[str, Any] | None:
+    """Predicted and measured; None for a job whose costs are not known. error: (predicted - measured) / measured."""
+    if job.plan is None:
+        return None
+    measured = measure(job, history)
+    seconds = measured.get("step_s")
+    return {
+        "predicted": plan_body(job.plan, job.rounds),
+        "runner_up": None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
+        "measured": measured or None,
+        "error": None if not seconds else (job.plan.seconds - seconds) / seconds,
+    }
+
+
+def measure(job: Job, history: History) -> dict[str, float]:
+    """Of one training step, over all closed rounds but the first, in which everything begins. {} until two rounds are closed.
+
+    Bytes and joules come with heartbeats: after the end all bytes are known; before it, and of joules, what a long enough time shows.
+    """
+    rounds = history.after(0)
+    if len(rounds) < 2 or job.plan is None:
+        return {}
+    first, last = rounds[0], rounds[-1]
+    steps = job.plan.round_steps * (last.record.round - first.record.round)
+    if steps <= 0:
+        return {}
+    found = {"step_s": (last.record.closed_at - first.record.closed_at) / steps, "steps": float(steps)}
+    if job.state in ENDED:
+        sent = job.sent()
+        found["step_bytes"] = (sent.up + sent.down + sent.d2d + sent.cast) / (job.plan.round_steps * last.record.round)
+    elif last.at - first.at >= LONG_S:
+        found["step_bytes"] = (last.bytes - first.bytes) / steps
+    if first.joules is not None and last.joules is not None and last.at - first.at >= LONG_S:
+        found["step_joules"] = (last.joules - first.joules) / steps
+    return found
