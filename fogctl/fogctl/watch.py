@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from fog_common.errors import ConfigError, JobFailed, TimedOut, Unreachable
 from fogctl.output import Output, aligned, duration, number, size
+from fogctl.plan import predicted_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -184,6 +185,7 @@ def summary(status: Status) -> list[tuple[str, str]]:
     metrics, sent, energy = status["metrics"], status["bytes"], status["energy_j"]
     rows = [(name, number(metrics[name])) for name in ("accuracy", "loss") if metrics.get(name) is not None]
     rows += [("rounds", f"{status['round']} of {status['rounds']}"), ("nodes", str(status["nodes"])), ("wall time", duration(status["wall_s"]))]
+    rows += predicted_lines(status.get("plan"))
     rows += [(f"bytes {plane}", size(sent[plane])) for plane in ("up", "down", "d2d", "cast") if sent[plane]]
     ratio = f" ({sent['total'] / sent['ideal']:.3f} times the tensors alone)" if sent["ideal"] else ""
     rows.append(("bytes in all", size(sent["total"]) + ratio))
