@@ -7,7 +7,8 @@ All of them go with QoS 0 on the inbox of the receiver, or on a cast. Reliabilit
     Ack     receiver -> sender      which letters and chunks are here, and how much may be on the way
     Probe   sender -> receiver      what do you have of these? (after silence or a reconnect)
 
-Numbers are little-endian. The crc32 of a frame covers all of it but the crc itself.
+Numbers are little-endian. The crc32 of a frame covers all of it but the crc itself; of a chunk, the content
+comes first, then the head, so that the sender goes over the content once for all receivers.
 """
 
 from __future__ import annotations
@@ -221,10 +222,10 @@ def is_hash(digest: str) -> bool:
     return not digest.startswith(ONE_TIME)
 
 
-def encode_chunk(chunk: Chunk, content: memoryview) -> bytes:
-    """The frame of one chunk: the only copy of these bytes on the way out."""
+def encode_chunk(chunk: Chunk, content: memoryview, crc: int) -> bytes:
+    """The frame of one chunk: the only copy of these bytes on the way out. crc: that of the content."""
     head = _CHUNK_HEAD.pack(CHUNK_MAGIC, VERSION, *chunk)
-    return b"".join((head, _CRC.pack(zlib.crc32(content, zlib.crc32(head))), content))
+    return b"".join((head, _CRC.pack(zlib.crc32(head, crc)), content))
 
 
 def decode_chunk(payload: Payload) -> Chunk:
@@ -241,7 +242,7 @@ def chunk_content(payload: Payload) -> memoryview:
     """The bytes of a chunk frame, checked."""
     view = memoryview(payload)
     content = view[CHUNK_HEAD_BYTES:]
-    if zlib.crc32(content, zlib.crc32(view[:_CRC_AT])) != _CRC.unpack_from(payload, _CRC_AT)[0]:
+    if zlib.crc32(view[:_CRC_AT], zlib.crc32(content)) != _CRC.unpack_from(payload, _CRC_AT)[0]:
         raise WireError("chunk does not match its crc", "wrong_crc")
     return content
 

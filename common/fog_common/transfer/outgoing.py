@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -42,7 +43,7 @@ class Stream:
 class Parcel:
     """A blob in transit, shared by all flows that carry it. Holds its bytes until the last letter that names it is done."""
 
-    __slots__ = ("_frame", "_index", "chunk", "content", "count", "digest", "full", "number", "size", "users")
+    __slots__ = ("_crcs", "_frame", "_index", "chunk", "content", "count", "digest", "full", "number", "size", "users")
 
     def __init__(self, digest: str, content: memoryview, number: int, chunk_bytes: int) -> None:
         self.digest, self.content, self.size, self.users = digest, content, len(content), 0
@@ -55,6 +56,7 @@ class Parcel:
         self.count = -(-self.size // self.chunk)
         self.full = (1 << self.count) - 1
         self._index, self._frame = -1, b""
+        self._crcs: dict[int, int] = {}
 
     def part(self) -> Part:
         return Part(self.digest, self.size, self.number, self.chunk)
@@ -64,7 +66,11 @@ class Parcel:
         if index != self._index:
             at = index * self.chunk
             head = Chunk(window, incarnation, origin, self.number, index, self.count)
-            self._index, self._frame = index, encode_chunk(head, self.content[at : at + self.chunk])
+            content = self.content[at : at + self.chunk]
+            crc = self._crcs.get(index)
+            if crc is None:
+                crc = self._crcs[index] = zlib.crc32(content)
+            self._index, self._frame = index, encode_chunk(head, content, crc)
         return self._frame
 
 
