@@ -33,7 +33,13 @@ def connect() -> Iterator[Any]:
     buses: list[MqttBus] = []
 
     def make(
-        where: Broker | int, client_id: str, *filters: str, config: dict[str, Any] | None = None, will: Will | None = None, **options: Any
+        where: Broker | int,
+        client_id: str,
+        *filters: str,
+        config: dict[str, Any] | None = None,
+        will: Will | None = None,
+        first: tuple[str, bytes] | None = None,
+        **options: Any,
     ) -> Any:
         inbox = Inbox()
         port = where if isinstance(where, int) else where.port
@@ -41,6 +47,8 @@ def connect() -> Iterator[Any]:
         bus = MqttBus(BrokerConfig(port=port, **(config or {})), client_id, inbox, will, **options)
         buses.append(bus)
         bus.subscribe(*filters, qos=1)
+        if first is not None:
+            bus.publish(*first, 1)  # before it has ever been connected
         bus.start()
         return bus, inbox
 
@@ -193,8 +201,7 @@ def test_one_that_slept_longer_than_its_keepalive_comes_back_at_once(broker: Bro
 def test_the_brokers_own_packet_limit_counts(connect: Any, tmp_path: Path) -> None:
     needs("mosquitto", find_mosquitto())
     with Broker.start("mosquitto", config="max_packet_size 100000", log=tmp_path / "broker.log") as broker:
-        ada, inbox = connect(broker, "ada", "a")
-        ada.publish("a", CHUNK, 1)  # nobody knows the limit yet
+        ada, inbox = connect(broker, "ada", "a", first=("a", CHUNK))  # nobody knows the limit yet
         assert inbox.next(Connected) == Connected(100_000 - 1024)
         with pytest.raises(TooLarge):
             ada.publish("a", bytes(100_000), 1)
