@@ -142,3 +142,28 @@ class Stuck(Struct, frozen=True, tag=True):
 
 
 Said = Ready | Update | Trouble | Settled | Stuck
+
+# -- what the head knows of them -----------------------------------------------------------
+
+
+class Child(Struct, frozen=True):
+    """A live member."""
+
+    role: str
+    site: str
+
+
+class Answer(Struct):
+    slots: Slots
+    examples: int
+    numbers: Numbers
+
+
+class Agreed(Struct, frozen=True):
+    """The end of a round: weights of all that counted."""
+
+    weights: Ref
+    examples: int
+    slots: Slots
+    members: int
+    numbers: Numbers

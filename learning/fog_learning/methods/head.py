@@ -20,36 +20,30 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import Blob, Command, Failed, Handle, Measure, Numbers, Peer, Ran, Ref, Run, Send, Slots, Waiting
+from fog_common.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
 from fog_learning.job import Stragglers
-from fog_learning.methods.cluster import Call, Consensus, Line, Links, More, Pass, Pull, Ready, Said, Settled, Stuck, Trouble, Update
+from fog_learning.methods.cluster import (
+    Agreed,
+    Answer,
+    Call,
+    Child,
+    Consensus,
+    Line,
+    Links,
+    More,
+    Pass,
+    Pull,
+    Ready,
+    Said,
+    Settled,
+    Stuck,
+    Trouble,
+    Update,
+)
 from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
 from fog_learning.methods.mixing import Epoch
 from fog_learning.methods.rounds import deadline, needed
 from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
-
-
-class Child(Struct, frozen=True):
-    """A live member."""
-
-    role: str
-    site: str
-
-
-class Answer(Struct):
-    slots: Slots
-    examples: int
-    numbers: Numbers
-
-
-class Agreed(Struct, frozen=True):
-    """The end of a round: weights of all that counted."""
-
-    weights: Ref
-    examples: int
-    slots: Slots
-    members: int
-    numbers: Numbers
 
 
 class Head(Struct):

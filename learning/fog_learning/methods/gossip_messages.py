@@ -1,0 +1,74 @@
+"""What peers and observer of gossip say to each other, and the plan."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from fog_common.machine import (
+    Numbers,
+    Ref,
+    Slots,
+)
+from fog_learning.job import Count, NotNegative
+from fog_learning.methods.cluster import Consensus
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    local_steps: Count = 10
+    """Optimiser steps between two exchanges."""
+    prox_mu: NotNegative = 0.0
+    consensus: Consensus = Consensus(graph="ring", turns=1)
+    """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error, max_turns are not used."""
+    sketch_every: Annotated[int, Meta(ge=1)] = 1
+    """Rounds between measurements of how far the peers are apart."""
+
+
+# -- what they say -------------------------------------------------------------------------
+
+
+class Here(Struct, frozen=True, tag=True):
+    """Peer -> all peers, when the crew has changed: the round that I do next. new: I have never trained."""
+
+    crew: int
+    next: int
+    new: bool
+
+
+class Model(Struct, frozen=True, tag=True):
+    """Peer -> newcomer: go on from here."""
+
+    crew: int
+    weights: Ref
+
+
+class Report(Struct, frozen=True, tag=True):
+    """Peer -> observer: this round is done here. examples = 0: it was skipped, the others were further."""
+
+    round: int
+    examples: int
+    slots: Slots
+    numbers: Numbers
+    mass: float = 0.0
+    sketch: Ref | None = None
+    exact: bool = False
+
+
+class Trouble(Struct, frozen=True, tag=True):
+    """Peer -> observer: I cannot go on, and why."""
+
+    why: str
+
+
+class Ask(Struct, frozen=True, tag=True):
+    """Observer -> peer: send me your model."""
+
+    round: int
+
+
+class Told(Struct, frozen=True, tag=True):
+    """Peer -> observer: my model as it is now."""
+
+    round: int
+    weights: Ref
