@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,9 +87,17 @@ def test_the_bounds_hold_and_nothing_is_lost_uncounted(steps: list[tuple[str, in
 
 def test_the_wait_grows_to_its_cap_and_a_good_connection_makes_it_short_again() -> None:
     backoff = Backoff(first_s=1.0, cap_s=30.0, uniform=longest)
-    assert [backoff.wait_s("unreachable", 0.0) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [backoff.wait_s("unreachable", 0.0) for _ in range(8)] == [1, 1, 2, 4, 8, 16, 30, 30]
     assert backoff.wait_s("lost", 59.0) == 30
-    assert backoff.wait_s("lost", 61.0) == 1
+    assert backoff.wait_s("lost", 1000.0) == 1
+
+
+def test_a_short_absence_of_the_broker_is_not_made_a_long_one() -> None:
+    for seed in range(200):
+        backoff, away_s = Backoff(uniform=Random(seed).uniform), 0.0
+        while away_s < 1.0:  # it is back after a second
+            away_s += backoff.wait_s("lost" if not away_s else "unreachable", 1000.0 if not away_s else 0.0)
+        assert away_s <= 2.0
 
 
 def test_a_fleet_does_not_come_back_in_step() -> None:

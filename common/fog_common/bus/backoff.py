@@ -15,15 +15,15 @@ broker closed this connection while it goes on serving others: most likely anoth
 @dataclass(slots=True)
 class Backoff:
     first_s: float = 1.0
+    """No wait is longer than the absence so far, or this: a broker that was away for a second is not stayed away from for ten."""
     cap_s: float = 30.0
-    settled_s: float = 60.0
-    """A connection that stood this long was a good one: the next wait is short again."""
     yield_s: float = 10.0
     """Of two clients with one id the newer stays: the older comes to look after half to all of this, twice as long each time …"""
     yield_cap_s: float = 600.0
     """… up to this; a connection that stood longer than this starts anew."""
     uniform: Callable[[float, float], float] = field(default_factory=lambda: Random().uniform)
-    _failures: int = 0
+    _away_s: float = 0.0
+    """Waited so far; each second of a connection that stood takes one off."""
     _yields: int = 0
 
     def wait_s(self, ending: Ending, stood_s: float) -> float:
@@ -34,8 +34,7 @@ class Backoff:
             longest = min(self.yield_cap_s, self.yield_s * 2.0 ** min(self._yields, 20))
             self._yields += 1
             return self.uniform(longest / 2, longest)
-        if stood_s >= self.settled_s:
-            self._failures = 0
-        longest = min(self.cap_s, self.first_s * 2.0 ** min(self._failures, 20))
-        self._failures += 1
-        return self.uniform(0.0, longest)
+        self._away_s = max(0.0, self._away_s - stood_s)
+        wait_s = self.uniform(0.0, min(self.cap_s, max(self.first_s, self._away_s)))
+        self._away_s += wait_s
+        return wait_s
