@@ -7,6 +7,7 @@ Only what the user `coordinator` published is obeyed. Workers go on while the br
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
 
 from msgspec import Struct
@@ -50,6 +51,9 @@ PROBE_FINE_S = 0.004
 """A probe that takes less is repeated with more bytes."""
 PROBE_MOST = 256 * 1024
 PROBE_LEAST_S = 0.0005
+PROBE_EMPTY = 64
+MOST_TRIPS = 8
+"""Round trips that are remembered."""
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
 PATIENCE = 3
@@ -112,6 +116,7 @@ class AgentCore:
         self._beat_at: float | None = None
         self._refresh_at: float | None = None
         self._asked_at: float | None = None
+        self._trips: deque[float] = deque(maxlen=MOST_TRIPS)
         self._probed_at: float | None = None
         self._probe_sent = (0, 0.0)
         """(number, when) of the last probe of the link."""
@@ -406,12 +411,12 @@ class AgentCore:
         self._announce_at = None
         if self.draining:
             self._effects.append(Publish(Goodbye(self.node, self.nonce)))
-        self._effects.append(Publish(Announce(self.node, self.nonce, replace(self.profile, rtt_s=self.rtt_s))))
+        self._effects.append(Publish(Announce(self.node, self.nonce, replace(self.profile, rtt_s=min(self._trips, default=None)))))
         self._show_presence(now)
         self._beat(now)
 
     def _show_presence(self, now: float) -> None:
-        self._effects.append(ShowPresence(Presence(self.node, self.nonce, online=True)))
+        self._effects.append(ShowPresence(Presence(self.node, self.nonce, online=True, site=self.profile.site)))
         self._asked_at = now
         self._refresh_at = now + REFRESH_S * self._random.uniform(0.9, 1.1)
 
@@ -420,10 +425,11 @@ class AgentCore:
             if self.connected and not self._leaving:
                 self._announce_by(now + self._random.uniform(0.2, 1.0))
         elif presence.nonce == self.nonce and self._asked_at is not None:
-            self.rtt_s, self._asked_at = now - self._asked_at, None
+            self._trip(now - self._asked_at)
+            self._asked_at = None
             busy = any(slot.running for slot in self.slots.values())
             if self.limits.probe_bytes and not busy and (self._probed_at is None or now - self._probed_at >= PROBE_AGAIN_S):
-                self._probe(self.limits.probe_bytes, now)
+                self._probe(PROBE_EMPTY, now)
         elif presence.nonce != self.nonce:
             self._effects.append(Say(f"another agent calls itself {self.node}: give each node a name of its own", warning=True))
 
@@ -432,15 +438,26 @@ class AgentCore:
         self._effects.append(ProbeLink(Probe(self._probe_sent[0], bytes(size))))
 
     def _probed(self, probe: Probe, now: float) -> None:
-        """The bytes went up and came down: what they took beyond an empty round trip is their time on the link, twice."""
+        """A few empty ones, for the round trip, then many bytes, which go up and come down: what they take beyond it is their time
+        on the link, twice."""
         number, sent_at = self._probe_sent
-        if probe.number != number or self.rtt_s is None:
+        if probe.number != number:
             return
-        size, took = len(probe.filler), now - sent_at - self.rtt_s
+        size = len(probe.filler)
+        if size == PROBE_EMPTY:
+            self._trip(now - sent_at)
+            self._probe(PROBE_EMPTY if len(self._trips) < MOST_TRIPS // 2 else self.limits.probe_bytes, now)
+            return
+        took = now - sent_at - min(self._trips)
         if took < PROBE_FINE_S and size < PROBE_MOST:
             self._probe(PROBE_MOST, now)  # too short to be told from the round trip
             return
         self._learn(now, bandwidth_bytes_s=2 * size / max(took, PROBE_LEAST_S))
+
+    def _trip(self, seconds: float) -> None:
+        """A round trip. The link's own is the shortest of the last few: the others waited for a processor, ours or the broker's."""
+        self.rtt_s = seconds
+        self._trips.append(seconds)
 
     def _beat(self, now: float) -> None:
         last = tuple(state for state in self._last_words if state.job not in self.slots)
@@ -464,6 +481,7 @@ class AgentCore:
                     gauges=gauges,
                     counters=counters,
                     energy_j=dict(self.sample.energy_j),
+                    site=self.profile.site,
                 )
             )
         )
