@@ -108,7 +108,7 @@ class Core:
         self._begin(now)
         if self.registry.get(presence.node) is None:
             if presence.online:
-                self._identify(now, presence.node)
+                self._identify(now, presence.node, presence.site)
             return
         changed = self.registry.presence(now, presence)
         if changed is not None:
@@ -145,7 +145,7 @@ class Core:
         node = self.registry.heartbeat(now, beat)
         if node is None:
             if not self.registry.known(beat):
-                self._identify(now, beat.node)
+                self._identify(now, beat.node, beat.site)
             return
         before, node.workers = node.workers, {worker.job: worker for worker in beat.workers}
         placed = [self.jobs[name] for name in node.workers if name in self.jobs and self.jobs[name].state in PLACED]
@@ -330,9 +330,9 @@ class Core:
         if self._admit_at is None:
             self._admit_at = now + self.rules.coalesce_s
 
-    def _identify(self, now: float, name: str) -> None:
-        for site in self._strangers.ask(now, name, self.registry):
-            self._out.emit(Tell(name, site, Identify()))
+    def _identify(self, now: float, name: str, site: str = "") -> None:
+        for place in self._strangers.ask(now, name, self.registry, site):
+            self._out.emit(Tell(name, place, Identify()))
 
     # -- workers ---------------------------------------------------------------------------
 

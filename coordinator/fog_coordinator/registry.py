@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.ids import CLOUD_SITE
+from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.effects import Row
 from fog_coordinator.tallies import Totals
@@ -207,13 +207,16 @@ class Strangers:
         self._every_s = every_s
         self._asked: dict[str, float] = {}
 
-    def ask(self, now: float, name: str, registry: Registry) -> list[str]:
-        """Sites where the node is to be asked now; one that never announced itself is looked for at all of them."""
+    def ask(self, now: float, name: str, registry: Registry, site: str = "") -> list[str]:
+        """Sites where the node is to be asked now. site: where it says it is; without it one that never announced itself is looked for at
+        all of them."""
         if now - self._asked.get(name, float("-inf")) < self._every_s:
             return []
         if len(self._asked) >= MAX_STRANGERS:
             self._asked.clear()
         self._asked[name] = now
+        if is_id(site):
+            return [site]
         known = registry.get(name)
         return [known.profile.site] if known else sorted({*FIRST_SITES, *(node.profile.site for node in registry)})
 

@@ -23,6 +23,15 @@ DIGITS: dict[str, Any] = {
     "seed": 7,
 }
 """The default job: what examples/digits.yaml holds."""
+FOG: dict[str, Any] = {
+    "name": "fog",
+    "method": {"name": "fog", "mode": "d2d", "local_steps": 10, "consensus": {"graph": "ring", "shrink": 0.01}},
+    "model": {"name": "mlp", "hidden": [64]},
+    "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
+    "train": {"rounds": 20, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
+    "seed": 7,
+}
+"""The default job with --sites: what examples/fog.yaml holds."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +41,7 @@ def register(app: typer.Typer) -> None:
         job: Annotated[Path | None, typer.Option("--job", metavar="FILE", help="Job file [the digits of examples/digits.yaml].")] = None,
         agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Nodes with data.")] = 4,
         seed: Annotated[int | None, typer.Option("--seed", help="In the place of the job file's.")] = None,
+        sites: Annotated[int, typer.Option("--sites", min=0, max=16, help="Sites with a broker of their own, bridged to the cloud's.")] = 0,
         broker: Annotated[str, typer.Option("--broker", help="auto, mosquitto or embedded.")] = "auto",
         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with state, logs and result.")] = False,
     ) -> None:
@@ -39,7 +49,7 @@ def register(app: typer.Typer) -> None:
         folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            data, lines = run_demo(session, folder, spec_of(job, seed), agents, broker)
+            data, lines = run_demo(session, folder, spec_of(job, seed, FOG if sites else DIGITS), agents, broker, sites)
             if keep:
                 lines.append(f"kept in {folder}")
             session.out.result(data, lines)
@@ -48,25 +58,50 @@ def register(app: typer.Typer) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str) -> tuple[dict[str, Any], list[str]]:
+def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str, sites: int = 0) -> tuple[dict[str, Any], list[str]]:
     """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
+    from fog_common.errors import ConfigError
     from fogctl.local_fleet import LocalFleet
     from fogctl.watch import checked_end, follow, summary_lines
 
     out = session.out
     began = time.monotonic()
-    with LocalFleet(folder, agents, broker=broker) as fleet:
+    if sites > agents or (sites and broker == "embedded"):
+        raise ConfigError(f"--sites {sites}: at least one agent for each, and mosquitto as the broker (the embedded one knows no bridges)")
+    with LocalFleet(folder, agents, broker=broker, sites=sites) as fleet:
         assert fleet.broker is not None
-        out.note(f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}")
+        out.note(
+            f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}"
+        )
+        for site, own in fleet.site_brokers.items():
+            out.note(f"{site}: broker {own.name}, bridged to it; {', '.join(name for name in fleet.agents if fleet.site_of(name) == site)}")
         with fleet.client() as client:
             fleet.wait_for_nodes(client, agents + 1)
             name = client.request("job.submit", spec=spec)["job"]
             status = follow(client, name, out)
             checked_end(status)
         label = fleet.broker.name
+        passed = {name: dict(tap.bytes) for name, tap in fleet.taps.items()}
+        strays = sum(tap.strays for tap in fleet.taps.values())
     data = summary(status, label, agents)
     data["total_s"] = round(time.monotonic() - began, 3)
-    return data, ["", *summary_lines(status), f"broker         {label}"]
+    lines = ["", *summary_lines(status), f"broker         {label}", *broker_lines(passed)]
+    if passed:
+        data |= {"broker_bytes": passed, "stray_bytes": strays}
+        lines.append(f"{strays} bytes of a site's own traffic (d2d, casts of the site) were seen at another broker")
+    return data, lines
+
+
+def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Payload bytes that passed each broker, by plane; nothing when there is only one."""
+    from fogctl.output import aligned, size
+
+    if len(counts) < 2:
+        return []
+    planes = ("d2d", "to", "cast", "node", "ctl")
+    names = sorted(counts, key=lambda name: (name != "cloud", name))
+    rows = [("bytes through", *planes), *((name, *(size(counts[name].get(plane, 0)) for plane in planes)) for name in names)]
+    return ["", *aligned(rows if len(rows) <= 14 else [*rows[:12], (f"… {len(rows) - 12} more", *("" for _ in planes))])]
 
 
 def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
@@ -96,12 +131,12 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
     }
 
 
-def spec_of(path: Path | None, seed: int | None) -> dict[str, Any]:
+def spec_of(path: Path | None, seed: int | None, default: dict[str, Any] = DIGITS) -> dict[str, Any]:
     """The job file as builtins, checked (ConfigError before anything is started)."""
     from fog_learning.job import job_spec
     from fog_learning.jobfile import job_from, load_job
 
-    spec = job_spec(load_job(path) if path else job_from(DIGITS, "the demo's job"))
+    spec = job_spec(load_job(path) if path else job_from(default, "the demo's job"))
     return spec if seed is None else {**spec, "seed": seed}
 
 

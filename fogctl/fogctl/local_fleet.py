@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,7 +21,9 @@ from typing import Any, Final, Self
 from fog_common.bus.base import BrokerConfig
 from fog_common.bus.broker import Broker
 from fog_common.errors import TimedOut, Unreachable
+from fog_common.ids import CLOUD_SITE
 from fogctl.client import Client, Settings
+from fogctl.tap import Tap
 
 CLOUD_NODE: Final = "cloud-1"
 
@@ -41,8 +43,14 @@ class LocalFleet:
         log_level: str = "WARNING",
         start_agents: bool = True,
         metrics: bool = True,
+        sites: int = 0,
+        bridge_port: Callable[[str, int], int] = lambda site, port: port,
     ) -> None:
-        """metrics: the coordinator serves them on a free port of this machine, see `metrics_url`."""
+        """metrics: the coordinator serves them on a free port of this machine, see `metrics_url`.
+
+        sites: so many sites (site-1 …), each with a mosquitto of its own that is bridged to the cloud's; agents take turns. 0: one broker.
+        bridge_port: (site, the cloud broker's port) -> the port that the site's bridge goes to (a proxy that can be cut).
+        """
         self.folder = folder
         self.fleet = fleet
         self.agents = [f"agent-{number}" for number in range(1, agents + 1)]
@@ -53,13 +61,20 @@ class LocalFleet:
         self._log_level = log_level
         self._start_agents = start_agents
         self.broker: Broker | None = None
+        """The cloud's; the only one where no site has its own."""
+        self.sites = [f"site-{number}" for number in range(1, sites + 1)]
+        self._bridge_port = bridge_port
+        self.site_brokers: dict[str, Broker] = {}
+        self.taps: dict[str, Tap] = {}
+        """broker (a site, or `cloud`) -> what passes it; only with sites."""
         self.metrics_port = _free_port() if metrics else 0
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             kind: Any = None if self._broker_kind == "auto" else self._broker_kind
-            self.broker = Broker.start(kind, log=self.folder / "broker.log")
+            self.broker = Broker.start("mosquitto" if self.sites else kind, log=self.folder / "broker.log")
+            self._start_sites()
             if self._backend == "torch":
                 self.start_spawner()
             self.start_coordinator()
@@ -80,6 +95,12 @@ class LocalFleet:
             self.kill(name)
         if "spawner" in self.processes:
             self.kill("spawner")
+        for tap in self.taps.values():
+            tap.close()
+        self.taps.clear()
+        for broker in self.site_brokers.values():
+            broker.stop()
+        self.site_brokers.clear()
         if self.broker is not None:
             self.broker.stop()
             self.broker = None
@@ -90,6 +111,24 @@ class LocalFleet:
     def broker_config(self) -> BrokerConfig:
         assert self.broker is not None, "the fleet is not started"
         return BrokerConfig(host=self.broker.host, port=self.broker.port)
+
+    def site_of(self, node: str) -> str:
+        """Where an agent of ours is."""
+        if node == CLOUD_NODE:
+            return CLOUD_SITE
+        return self.sites[self.agents.index(node) % len(self.sites)] if self.sites and node in self.agents else "home"
+
+    def _start_sites(self) -> None:
+        from fogctl import mosquitto
+
+        at = self.broker_config
+        if not self.sites:
+            return
+        self.taps[CLOUD_SITE] = Tap(self.fleet, at, CLOUD_SITE)
+        for site in self.sites:
+            config = mosquitto.bridge(site, f"{at.host}:{self._bridge_port(site, at.port)}")
+            self.site_brokers[site] = broker = Broker.start("mosquitto", config=config, log=self.folder / f"broker-{site}.log")
+            self.taps[site] = Tap(self.fleet, BrokerConfig(host=broker.host, port=broker.port), site)
 
     def client(self, timeout_s: float = 10.0) -> Client:
         return Client(Settings(fleet=self.fleet, broker=self.broker_config), timeout_s=timeout_s)
@@ -113,9 +152,9 @@ class LocalFleet:
         config: dict[str, Any] = {
             "node": node,
             "tier": "cloud" if cloud else "edge",
-            "site": "cloud" if cloud else "home",
+            "site": self.site_of(node),
             "fleet": self.fleet,
-            "broker": self._broker_section(),
+            "broker": self._broker_section(self.site_of(node)),
             "state_dir": str(self.folder / node),
             "backend": self._backend,
             "heartbeat_s": 2.0,
@@ -136,8 +175,9 @@ class LocalFleet:
     def _spawner_socket(self) -> Path:
         return self.folder / "spawner.sock"
 
-    def _broker_section(self) -> dict[str, Any]:
-        at = self.broker_config
+    def _broker_section(self, site: str = CLOUD_SITE) -> dict[str, Any]:
+        """Agents of a site know only its own broker."""
+        at = self.site_brokers.get(site) or self.broker_config
         return {"host": at.host, "port": at.port}
 
     def _write(self, name: str, config: dict[str, Any]) -> Path:

@@ -92,6 +92,28 @@ log_type notice
 """
 
 
+def bridge(site: str, cloud: str) -> str:
+    """What a site's broker needs to be joined to the cloud's at `cloud` (host:port): deploy/mosquitto/site.conf without users.
+
+    `to` and `cast/all` cross; what nodes of a site say to each other (`d2d`, casts of the site) never does.
+    """
+    return f"""\
+connection bridge-{site}
+address {cloud}
+remote_clientid bridge-{site}
+topic fog/v1/+/to/# out 1
+topic fog/v1/+/node/# out 1
+topic fog/v1/+/ctl/# out 1
+topic fog/v1/+/to/{site}/# in 1
+topic fog/v1/+/cast/all/# both 1
+try_private true
+cleansession true
+notifications false
+keepalive_interval 15
+restart_timeout 1
+"""
+
+
 def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
     """The ACL: write only as oneself ({sender} is the connection's user), read only one's own inbox; agents hear the casts."""
     sent = [topic.filter(fleet=fleet, sender="%u") for topic in (topics.D2D, topics.TO, topics.CAST)]

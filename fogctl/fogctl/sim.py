@@ -18,30 +18,49 @@ def register(app: typer.Typer) -> None:
         session: Session,
         job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file.")],
         nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, help="Nodes with data, beside one cloud node.")] = 4,
-        links: Annotated[str, typer.Option("--links", metavar="NAME|FILE", help="lan, wifi, lte, or a YAML file of links and node models.")] = "wifi",
+        topology: Annotated[
+            Path | None, typer.Option("--topology", metavar="FILE", help="All nodes, their tiers and sites; instead of --nodes.")
+        ] = None,
+        links: Annotated[
+            str, typer.Option("--links", metavar="NAME|FILE", help="lan, wifi, lte, fog, sites, or a YAML file of links and node models.")
+        ] = "wifi",
         faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Fault schedule (YAML).")] = None,
         trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Write the event log, one JSON object a line.")] = None,
         seed: Annotated[int, typer.Option("--seed", help="Of the fleet's spread, jitter and losses (the job has its own).")] = 0,
         limit: Annotated[float, typer.Option("--limit", min=1, metavar="SECONDS", help="Virtual seconds until it is given up.")] = 86_400.0,
     ) -> None:
         """Run JOB in virtual time on modelled machines and links. All times, bytes and joules are simulated; accuracy is real."""
-        from fogctl.demo import spec_of, summary
+        from fogctl.demo import broker_lines, spec_of, summary
         from fogctl.watch import checked_end, summary_lines
 
         spec = spec_of(job, None)
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(trace, "w", encoding="utf-8")) if trace else None
-            world, status = simulate(spec, nodes, links, faults, file, seed, limit)
+            world, status = simulate(spec, _places(spec, nodes, topology), links, faults, file, seed, limit)
         wall = time.perf_counter() - began
         checked_end(status)
-        data = summary(status, "simulated", nodes)
+        data = summary(status, "simulated", len(world.nodes) - 1)
+        data |= {"broker_bytes": world.broker.bytes}
         data |= {"simulated": True, "events": world.kernel.events, "real_s": round(wall, 3), "log_digest": world.digest.hexdigest()}
-        lines = ["simulated:", *summary_lines(status), f"{world.kernel.events} events in {wall:.1f} s of real time; event log {data['log_digest']}"]
+        lines = [
+            "simulated:",
+            *summary_lines(status),
+            *broker_lines(world.broker.bytes),
+            f"{world.kernel.events} events in {wall:.1f} s of real time; event log {data['log_digest']}",
+        ]
         session.out.result(data, lines)
 
 
-def simulate(spec: dict[str, Any], nodes: int, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float) -> tuple[Any, dict[str, Any]]:
+def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
+    """The fleet: of the file, or what the job's own topology needs for so many nodes with data."""
+    from fog_learning.jobfile import job_from
+    from fog_sim.shape import load_shape, shape_for
+
+    return load_shape(topology) if topology else shape_for(job_from(spec, "the job"), nodes)
+
+
+def simulate(spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float) -> tuple[Any, dict[str, Any]]:
     """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
     from fog_common.errors import TimedOut
     from fog_sim.costs import torch_bench

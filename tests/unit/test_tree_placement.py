@@ -114,7 +114,7 @@ def test_a_data_node_that_is_a_parent_is_in_its_own_cluster():
     ],
 )
 def test_impossible_trees_are_refused(topology: dict[str, Any], said: str):
-    with pytest.raises(ConfigError) as refused:  # noqa: PT011
+    with pytest.raises(ConfigError) as refused:
         job_from({"name": "x", "method": {"name": "fog"}, "model": {"name": "mlp"}, "topology": topology})
     assert said in str(refused.value)
 

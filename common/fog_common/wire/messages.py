@@ -59,6 +59,8 @@ class Presence(Struct, frozen=True, tag=True):
     node: str
     nonce: str
     online: bool
+    site: str = ""
+    """Where it can be asked who it is, should the coordinator not know; '' = unknown."""
 
 
 class Announce(Struct, frozen=True, tag=True):
@@ -142,6 +144,8 @@ class Heartbeat(Struct, frozen=True, tag=True):
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
     """Joules since the agent began, by source (measured, fitted, modelled). Absent if unknown."""
+    site: str = ""
+    """As in Presence."""
 
 
 class Goodbye(Struct, frozen=True, tag=True):
