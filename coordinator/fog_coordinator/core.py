@@ -446,8 +446,10 @@ class Core:
         if not pending and not problems:
             taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
             if text := lifecycle.replan(job, self.files[job.id], self.methods[job.id], self.registry, taken):
+                job.view += 1  # the workers' job file has changed, if not its table
                 self.log(now, job, text)
                 self._index(job)
+                self._write(job)
                 return True
             job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""
             self.log(now, job, f"preflight passed on {len(job.participants())} nodes: training begins")
