@@ -1,7 +1,7 @@
 """A job on a placement of our choice, in virtual time: the real hosts, transfer, machines and ops; modelled links and machines.
 
 Without coordinator and agents, because nothing fails here and a paper's tree or star is to be exactly as the paper draws it. Each
-node has two radios: one for its own site (`d2d` topics) and one for everything else.
+node has up to two interfaces: one inside its site (`d2d` topics) and one for everything else.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 from msgspec import Struct
 
 from fog_agent.core import Limits
-from fog_common.errors import ConfigError, JobFailed, TimedOut, WireError
+from fog_common.errors import ConfigError, JobFailed, TimedOut
 from fog_common.ids import COORDINATOR
 from fog_common.machine import Peer, RoundRecord
-from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from
@@ -23,7 +22,7 @@ from fog_learning.methods import resolve_method
 from fog_sim.costs import Costs, torch_bench
 from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Link, NodeModel
-from fog_sim.network import Connection, Port, SimBroker
+from fog_sim.network import Connection, Lane, Port, SimBroker
 from fog_sim.node import Prepared, SimNode, SimWorker
 
 CLOUD = NodeModel(flops=50e9, disk_bytes_s=200e6)
@@ -40,8 +39,8 @@ class Task(Struct, frozen=True):
     site: str = "home"
 
 
-class Moved(Struct):
-    """Bytes through one node's radio: payloads, topics and frame headers, acknowledgements included."""
+class Moved(Struct, frozen=True):
+    """Bytes through one interface of a node: payloads, topics and frame headers, acknowledgements included."""
 
     sent: int = 0
     received: int = 0
@@ -51,51 +50,12 @@ class Moved(Struct):
         return self.sent + self.received
 
 
-class Radios(Port):
-    """A node's interfaces: `far` to other sites, `near` inside its own. The broker charges the one that the topic says."""
-
-    def __init__(self, far: Link, near: Link | None) -> None:
-        super().__init__(far)
-        self._far, self._near = far, near or far
-        self._free = {True: (0.0, 0.0), False: (0.0, 0.0)}
-        self._side = False
-        self.far, self.near = Moved(), Moved()
-
-    def turn(self, near: bool) -> None:
-        """What is charged next goes through this side."""
-        if near != self._side:
-            self._free[self._side] = self.up_free, self.down_free
-            self.up_free, self.down_free = self._free[near]
-            self._side, self.link = near, self._near if near else self._far
-
-    def count(self, sent: int = 0, received: int = 0) -> None:
-        side = self.near if self._side else self.far
-        side.sent += sent
-        side.received += received
-
-
 class StageBroker(SimBroker):
-    """Charges the right radio, and counts the job's frames only (not a result on its way to a coordinator that is not there)."""
+    """Drops the result on its way to a coordinator that is not there."""
 
     def publish(self, sender: Connection, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        if f"/{COORDINATOR}/" in topic:
-            return
-        self._charge(sender, topic, sent=len(payload) + len(topic) + 8)
-        super().publish(sender, topic, payload, qos, retain)
-
-    def _deliver(self, connection: Connection, topic: str, payload: bytes, retain: bool = False) -> None:
-        self._charge(connection, topic, received=len(payload) + len(topic) + 8)
-        super()._deliver(connection, topic, payload, retain)
-
-    def _charge(self, connection: Connection, topic: str, sent: int = 0, received: int = 0) -> None:
-        port = connection.port
-        if isinstance(port, Radios):
-            try:
-                route = topics.parse(topic)
-            except WireError:
-                return
-            port.turn(route.plane == "d2d" or (route.plane == "cast" and route.scope != topics.ALL_SITES))
-            port.count(sent, received)
+        if f"/{COORDINATOR}/" not in topic:
+            super().publish(sender, topic, payload, qos, retain)
 
 
 class Finished(Struct, frozen=True):
@@ -106,7 +66,7 @@ class Finished(Struct, frozen=True):
     """From the first message of the job to the root's end; modelled."""
     far: dict[str, Moved]
     near: dict[str, Moved]
-    """By node: what went through its radios."""
+    """By node: what went through its interface to other sites, and through that inside its own."""
     op_joules: dict[str, float]
     sent: dict[str, int]
     """Payloads published by plane: up, down, d2d, cast (a cast counts once)."""
@@ -153,7 +113,7 @@ class Stage:
         self.workers: dict[str, SimWorker] = {}
         for task in self._tasks:
             profile = Profile(tier=task.tier, site=task.site, cores=4, memory_bytes=4 << 30, memory_free_bytes=4 << 30, torch=True)
-            port = Radios(*links(task))
+            port = Port(*links(task), task.site)
             node = SimNode(self, task.name, profile, model(task), port, seed=seed, limits=Limits(), chunk_bytes=256 * 1024)
             self.nodes[task.name] = node
             self.workers[task.name] = node.workers[self.job.name] = SimWorker(node, self.job.name, 1)
@@ -197,8 +157,8 @@ class Stage:
         return Finished(
             history=state.history,
             virtual_s=self.kernel.now - began,
-            far={name: node.port.far for name, node in self.nodes.items() if isinstance(node.port, Radios)},
-            near={name: node.port.near for name, node in self.nodes.items() if isinstance(node.port, Radios)},
+            far={name: _moved(node.port) for name, node in self.nodes.items()},
+            near={name: _moved(node.port.local) for name, node in self.nodes.items()},
             op_joules={name: node.op_joules for name, node in self.nodes.items()},
             sent={plane: sum(worker.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
             ideal_bytes=sum(worker.host.ideal_bytes for worker in workers if worker.host is not None),
@@ -229,6 +189,10 @@ class Stage:
             if task.slot >= 0:
                 self.nodes[task.name].slowness = 1.0 / (1.0 + self._spread * self._random.uniform(-1.0, 1.0))
         self.kernel.after(self._redraw_s, self._redraw)
+
+
+def _moved(lane: Lane | None) -> Moved:
+    return Moved() if lane is None else Moved(lane.sent_bytes, lane.received_bytes)
 
 
 def star(spec: dict[str, Any], nodes: int) -> list[Task]:
