@@ -49,9 +49,14 @@ def run(config: AgentConfig) -> int:
         topic=topics.PRESENCE.at(fleet=config.fleet, node=config.node),
         payload=messages.encode(Presence(config.node, nonce, online=False)),
     )
+    core = AgentCore(config.node, nonce, measure(), limits, state.incarnations(), seed=secrets.randbits(32), now=time.monotonic())
+    if config.metrics_port:
+        from fog_agent.scrape import serve
+
+        serve(config, core)
     daemon = Daemon(
         config,
-        core=AgentCore(config.node, nonce, measure(), limits, state.incarnations(), seed=secrets.randbits(32), now=time.monotonic()),
+        core=core,
         inbox=inbox,
         bus=MqttBus(config.broker, f"{config.node}_agent", inbox.put, will=will),
         state=state,

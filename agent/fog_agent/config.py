@@ -68,6 +68,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     worker_command: tuple[str, ...] = ()
     """Program in the place of `python -m fog_agent.worker`, e.g. under nice; `--fd N` is appended. Not together with spawner."""
     energy: EnergyConfig = EnergyConfig()
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Serve this node's own metrics on 127.0.0.1 too, beside those of the coordinator. 0 = no."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     def __post_init__(self) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
+from fog_common.machine import Waiting
 from fog_common.metrics import USES
-from fog_common.wire.messages import Heartbeat, Planes, Profile, TaskState, WorkerState
+from fog_common.wire.messages import Heartbeat, Planes, Profile, WorkerState
+from support.stand_ins import StandIn
 
 GAUGES = {
     "cpu_ratio": 0.42,
@@ -46,12 +51,10 @@ def beat(node: str, seconds: float, *workers: WorkerState, nonce: str = "n1", so
 
 def measuring(worker: WorkerState, seconds: float) -> WorkerState:
     """The same worker with everything that a worker can measure, after so many seconds."""
-    import msgspec
-
     names = ("received_messages_up", "received_messages_down", "received_messages_d2d", "received_messages_cast")
     sent = tuple(name.replace("received", "sent") for name in names)
     plane = int(seconds * 10_000)
-    return msgspec.structs.replace(
+    return replace(
         worker,
         sent=Planes(up=plane, down=plane * 2, d2d=plane * 3, cast=plane * 4),
         received=Planes(up=plane, down=plane * 2, d2d=plane * 3, cast=plane * 4),
@@ -87,11 +90,26 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
     )
 
 
-def behind(worker: WorkerState, rounds: int) -> WorkerState:
-    """The same worker, its tasks so many rounds further."""
-    import msgspec
+@dataclass
+class MeasuringNode(StandIn):
+    """A stand-in node that has every sensor, and whose workers measure everything."""
 
-    def at(state: TaskState) -> TaskState:
-        return msgspec.structs.replace(state, round=rounds) if state.since else state
+    counted_from: float | None = None
+    """When its workers began to count; None: when it booted."""
 
-    return msgspec.structs.replace(worker, tasks=tuple(at(state) for state in worker.tasks))
+    def heartbeat(self, now: float) -> Heartbeat:
+        said = super().heartbeat(now)
+        full = beat(self.name, said.uptime_s, nonce=said.nonce)
+        began = self.born if self.counted_from is None else self.counted_from
+        workers = tuple(_at_work(measuring(worker, now - began)) if worker.phase == "ready" else worker for worker in said.workers)
+        return replace(said, workers=workers, gauges=full.gauges, counters=full.counters, energy_j=full.energy_j)
+
+
+def _at_work(worker: WorkerState) -> WorkerState:
+    """Its root waits for one of two updates, and its rounds have a loss."""
+    tasks = []
+    for state in worker.tasks:
+        rounds = tuple(replace(record, numbers={**record.numbers, "loss": 1.0 / record.round}) for record in state.history)
+        waiting = Waiting("updates", 1, 2, ("trainer-1",)) if state.task == "server" else None
+        tasks.append(replace(state, history=rounds, waiting=waiting))
+    return replace(worker, tasks=tuple(tasks))

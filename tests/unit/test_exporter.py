@@ -6,18 +6,16 @@ import time
 import tracemalloc
 from typing import Any
 
-import msgspec
 import pytest
 
-from fog_common.machine import RoundRecord, Waiting
 from fog_common.metrics import BY_NAME, METRICS, Samples, render
 from fog_common.wire import messages
-from fog_common.wire.messages import Announce, Heartbeat, Presence, WorkerState
+from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
 from fog_coordinator.exporter import LINGER_S, Exporter
 from fog_coordinator.views import Rules
-from support.reports import GAUGES, beat, measuring, profile
-from support.stand_ins import StandIn, World
+from support.reports import GAUGES, MeasuringNode, beat, profile
+from support.stand_ins import World
 
 NODE_METRICS = [metric.name for metric in METRICS if metric.labels[:2] == ("node", "site")]
 
@@ -39,32 +37,13 @@ def alone(now: float = 1000.0, nodes: int = 1, tables: Any = None) -> Core:
     return core
 
 
-def measured_world(born: dict[str, float] | None = None) -> World:
-    """A job that runs; every node and every worker measures everything. born: when a node's worker began to count, 0 without."""
-    began = {} if born is None else born
-    world = World(StandIn("cloud-1", "cloud", "cloud"), StandIn("pi-1"), StandIn("pi-2"))
-    for node in world.nodes.values():
-        plain = node.heartbeat
-
-        def measured(now: float, plain: Any = plain, name: str = node.name) -> Heartbeat:
-            said: Heartbeat = plain(now)
-            full = beat(name, said.uptime_s, nonce=said.nonce)
-            workers = tuple(waiting(measuring(worker, now - began.get(name, 0.0))) if worker.phase == "ready" else worker for worker in said.workers)
-            return msgspec.structs.replace(said, workers=workers, gauges=full.gauges, counters=full.counters, energy_j=full.energy_j)
-
-        node.heartbeat = measured  # type: ignore[method-assign]
+def measured_world() -> World:
+    """A job that runs; every node and every worker measures everything."""
+    world = World(MeasuringNode("cloud-1", "cloud", "cloud"), MeasuringNode("pi-1"), MeasuringNode("pi-2"))
     world.run(1.0)
     world.submit(budgets={"time_s": 1000, "bytes": 10**12, "joules": 1e9, "node_joules": 1e9})
     world.run(2.0)
     return world
-
-
-def waiting(worker: WorkerState) -> WorkerState:
-    tasks = tuple(
-        msgspec.structs.replace(state, waiting=Waiting("updates", 1, 2, ("trainer-1",))) if state.task == "server" else state
-        for state in worker.tasks
-    )
-    return msgspec.structs.replace(worker, tasks=tasks)
 
 
 # -- all of the list -----------------------------------------------------------------------
@@ -76,18 +55,17 @@ def test_every_metric_of_the_table_is_exported():
         world.train()
         world.run(1.0)
     assert world.core is not None
-    world.core.histories["digits"].add(world.now, (RoundRecord(4, 4.0, numbers={"loss": 0.5, "accuracy": 0.9}),), 1)
     samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3})
     assert {name for metric in METRICS for name in samples if name.startswith(metric.name)} == samples.keys()
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing
     assert samples["fog_job_stragglers"] == {("digits",): 1.0}
     assert samples["fog_job_state"] == {("digits", "running"): 1.0}
-    assert samples["fog_job_accuracy"] == {("digits",): 0.9}
+    assert samples["fog_job_accuracy"] == {("digits",): 0.03}
     assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
     assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "consensus", "split", "other")}
     rounds = samples["fog_round_duration_seconds_bucket"]
-    assert rounds["+Inf",] == samples["fog_round_duration_seconds_count"][()] == 4 and rounds["1",] == 4 and rounds["0.5",] == 0
+    assert rounds["+Inf",] == samples["fog_round_duration_seconds_count"][()] == 3 and rounds["1",] == 3 and rounds["0.5",] == 0
 
 
 def test_an_idle_agent_has_at_most_twenty_series():
@@ -174,14 +152,15 @@ def test_a_coordinators_restart_takes_nothing_from_a_nodes_sums():
 
 
 def test_a_workers_restart_takes_nothing_from_its_jobs_sums():
-    born: dict[str, float] = {}
-    world = measured_world(born)
+    world = measured_world()
     world.run(20.0)
     assert world.core is not None
     exporter = Exporter(world.core)
     before = values(collected(exporter, world.now))
-    world.nodes["pi-1"].restart_worker(world.now, "digits")
-    born["pi-1"] = world.now
+    pi = world.nodes["pi-1"]
+    assert isinstance(pi, MeasuringNode)
+    pi.restart_worker(world.now, "digits")
+    pi.counted_from = world.now
     world.run(3.0)
     after = values(collected(exporter, world.now))
     assert_grew({key: value for key, value in before.items() if key[0].startswith(("fog_job", "fog_ack"))}, after)
