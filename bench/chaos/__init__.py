@@ -1,0 +1,1 @@
+"""The live part of `make chaos`: fault schedules on a fleet of real processes."""
