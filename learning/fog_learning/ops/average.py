@@ -1,16 +1,16 @@
 """Weighted means of models, exactly the same whatever the order in which they come.
 
-A sum holds Σ n·w as whole multiples of a grid (2^-32 for float32 models), in float64, and Σ n under `#n`. Whole numbers add
-without rounding below 2^53, so the result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond
-that it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid;
-float32 weights beyond 2^95 have no place on it and make the mean fail. Memory does not grow with the number of updates.
+A sum holds Σ n·w in float64, and Σ n under `#n`. Who makes a float32 update (train, mean) puts its weights on a grid of 2^-32
+(`on_grid`), so that n·w is a whole multiple of the grid; such numbers add without rounding while they fit into 53 bits, so the
+result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond that, for an update that is not on the
+grid and for float64 models, it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10
+on its way to the grid. Memory does not grow with the number of updates.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 COUNT: Final = "#n"
 COUNT_GRID: Final = 2.0**20
 """n of a late update is no whole number; on this grid Σ n too is exact in every order."""
-GRID_BITS: Final = {torch.float32: 32, torch.float64: 44}
-"""log2 of the steps per 1, by the dtype of the job. float64 pays with range: exact while |Σ n·w| < 512."""
-BLOCK: Final = 49152
-"""Values at a time: a block of float32, one of float64 and the sum's stay in the second-level cache together."""
+GRID: Final = 2.0**32
+"""Steps per 1."""
+BLOCK: Final = 131_072
+"""Values at a time: the block in float64 stays in the second-level cache between its two passes."""
 
 
 def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -45,47 +45,36 @@ def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
         total[COUNT] = torch.zeros((), dtype=torch.float64)
     _same(total, add)
     total = total.own()
-    bits = GRID_BITS[bench.dtype]
     for name, tensor in add.items():
         if name == COUNT:
             continue
         if is_sum:
             total[name].add_(tensor)
         else:
-            add_multiple(total[name], tensor, n, bits)
+            add_multiple(total[name], tensor, n)
     total[COUNT] += n
     return {"sum": total}, {"n": float(total[COUNT])}
 
 
-def add_multiple(total: Tensor, tensor: Tensor, n: float, bits: int) -> None:
-    """total += n · (tensor on the grid), in units of 2^-bits. total: contiguous float64. One pass, block by block."""
-    flat, target = tensor.reshape(-1), total.reshape(-1).numpy()
-    whole = n == int(n)
-    single = tensor.dtype == torch.float32
-    size = min(BLOCK, len(target))
-    wide = torch.empty(size, dtype=torch.float64)
-    narrow = torch.empty(size if single else 0, dtype=torch.float32)
-    factor = np.float64(n) if single else np.float64(n * 2.0**bits)
-    for first in range(0, len(target), BLOCK):
-        part, out = flat[first : first + BLOCK], target[first : first + BLOCK]
-        if len(out) < len(wide):
-            wide, narrow = wide[: len(out)], narrow[: len(out)]
-        values = wide.numpy()
-        if single:  # scaling by a power of two and rounding to whole numbers are exact in float32, and half the traffic
-            scaled = narrow.numpy()
-            with np.errstate(over="ignore"):
-                np.multiply(part.numpy(), np.float32(2.0**bits), out=scaled)
-            np.rint(scaled, out=scaled)
-            wide.copy_(narrow)
-            if n != 1:
-                np.multiply(values, factor, out=values)
-            if not whole:
-                np.rint(values, out=values)
+def add_multiple(total: Tensor, tensor: Tensor, n: float) -> None:
+    """total += n · tensor. total: contiguous float64. An n that is no whole number leaves the grid: its products are put back on it."""
+    wide = torch.empty(min(BLOCK, total.numel()), dtype=torch.float64)
+    for part, out in zip(tensor.reshape(-1).split(BLOCK), total.reshape(-1).split(BLOCK), strict=True):
+        values = wide[: len(part)].copy_(part)
+        if n == int(n):
+            out.add_(values, alpha=n)
         else:
-            wide.copy_(part)
-            np.multiply(values, factor, out=values)
-            np.rint(values, out=values)
-        np.add(out, values, out=out)
+            out.add_(values.mul_(n * GRID).round_(), alpha=1.0 / GRID)
+
+
+def on_grid(weights: Weights) -> Weights:
+    """Its float32 tensors rounded to the grid, in place (the caller's own memory). What is too large to have one stays as it is."""
+    for tensor in weights.values():
+        if tensor.dtype == torch.float32:
+            for part in tensor.reshape(-1).split(BLOCK):
+                rounded = (part * GRID).round_().mul_(1.0 / GRID)
+                part.copy_(torch.where(torch.isfinite(rounded), rounded, part))
+    return weights
 
 
 def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -96,17 +85,17 @@ def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) 
     total = inputs.get("sum")
     if total is None or not float(total[COUNT]):
         raise OpError("no update to average; the method should have kept the round open")
-    n, bits = float(total[COUNT]), GRID_BITS[bench.dtype]
+    n = float(total[COUNT])
     state = bench.first_weights()
     base = inputs.get("base") or {}
     weights = Weights({name: tensor for name, tensor in base.items() if name not in total})
     for name, tensor in total.items():
         if name != COUNT:
             dtype = state[name].dtype if name in state else bench.dtype
-            weights[name] = divided(tensor, n * 2.0**bits, dtype)
+            weights[name] = divided(tensor, n, dtype)
             if not bool(torch.isfinite(weights[name]).all()):
                 raise OpError(f"the mean of {name} is not finite: an update holds NaN, infinity or values beyond 1e28")
-    return {"weights": weights}, {"n": n}
+    return {"weights": on_grid(weights)}, {"n": n}
 
 
 def divided(total: Tensor, by: float, dtype: torch.dtype) -> Tensor:

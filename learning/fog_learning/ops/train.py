@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fog_common.errors import OpError
 from fog_learning.data.streams import stream
+from fog_learning.ops.average import on_grid
 from fog_learning.ops.optimise import State, update
 from fog_learning.ops.values import blocks_of, only
 
@@ -38,7 +39,7 @@ def train(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers)
     module = bench.module().train()
     bench.load(module, inputs.get("own"), inputs["weights"])
     loss = descend(bench, module, slot, range(first, first + steps), float(numbers.get("lr", bench.job.train.lr)), float(numbers.get("prox_mu", 0.0)))
-    weights = bench.weights_of(module)
+    weights = on_grid(bench.weights_of(module))
     if bad := next((name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None):
         raise OpError(f"training diverged: {bad} is not finite after {steps} steps; lower train.lr ({bench.job.train.lr:g})")
     outputs = {"weights": only(weights, layers), "own": only(weights, layers, inside=False)} if layers else {"weights": weights}
