@@ -116,7 +116,7 @@ def _begin(target: Path, content: bytes | memoryview) -> tuple[int, Path, Path]:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     view = memoryview(content)
     try:
-        while len(view):
+        while view.nbytes:
             view = view[os.write(fd, view) :]
     except OSError:
         os.close(fd)

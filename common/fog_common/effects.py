@@ -83,7 +83,7 @@ class Result(Struct, frozen=True, tag=True):
 
 
 HostMessage = Replica | Fetch | Missing
-_decoder = msgspec.msgpack.Decoder(HostMessage)
+_decoder: msgspec.msgpack.Decoder[HostMessage] = msgspec.msgpack.Decoder(HostMessage)
 _result_decoder = msgspec.msgpack.Decoder(Result)
 
 

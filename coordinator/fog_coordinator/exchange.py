@@ -132,7 +132,7 @@ class Exchange:
             for output in outputs:
                 match output:
                     case Publish(topic, payload, _):
-                        self._publish(topic, payload)
+                        self._publish(topic, bytes(payload))
                     case Arrived(letter):
                         if (found := self._arrived(line, letter)) is not None:
                             came.append(found)

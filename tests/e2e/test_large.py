@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 import pytest
-from e2e.conftest import Fleet
-from support.broker import needs
 
+from e2e.conftest import Fleet
 from fog_common.bus.broker import find_mosquitto
+from support.broker import needs
 
 LARGE: dict[str, Any] = {
     "name": "large",

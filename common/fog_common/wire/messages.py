@@ -237,7 +237,7 @@ class Reply(Struct, frozen=True, tag=True):
 Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Probe | Request | Reply
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Control)
+_decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 M = TypeVar("M")
 
 

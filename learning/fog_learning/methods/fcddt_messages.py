@@ -11,7 +11,6 @@ from fog_common.errors import ConfigError
 from fog_common.machine import Ref
 from fog_learning.job import Count
 
-
 AUTO: Final = "auto"
 
 
