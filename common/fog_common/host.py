@@ -662,9 +662,9 @@ class Host:
         return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
 
     def _letter(self, now: float, node: str, message: Replica | Fetch | Missing, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
-        """To another host of the job; None if the table does not say where it is."""
+        """To another host of the job; None if the table does not say where it is, or a blob is gone: then a newer Save is on the disk already."""
         address = self._host_address(node)
-        if address is None:
+        if address is None or not all(self.refs.blobs.hold(blob.digest) for blob in blobs):
             return None
         key = self._key(HOST)
         metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)

@@ -49,6 +49,13 @@ class BlobTable(Blobs):
             self._memory[digest] = memoryview(content).toreadonly()
             self.size_bytes += len(content)
 
+    def hold(self, digest: str) -> bool:
+        """Take it into memory (mapped, not read) until the next keep_only, so that it stays when its file goes; False if it is gone."""
+        content = self.get(digest)
+        if content is not None:
+            self.put(digest, content)
+        return content is not None
+
     def __contains__(self, digest: object) -> bool:
         return digest in self._memory or (isinstance(digest, str) and self._disk.read(digest) is not None)
 

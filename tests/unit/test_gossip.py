@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import Command, Event, Finish, Run
+from fog_common.machine import Command, Delivered, Event, Finish, Joined, Left, Peer, Run, Slots, Started
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip import GossipPeer, Observer
+from fog_learning.methods.gossip_messages import Report
 from support.plain_ops import OPS, SLOTS, flat, shares
 from support.schedules import Faults, Schedule, Seat
 
@@ -115,3 +116,21 @@ def test_what_gossip_cannot_do_is_refused():
         resolve_method(job(evaluation=Evaluation(where="federated")))
     with pytest.raises(ConfigError, match="stragglers"):
         resolve_method(Job("x", {"name": "gossip"}, {"name": "mlp"}, stragglers=Stragglers(quorum=0.5)))
+
+
+def test_reports_that_come_in_any_order_after_an_outage_each_count_in_their_round():
+    peers = tuple(Peer(f"peer-{i}", "peer", i, f"n{i}", "s", "edge", incarnation=1, since=1) for i in range(2))
+    observer = Observer(evaluation=Evaluation(where="none"), rounds=9, seed=0)
+    observer.step(Started(peers), 0.0)
+    for number in (3, 1, 2):
+        observer.step(Delivered("peer-0", Report(number, 10, Slots.of(0), {"loss": 1.0})), 1.0)
+    assert observer.round == 0
+    for number in (4, 1, 3, 2):
+        observer.step(Delivered("peer-1", Report(number, 10, Slots.of(1), {"loss": 1.0})), 2.0)
+    assert [(record.round, record.updates) for record in observer.history] == [(1, 2), (2, 2), (3, 2)]
+    observer.step(Left(peers[1]), 3.0)
+    observer.step(Joined(peers[1]), 3.0)  # its fourth round is known already, and will not be told again
+    observer.step(Delivered("peer-0", Report(6, 0, Slots(), {}, first=4)), 4.0)
+    assert observer.round == 4
+    observer.step(Delivered("peer-1", Report(5, 10, Slots.of(1), {"loss": 1.0})), 5.0)
+    assert observer.round == 5

@@ -172,8 +172,9 @@ class GossipPeer(Machine):
         target = max(here.next for here in self.here.values())
         commands: list[Command] = []
         if self.done + 1 < target:  # the others are further: what was trained and not mixed is our model now
-            self.weights, self.input, self.done = self.input or self.weights, None, target - 1
-            commands += self._report(Report(self.done, 0, Slots(), {}))
+            first, self.done = self.done + 1, target - 1
+            self.weights, self.input = self.input or self.weights, None
+            commands += self._report(Report(self.done, 0, Slots(), {}, first=first))
         givers = [name for name in self.peers if self.here[name].next == target and not self.here[name].new]
         strangers = [name for name in self.peers if self.here[name].new and target > 1]
         if givers and givers[0] == self.me:

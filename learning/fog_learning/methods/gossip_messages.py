@@ -53,6 +53,8 @@ class Report(Struct, frozen=True, tag=True):
     mass: float = 0.0
     sketch: Ref | None = None
     exact: bool = False
+    first: int = 0
+    """Of the rounds that were skipped, up to `round`; 0: it speaks of `round` alone."""
 
 
 class Trouble(Struct, frozen=True, tag=True):

@@ -38,7 +38,11 @@ class Observer(Machine):
     rounds: int
     seed: int
     peers: dict[str, int] = field(default_factory=dict)
-    """Live peers -> their newest round."""
+    """Live peers -> the newest round up to which all of theirs are known."""
+    told: dict[str, int] = field(default_factory=dict)
+    """The same of all that ever were there."""
+    ahead: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """(first, last) of rounds that are known before those in front of them: after an outage reports come in any order."""
     reports: dict[int, dict[str, Report]] = field(default_factory=dict)
     round: int = 0
     """Rounds that all live peers have done."""
@@ -69,13 +73,13 @@ class Observer(Machine):
                 ]
                 return [*asked, *lost, *self._look(now)]
             case Joined(peer) if peer.role == "peer":
-                self.peers = dict(sorted([*self.peers.items(), (peer.task, self.peers.get(peer.task, self.round))]))
+                self.peers = dict(sorted([*self.peers.items(), (peer.task, self._newest(peer.task))]))
                 return self._ask_again()
             case Left(peer) if peer.role == "peer":
                 self.peers = {name: round_ for name, round_ in self.peers.items() if name != peer.task}
                 return [*self._ask_again(), *self._look(now)]
             case Delivered(sender, Report() as report) if sender in self.peers:
-                self.peers[sender] = max(self.peers[sender], report.round)
+                self._note(sender, report)
                 if report.round > self.round:
                     self.reports.setdefault(report.round, {}).setdefault(sender, report)
                 return self._look(now)
@@ -106,7 +110,18 @@ class Observer(Machine):
         return self.round, tuple(self.history)
 
     def _know(self, roster: tuple[Peer, ...]) -> None:
-        self.peers = {peer.task: self.peers.get(peer.task, self.round) for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
+        self.peers = {peer.task: self._newest(peer.task) for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
+
+    def _newest(self, name: str) -> int:
+        return max(self.round, self.told.get(name, 0))
+
+    def _note(self, name: str, report: Report) -> None:
+        spans = sorted([*self.ahead.get(name, ()), (report.first or report.round, report.round)])
+        newest = self._newest(name)
+        for first, last in spans:
+            newest = max(newest, last) if first <= newest + 1 else newest
+        self.told[name] = self.peers[name] = newest
+        self.ahead[name] = [span for span in spans if span[1] > newest]
 
     def _look(self, now: float) -> list[Command]:
         """Has everybody done the next round?"""
