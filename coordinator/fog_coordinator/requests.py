@@ -13,6 +13,7 @@ from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.wire.messages import Reply, Request
 from fog_coordinator import plans, status, topology
 from fog_coordinator.jobs import ENDED, FINISHED, Job
+from fog_coordinator.overview import overview
 from fog_coordinator.placement import planner
 from fog_coordinator.registry import Node
 from fog_learning.job import job_spec
@@ -240,6 +241,10 @@ def _topology(core: Core, now: float, user: str, id: str, arguments: _Topology) 
     return {"now": now, "job": name, "nodes": entries}, None
 
 
+def _top(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> Answered:
+    return overview(core, now), None
+
+
 Verb = Callable[["Core", float, str, str, Any], Answered]
 VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "ping": (_Nothing, _ping),
@@ -251,6 +256,7 @@ VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "job.logs": (_Logs, _logs),
     "job.result": (_OfJob, _result),
     "node.list": (_Nothing, _nodes),
+    "top": (_Nothing, _top),
     "node.show": (_OfNode, _node),
     "node.drain": (_Drain, _drain),
     "topology": (_Topology, _topology),

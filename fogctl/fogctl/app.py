@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import typer
 
-from fogctl import broker, doctor, jobs, methods, models, nodes, plan, topology, validate
+from fogctl import broker, doctor, jobs, methods, models, nodes, plan, top, topology, validate
 from fogctl.output import Output
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(models.app, name="models")
 validate.register(app)
 plan.register(app)
 topology.register(app)
+top.register(app)
 doctor.register(app)
 app.add_typer(broker.app, name="broker")
 for _optional in ("fogctl.demo", "fogctl.sim", "fogctl.paper"):

@@ -110,6 +110,23 @@ def result(
     session.out.result(written, [f"{job}: {figures or 'no figures'}", *files])
 
 
+@command(app, "plot")
+def plot(
+    session: Session,
+    job: Name,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf.")],
+) -> None:
+    """Accuracy, bytes and energy per round as a picture (needs foglearn[plot])."""
+    from fogctl.plot import checked, draw
+    from fogctl.watch import whole_status
+
+    file = checked(out.expanduser())
+    with session.client() as client:
+        status = whole_status(client, job)
+    draw(status, file)
+    session.out.result({"job": job, "file": str(file), "rounds": len(status["history"])}, [f"{file}"])
+
+
 def _follow(session: Session, client: Client, job: str, at_most_s: float | None) -> None:
     from fogctl.watch import checked_end, follow, summary_lines
 

@@ -168,6 +168,15 @@ def follow(
             pause(POLL_S)
 
 
+def whole_status(client: Asks, job: str) -> Status:
+    """The job's status with all of its history, which may need several answers."""
+    status = client.request("job.status", job=job)
+    history = list(status["history"])
+    while history and (more := client.request("job.status", job=job, after=history[-1]["round"])["history"]):
+        history += more
+    return {**status, "history": history}
+
+
 def checked_end(status: Status) -> Status:
     """The status of a finished job. JobFailed if it ended otherwise, ConfigError if the nodes' preflight refused it."""
     if status["state"] == "finished":
