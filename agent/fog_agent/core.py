@@ -427,11 +427,18 @@ class AgentCore:
         elif presence.nonce == self.nonce and self._asked_at is not None:
             self._trip(now - self._asked_at)
             self._asked_at = None
-            busy = any(slot.running for slot in self.slots.values())
-            if self.limits.probe_bytes and not busy and (self._probed_at is None or now - self._probed_at >= PROBE_AGAIN_S):
+            if self._may_probe(now):
                 self._probe(PROBE_EMPTY, now)
         elif presence.nonce != self.nonce:
             self._effects.append(Say(f"another agent calls itself {self.node}: give each node a name of its own", warning=True))
+
+    def _may_probe(self, now: float) -> bool:
+        """Until the link's rate is known, at every chance; then hourly, while nothing else is sent."""
+        if not self.limits.probe_bytes:
+            return False
+        if self._probed_at is None or self.profile.bandwidth_bytes_s is None:
+            return True
+        return now - self._probed_at >= PROBE_AGAIN_S and not any(slot.running for slot in self.slots.values())
 
     def _probe(self, size: int, now: float) -> None:
         self._probed_at, self._probe_sent = now, (self._probe_sent[0] + 1, now)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fog_agent.core import BACKOFF_MAX_S, COALESCE_S, REFRESH_S, AgentCore, Limits, Sample
-from fog_agent.effects import AssignWorker, Exit, KillWorker, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
+from fog_agent.effects import AssignWorker, Exit, KillWorker, ProbeLink, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
 from fog_common.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,
@@ -22,6 +22,7 @@ from fog_common.wire.messages import (
     Identify,
     Placement,
     Presence,
+    Probe,
     Profile,
     TaskState,
     WorkerState,
@@ -631,3 +632,85 @@ class Orders(RuleBasedStateMachine):
 
 Orders.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 test_any_order = Orders.TestCase
+
+
+# -- the link, the node's speed, another plan ------------------------------------------------
+
+
+def probes_of(core: AgentCore) -> list[Probe]:
+    return [effect.probe for effect in core.take() if isinstance(effect, ProbeLink)]
+
+
+def measured_link(trip_s: float, bytes_s: float) -> tuple[AgentCore, list[int], float]:
+    """(the core after its probes came back, their sizes, the time)"""
+    core, now, sizes = fresh(probe_bytes=64 * 1024), 1.0, []
+    now += trip_s
+    core.on_message(Presence("pi-1", "n1", online=True), "pi-1", now)
+    while found := probes_of(core):
+        (probe,) = found
+        sizes.append(len(probe.filler))
+        now += trip_s + 2 * len(probe.filler) / bytes_s
+        core.on_message(probe, "pi-1", now)
+    return core, sizes, now
+
+
+@pytest.mark.parametrize("bytes_s", [2e5, 5e6, 4e7])
+def test_the_links_rate_is_what_many_bytes_take_beyond_an_empty_round_trip(bytes_s: float):
+    core, sizes, now = measured_link(0.01, bytes_s)
+    assert core.profile.bandwidth_bytes_s == pytest.approx(bytes_s, rel=0.05)
+    assert sum(sizes) < 400 * 1024
+    core.on_timer(now + COALESCE_S)
+    announced = [effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Announce)]
+    assert announced[-1].profile.bandwidth_bytes_s == core.profile.bandwidth_bytes_s
+    assert announced[-1].profile.rtt_s == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_known_link_is_measured_again_only_while_no_job_runs():
+    core, _, now = measured_link(0.01, 5e6)
+    core.on_message(desired(1, wanted("digits")), COORDINATOR, now)
+    for _ in range(3):
+        now += 3700.0
+        core.on_timer(now)
+        core.take()
+        core.on_message(Presence("pi-1", "n1", online=True), "pi-1", now + 0.01)
+        assert not probes_of(core)
+    core.on_message(desired(2), COORDINATOR, now)
+    core.on_worker_exited("digits", 1, 0, now)
+    now += 100.0
+    core.on_timer(now)
+    core.take()
+    core.on_message(Presence("pi-1", "n1", online=True), "pi-1", now + 0.01)
+    assert probes_of(core)
+
+
+def test_a_probe_of_somebody_else_or_of_the_past_means_nothing():
+    core = fresh(probe_bytes=1024)
+    core.on_message(Presence("pi-1", "n1", online=True), "pi-1", 1.01)
+    (probe,) = probes_of(core)
+    core.on_message(probe, "pi-2", 1.02)
+    core.on_message(Probe(probe.number - 1, b""), "pi-1", 1.02)
+    assert not probes_of(core) and core.rejected == 1
+
+
+def test_what_a_worker_measured_is_announced_once():
+    core = fresh()
+    core.on_message(desired(1, wanted("digits")), COORDINATOR, 1.0)
+    state = WorkerState("digits", 1, "ready", gauges={"flops_per_second": 4e9, "op_overhead_seconds": 1e-3})
+    core.take()
+    for now in (2.0, 3.0):
+        core.on_worker_state("digits", state, False, now)
+        core.on_timer(now + COALESCE_S)
+    announced = [effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Announce)]
+    assert [(item.profile.flops, item.profile.op_s) for item in announced] == [(4e9, 1e-3)]
+
+
+def test_a_job_that_was_planned_anew_gets_a_new_worker():
+    core = fresh()
+    core.on_message(desired(1, wanted("digits")), COORDINATOR, 1.0)
+    core.take()
+    other = DesiredJob("digits", {"name": "digits", "method": {"cut": 2}}, Placement("digits", 2, "server", ()))
+    core.on_message(desired(2, other), COORDINATOR, 2.0)
+    assert [type(effect) for effect in core.take() if not isinstance(effect, Publish | Say)] == [StopWorker]
+    core.on_worker_exited("digits", 1, 0, 2.5)
+    started = core.take()
+    assert StartWorker("digits", 2) in started and AssignWorker("digits", other) in started
