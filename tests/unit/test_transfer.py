@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.letternet import KIND, Net, Site, Weather, content
 
 from fog_common.errors import FogError, TooLarge
 from fog_common.transfer import frames
 from fog_common.transfer.endpoint import Address, BlobMeta, Limits, Publish
+from support.letternet import KIND, Net, Site, Weather, content
 
 SMALL = Limits(chunk_bytes=4096, inline_bytes=1000, window_chunks=8)
 

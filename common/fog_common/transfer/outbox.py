@@ -129,6 +129,8 @@ class Outbox:
                 line.hold(flow.parcel.digest)
             if flow.users == 0:
                 line.drop_flow(flow)
+            elif flow.passing is not None and flow.passing.cast is sending.cast:
+                flow.passing.leave(flow)  # other letters need it still: from here it is served alone
         sending.flows = []
         if (mine := self.keys.get(sending.key)) is not None:
             mine.pop((line.peer, name), None)

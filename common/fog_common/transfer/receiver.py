@@ -93,6 +93,8 @@ class Receiver:
             elif part.number:
                 source.done(part.number)
                 source.flush = True
+        for digest in [digest for digest in waiting.content if digest in source.by_digest]:
+            self._settle_for_others(source, name, digest, waiting.content[digest])
         for digest in [digest for digest in waiting.missing if digest in waiting.content]:
             del waiting.missing[digest]
         self._sweep_at = min(self._sweep_at, now + self.limits.idle_s / 8)
@@ -313,6 +315,12 @@ class Receiver:
                     other.flush = True
                     self._mark(other)
                     self._settle(other, same, content)
+
+    def _settle_for_others(self, source: Source, name: tuple[str, int], digest: str, content: memoryview) -> None:
+        """The blob came otherwise, while its chunks were expected."""
+        assembly = source.by_digest[digest]
+        assembly.letters.pop(name, None)
+        self._settle(source, assembly, content)
 
     def _settle(self, source: Source, assembly: Assembly, content: memoryview) -> None:
         source.finish(assembly)
