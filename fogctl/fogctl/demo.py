@@ -70,9 +70,7 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
         raise ConfigError(f"--sites {sites}: at least one agent for each, and mosquitto as the broker (the embedded one knows no bridges)")
     with LocalFleet(folder, agents, broker=broker, sites=sites) as fleet:
         assert fleet.broker is not None
-        out.note(
-            f"broker {fleet.broker.name} on {fleet.broker.host}:{fleet.broker.port}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}"
-        )
+        out.note(f"broker {fleet.broker.name}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}")
         for site, own in fleet.site_brokers.items():
             out.note(f"{site}: broker {own.name}, bridged to it; {', '.join(name for name in fleet.agents if fleet.site_of(name) == site)}")
         with fleet.client() as client:
