@@ -145,6 +145,8 @@ class Trainer(_Alarm, kw_only=True):
 
     def _called(self, call: Call) -> list[Command]:
         match self.member.verdict(call, self.doing, self.newest):
+            case "elsewhere":
+                return self.member.elsewhere(call)
             case "again":
                 self.newest, self.doing, self.next = call.number, None, None
                 self.begun += 1
@@ -245,6 +247,8 @@ class Aggregator(_Alarm, kw_only=True):
     def _called(self, call: Call, now: float) -> list[Command]:
         """A round of the parent. One that is still open here was closed there without us."""
         match self.member.verdict(call, self.doing, self.newest):
+            case "elsewhere":
+                return self.member.elsewhere(call)
             case "again":
                 self.newest, self.doing = call.number, None
                 return self.member.give_again(call)

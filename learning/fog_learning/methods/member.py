@@ -28,6 +28,10 @@ class Member(Struct):
     """Round of the input below."""
     line: Line = ()
     """The latest that was heard."""
+    root: int = -1
+    """The root's round that it counts in."""
+    given_to: str = ""
+    """The head that has it."""
     base: str = ""
     """Digest of the weights that the input was made from."""
     weights: Ref | None = None
@@ -44,6 +48,8 @@ class Member(Struct):
 
     def called(self, call: Call) -> list[Command]:
         """Pass the call on, if this node is to."""
+        if call.head != self.head:  # it belongs to another cluster now: the lines of two heads cannot be compared
+            self.head, self.line, self.call, self.passes = call.head, (), None, []
         if call.line < self.line:
             return []
         if self.call is None or (call.line, call.number) >= (self.call.line, self.call.number):
@@ -53,8 +59,11 @@ class Member(Struct):
         names = [*call.relay, *(name for each in now for name in each.relay)]
         return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
 
-    def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin"]:
-        """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, or begin."""
+    def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin", "elsewhere"]:
+        """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, begin, or
+        say that this node's part of the round is in another cluster, so that nothing counts twice."""
+        if call.root == self.root and call.head != self.given_to:
+            return "elsewhere"
         if call.line < self.line:
             return "drop"
         later, self.line = call.line > self.line, call.line
@@ -68,11 +77,15 @@ class Member(Struct):
 
     def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers) -> list[Command]:
         """The input of this round is there (the owner has put a Save before these commands)."""
+        self.root, self.given_to = call.root, call.head
         self.number, self.base, self.examples, self.slots, self.numbers = call.number, _digest(call.weights), examples, slots, numbers
         self.weights = weights
         self.mixing.stop()
         self.stuck_at = None
         return self.give_again(call)
+
+    def elsewhere(self, call: Call) -> list[Command]:
+        return [Send(call.head, Trouble(call.number, call.line, f"its part of round {call.root} is with {self.given_to}", empty=True), latest=True)]
 
     def give_again(self, call: Call) -> list[Command]:
         """To a head that began anew, or did not hear it."""
