@@ -172,7 +172,7 @@ class Endpoint:
             topic = topics.inbox(self.fleet, to.site, to.node, self.me.node, self.me.site, to.kind)
         except ValueError as error:
             raise WireError(f"cannot be reached: {error}") from None
-        if to.site == self.me.site:
+        if topics.parse(topic).plane == "d2d":
             return topic, "d2d"
         return topic, "up" if _rank(to.tier) >= _rank(self.me.tier) else "down"
 
