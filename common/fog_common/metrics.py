@@ -37,6 +37,7 @@ METRICS: Final = (
     Metric("fog_build_info", "gauge", "1, with the version of the coordinator.", ("version",)),
     Metric("fog_broker_up", "gauge", "1 while the coordinator is connected to its broker."),
     Metric("fog_coordinator_start_timestamp_seconds", "gauge", "When the coordinator began, Unix time."),
+    Metric("fog_coordinator_bytes_total", "counter", "Payload of all that the coordinator said and heard, results included.", ("direction",)),
     Metric("fog_coordinator_rejected_messages_total", "counter", "Messages that were dropped: malformed, forged, unknown.", ("reason",)),
     Metric("fog_nodes", "gauge", "Nodes by state: online, offline, unknown.", ("state",)),
     Metric("fog_jobs", "gauge", "Jobs that are remembered, by state.", ("state",)),

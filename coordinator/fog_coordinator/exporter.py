@@ -59,14 +59,15 @@ class Exporter:
         """job -> its acknowledgements, as last seen"""
         self._acks_past: dict[str, float] = {}
 
-    def collect(self, now: float, *, connected: bool, rejected: Mapping[str, int]) -> Samples:
-        """All samples at `now`. rejected: messages that the service dropped, by reason."""
+    def collect(self, now: float, *, connected: bool, rejected: Mapping[str, int], traffic: Mapping[str, int] | None = None) -> Samples:
+        """All samples at `now`. rejected: messages that the service dropped, by reason; traffic: bytes by direction."""
         core, samples = self._core, Samples()
         samples["fog_build_info"] = [((core.version or "unknown",), 1.0)]
         samples["fog_broker_up"] = [((), float(connected))]
         if core.started_at is not None:
             samples["fog_coordinator_start_timestamp_seconds"] = [((), core.started_at)]
         samples["fog_coordinator_rejected_messages_total"] = [((reason,), float(count)) for reason, count in sorted(rejected.items())]
+        samples["fog_coordinator_bytes_total"] = [((direction,), float(count)) for direction, count in (traffic or {}).items()]
         nodes = list(core.registry)
         samples["fog_nodes"] = [((state,), float(sum(node.state == state for node in nodes))) for state in _NODE_STATES]
         samples["fog_jobs"] = [((state,), float(sum(status.shown_state(core, job) == state for job in core.jobs.values()))) for state in _JOB_STATES]

@@ -84,6 +84,7 @@ class Service:
         self._exporter = Exporter(core)
         self._watchdog_s = watchdog_s()
         self._watchdog_at = 0.0
+        self._bytes = {"sent": 0, "received": 0}
         self.rejected: dict[str, int] = {}
         """Messages that were dropped, by reason."""
 
@@ -148,6 +149,7 @@ class Service:
                 self._core.on_disconnected(now)
                 self._exchange.disconnected(now)
             case Received(topic, payload):
+                self._bytes["received"] += len(payload)
                 try:
                     self._receive(now, topics.parse(topic), payload)
                 except WireError as error:
@@ -193,7 +195,7 @@ class Service:
         problems: tuple[str, ...] = () if self._connected else ("not connected to the broker",)
         if self._retry_at is not None:
             problems += ("the journal or a result cannot be written",)
-        found = self._exporter.collect(now, connected=self._connected, rejected=self.rejected) if samples else {}
+        found = self._exporter.collect(now, connected=self._connected, rejected=self.rejected, traffic=self._bytes) if samples else {}
         return Look(found, problems)
 
     def _reject(self, reason: str, topic: str, error: Exception) -> None:
@@ -278,6 +280,7 @@ class Service:
         self._exchange.send(now, user, session, job, self._core.jobs[job].numbers, digest, weights)
 
     def _send(self, topic: str, payload: bytes, qos: int = 0) -> None:
+        self._bytes["sent"] += len(payload)
         try:
             self._bus.publish(topic, payload, qos=qos)
         except (FogError, ValueError) as error:

@@ -385,6 +385,7 @@ def energy() -> Json:
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{S}", "{{node}}")),
             series("Bandwidth, at least", "Bps", (f"fog_link_bandwidth_bytes_per_second{S}", "{{node}}")),
             series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", S), "{{node}} {{direction}}"), stack=True),
+            series("Coordinator", "Bps", (rate("fog_coordinator_bytes_total", "direction", ""), "{{direction}}"), about="Results included."),
         ],
     )
 

@@ -45,17 +45,20 @@ class LocalFleet:
         metrics: bool = True,
         sites: int = 0,
         bridge_port: Callable[[str, int], int] = lambda site, port: port,
+        broker_lines: str = "",
     ) -> None:
         """metrics: the coordinator serves them on a free port of this machine, see `metrics_url`.
 
         sites: so many sites (site-1 …), each with a mosquitto of its own that is bridged to the cloud's; agents take turns. 0: one broker.
         bridge_port: (site, the cloud broker's port) -> the port that the site's bridge goes to (a proxy that can be cut).
+        broker_lines: further lines of the (cloud's) mosquitto's configuration.
         """
         self.folder = folder
         self.fleet = fleet
         self.agents = [f"agent-{number}" for number in range(1, agents + 1)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._broker_kind = broker
+        self._broker_lines = broker_lines
         self._backend = backend
         self._options = dict(agent_options or {})
         self._log_level = log_level
@@ -73,7 +76,7 @@ class LocalFleet:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             kind: Any = None if self._broker_kind == "auto" else self._broker_kind
-            self.broker = Broker.start("mosquitto" if self.sites else kind, log=self.folder / "broker.log")
+            self.broker = Broker.start("mosquitto" if self.sites else kind, config=self._broker_lines, log=self.folder / "broker.log")
             self._start_sites()
             if self._backend == "torch":
                 self.start_spawner()

@@ -55,7 +55,7 @@ def test_every_metric_of_the_table_is_exported():
         world.train()
         world.run(1.0)
     assert world.core is not None
-    samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3})
+    samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3}, traffic={"sent": 5, "received": 7})
     assert {name for metric in METRICS for name in samples if name.startswith(metric.name)} == samples.keys()
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing

@@ -1,0 +1,246 @@
+"""What it costs to be seen, and whether what is shown is true: time of a scrape, overhead of metrics and energy, bytes against the broker's.
+
+    python -m bench.observability [scrape] [overhead] [bytes]
+
+Every function returns {"value": …, and its parts}, as the other figures of the bench do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from fog_common.bus.base import BusEvent, Connected, Received
+from fog_common.bus.mqtt import MqttBus
+from fog_common.metrics import NODE_GAUGES, USES
+from fog_common.wire.messages import Announce, Heartbeat, Profile
+from fog_coordinator.core import Core
+from fog_coordinator.exporter import Exporter
+from fog_coordinator.scrape import Look, LookAsked, Scrapes
+from fogctl.client import Client
+from fogctl.local_fleet import LocalFleet
+
+BARS: Final[dict[str, tuple[str, float, str]]] = {
+    "scrape_s": ("at most", 0.3, "scrape of 1 000 nodes x 20 series, over HTTP"),
+    "observability_overhead": ("at most", 0.05, "change of a round's time by metrics and energy, upper end of the 95 % interval"),
+    "byte_counters_error": ("at most", 0.02, "our byte counters / those of mosquitto's $SYS - 1"),
+}
+JOB: Final[dict[str, Any]] = {
+    "method": {"name": "fedavg", "local_steps": 5},
+    "model": {"name": "mlp", "hidden": [256]},
+    "data": {"name": "digits"},
+    "train": {"rounds": 30, "batch_size": 32, "lr": 0.01},
+    "evaluation": {"where": "none"},
+}
+
+# -- scrape --------------------------------------------------------------------------------
+
+
+def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
+    """Seconds from the request to the last byte of /metrics, over loopback, nothing cached. 20 series of each node."""
+    core = Core("bench")
+    core.on_connected(1.0)
+    gauges = {name: 0.123456789 for name in NODE_GAUGES}
+    counters = {"ctl_sent_bytes": 123456.0, "ctl_received_bytes": 654321.0, **{f"energy_{use}_joules": 123.456 for use in USES}}
+    for number in range(nodes):
+        core.on_announce(2.0, Announce(f"node-{number}", "n", Profile("edge", "home", torch=True)))
+        core.on_heartbeat(3.0, Heartbeat(f"node-{number}", "n", gauges=gauges, counters=counters, energy_j={"measured": 1234.5, "modelled": 1.5}))
+    exporter = Exporter(core)
+
+    def ask(asked: LookAsked) -> None:
+        asked.answer(Look(exporter.collect(4.0, connected=True, rejected={}), ()))
+
+    seconds, size, series = [], 0, 0
+    for _ in range(times):
+        pages = Scrapes(ask).serve("127.0.0.1", 0)  # each with its own empty cache
+        try:
+            began = time.perf_counter()
+            with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/metrics") as answer:
+                text = answer.read()
+            seconds.append(time.perf_counter() - began)
+        finally:
+            pages.close()
+        size, series = len(text), sum(not line.startswith(b"#") for line in text.splitlines())
+    return {"value": statistics.median(seconds), "max": max(seconds), "min": min(seconds), "bytes": size, "series": series, "nodes": nodes}
+
+
+# -- overhead ------------------------------------------------------------------------------
+
+
+def overhead(pairs: int = 20, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
+    """The same job on a fleet with energy meter, metrics and a reader, and on one without any, turn by turn: change of a round's median time.
+
+    value: upper end of the 95 % interval of the mean change (0.01 = one per cent slower).
+    """
+    with ExitStack() as stack:
+        fleets = {}
+        for name in ("on", "off"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"foglearn-bench-{name}-"))
+            reader = "model" if name == "on" else "none"
+            fleet = LocalFleet(
+                Path(folder), 2, broker="mosquitto", backend=backend, metrics=name == "on", agent_options={"energy": {"reader": reader}}
+            )
+            client = stack.enter_context(stack.enter_context(fleet).client())
+            fleet.wait_for_nodes(client, 3)
+            fleets[name] = fleet, client
+        over = threading.Event()
+        reader_thread = threading.Thread(target=_read, args=(fleets["on"][0].metrics_url, over, scrape_every_s))
+        reader_thread.start()
+        try:
+            return _compared(pairs, {name: client for name, (_, client) in fleets.items()})
+        finally:
+            over.set()
+            reader_thread.join()
+
+
+def _compared(pairs: int, clients: dict[str, Client]) -> dict[str, Any]:
+    changes, medians = [], {name: list[float]() for name in clients}
+    for name, client in clients.items():  # warm: imports, caches, forked workers
+        _rounds(client, f"warm-{name}")
+    for pair in range(pairs):
+        took = {}
+        for name in sorted(clients, reverse=bool(pair % 2)):
+            took[name] = _rounds(clients[name], f"pair-{pair}-{name}")
+            medians[name].append(took[name])
+        changes.append(math.log(took["on"] / took["off"]))
+    mean, half = statistics.fmean(changes), interval(changes)
+    return {
+        "value": math.expm1(mean + half),
+        "mean": math.expm1(mean),
+        "lower": math.expm1(mean - half),
+        "pairs": pairs,
+        "on_s": statistics.median(medians["on"]),
+        "off_s": statistics.median(medians["off"]),
+    }
+
+
+def interval(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean (Student's t; 0.1 % exact from 5 values on)."""
+    df = len(values) - 1
+    t = 1.959964 + 2.372271 / df + 2.822507 / df**2 + 2.555852 / df**3 + 1.589536 / df**4
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _rounds(client: Client, name: str) -> float:
+    """Median seconds of a round of one job."""
+    status = _finished(client, {**JOB, "name": name})
+    ends = [record["wall_s"] for record in status["history"]]
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
+
+
+def _finished(client: Client, spec: dict[str, Any], limit_s: float = 300.0) -> dict[str, Any]:
+    job = client.request("job.submit", spec=spec)["job"]
+    until = time.monotonic() + limit_s
+    while (status := client.request("job.status", job=job))["state"] != "finished":
+        if status["state"] in ("failed", "cancelled") or time.monotonic() > until:
+            raise SystemExit(f"bench: {job} did not finish: {status['state']}: {status['why'] or status['line']}")
+        time.sleep(0.1)
+    return status
+
+
+def _read(url: str, over: threading.Event, every_s: float) -> None:
+    """A Prometheus in small."""
+    while not over.wait(every_s):
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            answer.read()
+
+
+# -- bytes ---------------------------------------------------------------------------------
+
+SYS_INTERVAL_S: Final = 2
+SYS: Final = {"received": "$SYS/broker/publish/bytes/received", "sent": "$SYS/broker/publish/bytes/sent"}
+
+
+def byte_counters(rounds: int = 20) -> dict[str, Any]:
+    """Our counters of a job on a fleet, and mosquitto's, read one interval of its after the end. What nodes send, the broker receives.
+
+    value: the larger of both relative differences.
+    """
+    with tempfile.TemporaryDirectory(prefix="foglearn-bench-") as folder:
+        lines = f"sys_interval {SYS_INTERVAL_S}"
+        with LocalFleet(Path(folder), 3, broker="mosquitto", broker_lines=lines) as fleet, fleet.client() as client:
+            fleet.wait_for_nodes(client, 4)
+            _finished(client, {**JOB, "name": "bytes", "model": {"name": "mlp", "hidden": [512, 512]}, "train": {**JOB["train"], "rounds": rounds}})
+            ours, theirs = _settled(lambda: _counted(fleet.metrics_url)), _asked(fleet)
+    found = {
+        "received": {"ours": ours["sent"], "mosquitto": theirs["received"]},
+        "sent": {"ours": ours["received"], "mosquitto": theirs["sent"]},
+    }
+    errors = {name: abs(pair["ours"] / pair["mosquitto"] - 1.0) for name, pair in found.items()}
+    return {"value": max(errors.values()), "errors": errors, **found}
+
+
+def _counted(url: str) -> dict[str, float]:
+    """Payload that coordinator, agents and workers sent and received, of all planes."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    names = ("fog_job_bytes_total{", "fog_node_control_bytes_total{", "fog_coordinator_bytes_total{")
+    total = {"sent": 0.0, "received": 0.0}
+    for line in text.splitlines():
+        for direction in total:
+            if line.startswith(names) and f'direction="{direction}"' in line:
+                total[direction] += float(line.rpartition(" ")[2])
+    return total
+
+
+def _settled(look: Callable[[], dict[str, float]], limit_s: float = 20.0) -> dict[str, float]:
+    """The figures once they rest: the workers' last reports come after the last round. At rest only heartbeats go on, which are small."""
+    before, until = look(), time.monotonic() + limit_s
+    while time.monotonic() < until:
+        time.sleep(2.5)
+        after = look()
+        if all(abs(after[name] - before[name]) < 0.001 * before[name] for name in before):
+            return after
+        before = after
+    return before
+
+
+def _asked(fleet: LocalFleet) -> dict[str, float]:
+    """mosquitto's own counters at the first moment, after an interval of its, when they are published again."""
+    events: list[BusEvent] = []
+    ready = threading.Event()
+
+    def on_event(event: BusEvent) -> None:
+        events.append(event)
+        if isinstance(event, Connected):
+            ready.set()
+
+    bus = MqttBus(fleet.broker_config, "bench-sys", on_event)
+    bus.subscribe(*SYS.values())
+    bus.start()
+    try:
+        ready.wait(10)
+        time.sleep(SYS_INTERVAL_S * 1.5)  # what comes at once is retained, of the interval before
+    finally:
+        bus.close()
+    last = {event.topic: float(event.payload) for event in events if isinstance(event, Received)}
+    return {name: last[topic] for name, topic in SYS.items()}
+
+
+FIGURES: Final[dict[str, tuple[str, Callable[[], dict[str, Any]]]]] = {
+    "scrape": ("scrape_s", scrape),
+    "overhead": ("observability_overhead", overhead),
+    "bytes": ("byte_counters_error", byte_counters),
+}
+
+
+def measure() -> dict[str, dict[str, Any]]:
+    """All three, under the names of BARS."""
+    return {name: figure() for name, figure in FIGURES.values()}
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or FIGURES:
+        name, figure = FIGURES[chosen]
+        sys.stdout.write(json.dumps({name: figure()}, indent=1) + "\n")
