@@ -40,7 +40,7 @@ JOB: Final[dict[str, Any]] = {
     "method": {"name": "fedavg", "local_steps": 5},
     "model": {"name": "mlp", "hidden": [256]},
     "data": {"name": "digits"},
-    "train": {"rounds": 30, "batch_size": 32, "lr": 0.01},
+    "train": {"rounds": 60, "batch_size": 32, "lr": 0.01},
     "evaluation": {"where": "none"},
 }
 
@@ -77,10 +77,13 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
 
 # -- overhead ------------------------------------------------------------------------------
 
+NARROW: Final = 0.02
 
-def overhead(pairs: int = 20, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
+
+def overhead(pairs: int = 20, most: int = 60, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
     """The same job on a fleet with energy meter, metrics and a reader, and on one without any, turn by turn: change of a round's median time.
 
+    At least `pairs`, and on a machine that is not quiet up to `most`, until the interval is NARROW wide to each side.
     value: upper end of the 95 % interval of the mean change (0.01 = one per cent slower).
     """
     with ExitStack() as stack:
@@ -98,17 +101,19 @@ def overhead(pairs: int = 20, backend: str = "torch", scrape_every_s: float = 1.
         reader_thread = threading.Thread(target=_read, args=(fleets["on"][0].metrics_url, over, scrape_every_s))
         reader_thread.start()
         try:
-            return _compared(pairs, {name: client for name, (_, client) in fleets.items()})
+            return _compared(pairs, most, {name: client for name, (_, client) in fleets.items()})
         finally:
             over.set()
             reader_thread.join()
 
 
-def _compared(pairs: int, clients: dict[str, Client]) -> dict[str, Any]:
+def _compared(pairs: int, most: int, clients: dict[str, Client]) -> dict[str, Any]:
     changes, medians = [], {name: list[float]() for name in clients}
     for name, client in clients.items():  # warm: imports, caches, forked workers
         _rounds(client, f"warm-{name}")
-    for pair in range(pairs):
+    for pair in range(most):
+        if pair >= pairs and interval(changes) <= NARROW:
+            break
         took = {}
         for name in sorted(clients, reverse=bool(pair % 2)):
             took[name] = _rounds(clients[name], f"pair-{pair}-{name}")
@@ -119,7 +124,7 @@ def _compared(pairs: int, clients: dict[str, Client]) -> dict[str, Any]:
         "value": math.expm1(mean + half),
         "mean": math.expm1(mean),
         "lower": math.expm1(mean - half),
-        "pairs": pairs,
+        "pairs": len(changes),
         "on_s": statistics.median(medians["on"]),
         "off_s": statistics.median(medians["off"]),
     }

@@ -33,7 +33,7 @@ def test_a_dashboard_is_one_that_grafana_takes(path: Path):
     panels = board["panels"]
     assert re.fullmatch(r"foglearn-[a-z]+", board["uid"]) and board["schemaVersion"] == 36
     assert len({panel["id"] for panel in panels}) == len(panels)
-    assert len({panel["title"] for panel in panels}) == len(panels)
+    assert len({(panel["title"], panel["type"]) for panel in panels}) == len(panels)
     cells: set[tuple[int, int]] = set()
     for panel in panels:
         at = panel["gridPos"]
