@@ -68,9 +68,9 @@ class Case(Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     rounds: int
     target: float
-    local_steps: int = 2
-    batch: int = 16
-    lr: float = 0.1
+    lr: float
+    batch: int
+    local_steps: int = 1
     clusters: int = CLUSTERS
     test_limit: int | None = None
 
@@ -163,18 +163,12 @@ def play(case: Case, method: dict[str, Any], tasks: list[Task] | None, seed: int
 def cases(settings: Settings) -> list[Case]:
     few, many = {"graph": "full", "turns": 1}, {"graph": "small_world", "degree": 4, "rewire": 0.5, "turns": 1}
     if settings.quick:
-        common: dict[str, Any] = {"data": "digits", "model": {"name": "mlp", "hidden": [128]}, "rounds": 40, "target": 0.85}
-        sizes = (5, 10, 25)
+        common: dict[str, Any] = {"data": "digits", "model": {"name": "mlp", "hidden": [128]}, "rounds": 50, "lr": 0.1, "batch": 16}
     else:
-        common = {
-            "data": find_data(("mnist",), settings.env),
-            "model": {"name": "mlp", "hidden": [32]},
-            "rounds": 60,
-            "target": 0.88,
-            "test_limit": 5000,
-        }
-        sizes = (5, 10, 15, 20, 25)
-    return [Case(size=size, graph=few if size <= 5 else many, **common) for size in sizes]
+        data = find_data(("mnist",), settings.env)
+        common = {"data": data, "model": {"name": "mlp", "hidden": [32]}, "rounds": 80, "lr": 0.15, "batch": 32, "test_limit": 5000}
+    sizes = (5, 10, 25) if settings.quick else (5, 10, 15, 25)
+    return [Case(size=size, graph=few if size <= 5 else many, target=0.9, **common) for size in sizes]
 
 
 def run(settings: Settings, chosen: list[Case] | None = None) -> Outcome:

@@ -19,7 +19,7 @@ from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from
 from fog_learning.methods import resolve_method
-from fog_sim.costs import Costs, torch_bench
+from fog_sim.costs import Costs
 from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Link, NodeModel
 from fog_sim.network import Connection, Lane, Port, SimBroker
@@ -94,7 +94,7 @@ class Stage:
         *,
         links: Callable[[Task], tuple[Link, Link | None]] = lambda task: (WIRED, None),
         model: Callable[[Task], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
-        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]] = torch_bench,
+        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]] | None = None,
         seed: int = 0,
         redraw_s: float = 0.0,
         spread: float = 0.0,
@@ -104,6 +104,10 @@ class Stage:
         self.kernel = Kernel()
         self.broker: SimBroker = StageBroker(self.kernel, seed)
         self.job = job_from(spec, "the experiment's job")
+        if bench is None:
+            from fog_sim.experiments.bench import on_cpu
+
+            bench = on_cpu
         self.spec, self._bench, self._tasks = spec, bench, tuple(tasks)
         self._random, self._redraw_s, self._spread = random.Random(f"stage-{seed}"), redraw_s, spread
         method, _ = resolve_method(self.job)
@@ -161,7 +165,7 @@ class Stage:
             near={name: _moved(node.port.local) for name, node in self.nodes.items()},
             op_joules={name: node.op_joules for name, node in self.nodes.items()},
             sent={plane: sum(worker.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
-            ideal_bytes=sum(worker.host.ideal_bytes for worker in workers if worker.host is not None),
+            ideal_bytes=sum(worker.host.mail.ideal_bytes for worker in workers if worker.host is not None),
         )
 
     def _until(self, limit_s: float, reached: Callable[[], bool]) -> bool:

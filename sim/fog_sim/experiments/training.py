@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -35,6 +35,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     train_limit: int | None = None
     redraw_s: float = 0.0
     spread: float = 0.0
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def spec(self, column: Column, seed: int) -> dict[str, Any]:
         """The job file. A round of CC and FCDDT holds up to 50 steps, one of FL is a step; the evaluation comes after the last."""
@@ -44,6 +45,8 @@ class Setup(Struct, frozen=True, kw_only=True):
         match column:
             case "FL":
                 method |= {"local_steps": 1}
+                if self.momentum:  # a trainer's optimiser starts anew each round: the server's does the same on the mean step
+                    method |= {"server_optimizer": "momentum", "beta1": self.momentum}
             case "CC":
                 method |= {"round_steps": per_round}
             case "FCDDT":
@@ -70,9 +73,18 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     def run(self, column: Column, seed: int) -> Finished:
         """In the simulator, on a local network, with real tensors."""
-        spec = self.spec(column, seed)
-        lan = PRESETS["lan"].link
-        stage = Stage(spec, star(spec, self.nodes), links=lambda task: (lan, None), seed=seed, redraw_s=self.redraw_s, spread=self.spread)
+        from fog_sim.experiments.bench import on_cpu, on_gpu
+
+        spec, lan = self.spec(column, seed), PRESETS["lan"].link
+        stage = Stage(
+            spec,
+            star(spec, self.nodes),
+            links=lambda task: (lan, None),
+            bench=on_gpu if self.device == "cuda" else on_cpu,
+            seed=seed,
+            redraw_s=self.redraw_s,
+            spread=self.spread,
+        )
         return stage.run()
 
 
