@@ -54,6 +54,12 @@ class Observer(Machine):
     over: bool = False
     since: float = 0.0
 
+    def stop(self, why: str, now: float) -> list[Command]:
+        """The model that was rated last, of one of the peers."""
+        if self.result is None:
+            return [Finish(why=f"{why}; no model was rated yet")]
+        return [Finish({"weights": self.result}, dict(self.history[-1].numbers) if self.history else {})]
+
     def step(self, event: Event, now: float) -> list[Command]:
         if self.over:
             return []
