@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from fog_common.acks import Acks
 from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, decode_host_message
 from fog_common.errors import OpError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
@@ -45,48 +44,22 @@ from fog_common.machine import (
     Save,
     Send,
     Started,
-    Tag,
     WakeAt,
     Woke,
     map_refs,
     refs_in,
 )
+from fog_common.mail import Mail
 from fog_common.metrics import REFUSED_UPDATES
 from fog_common.refs import Refs
 from fog_common.saves import Codebook, Program, Record
 from fog_common.shelf import Shelf
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
+from fog_common.task import Task
+from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Letter, Publish, Refused
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement, ReplicaState, TaskState
 
 _encoder = msgspec.msgpack.Encoder()
-
-# -- one task ------------------------------------------------------------------------------
-
-
-class _Task:
-    """A machine and what surrounds it."""
-
-    def __init__(self, peer: Peer, machine: Machine, zero: float, epoch: int) -> None:
-        self.peer = peer
-        self.machine = machine
-        self.zero = zero  # host time at which the task's job time was 0
-        self.epoch = epoch  # differs between all tasks that this host ever opened
-        self.wake_at: float | None = None  # job time
-        self.saving: deque[int] = deque()  # labels on their way to the disk
-        self.held: list[tuple[int, Send | Cast | Finish]] = []  # (Save number it waits for, command)
-        self.saves_begun = 0
-        self.saves_done = 0
-        self.kept: list[Send] = []
-        self.computing: dict[Tag, Compute] = {}
-        self.cancelled: set[Tag] = set()
-        self.finished = False
-        self.stopping = False
-        self.why = ""
-        self.rewound_view = 0
-
-    def job_now(self, now: float) -> float:
-        return max(0.0, now - self.zero)
 
 
 class Host:
@@ -114,12 +87,11 @@ class Host:
         self.root_saved = -1
         self.measured: dict[str, float] = {}
         self.counters: dict[str, float] = {}
-        self.acks = Acks()
-        self.ideal_bytes = 0
         self._build = build
         self._codebook = Codebook(program)
+        self.mail = Mail(endpoint, self._codebook)
         self._gauge = gauge
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[str, Task] = {}
         self._by_name: dict[str, Peer] = {}
         self._incarnations: dict[str, int] = {}  # node -> of its live worker
         self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
@@ -131,11 +103,6 @@ class Host:
         self._early: dict[str, list[Event]] = {}
         self._parked: list[Letter] = []
         self._effects: list[Effect] = []
-        self._sends: dict[tuple[str, int], tuple[str, Send | Cast]] = {}  # endpoint key -> (task, command)
-        self._unacked: dict[tuple[str, int], set[str]] = {}  # endpoint key of a cast -> nodes that have not acknowledged
-        self._refused: dict[tuple[str, int], dict[str, None]] = {}  # endpoint key -> nodes that did not know us (yet, or any more)
-        self._send_number = 0
-        self._latest: dict[tuple[str, str, str], tuple[str, int]] = {}
         self._listening: tuple[str, ...] = ()
         self._copies: dict[str, Record] = {}  # task -> the Save that waits to be copied to its buddy
         self._replicating: dict[tuple[str, int], tuple[str, int]] = {}  # endpoint key -> (task, label)
@@ -156,6 +123,8 @@ class Host:
         gone = [peer for peer in before.values() if peer.live and not _same(peer, self._by_name.get(peer.task))]
         come = [peer for peer in new.tasks if peer.live and not _same(peer, before.get(peer.task))]
         self._incarnations = {peer.node: peer.incarnation for peer in new.tasks if peer.live}
+        if any(peer.task == new.root for peer in come):
+            self.root_saved = -1  # a new instance of the root may have fallen back; it says how far it is safe
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
@@ -351,13 +320,13 @@ class Host:
         self._epochs += 1
         if record is None:
             host_then, job_then = self._age
-            task = _Task(peer, self._build(peer), host_then - job_then, self._epochs)
+            task = Task(peer, self._build(peer), host_then - job_then, self._epochs)
             task.rewound_view = placement.rewind_view
             self._tasks[peer.task] = task
             self._post(peer.task, Started(self._roster()))
             self._welcome(peer.task)
             return
-        task = _Task(peer, self._codebook.machine(record), now - record.job_now, self._epochs)
+        task = Task(peer, self._codebook.machine(record), now - record.job_now, self._epochs)
         task.wake_at = record.wake_at
         task.rewound_view = placement.rewind_view
         self._tasks[peer.task] = task
@@ -385,19 +354,16 @@ class Host:
         self._drop(placement.root)
         self._epochs += 1
         machine = self._codebook.machine(record) if record is not None else task.machine
-        task = self._tasks[placement.root] = _Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
+        task = self._tasks[placement.root] = Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
         task.stopping = True
         none = Finish(why=f"{placement.stop}; there was no model yet")
-        self._perform(now, task, [none] if record is None else machine.stop(placement.stop, task.job_now(now)))
+        self._perform(now, task, [none] if record is None else machine.stop(placement.stop, self._roster(), task.job_now(now)))
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
         del self._tasks[name]
         self.refs.forget_task(name)
-        for key in [key for key, (task, _) in self._sends.items() if task == name]:
-            self.endpoint.cancel(key)
-            self._forget_send(key)
-        self._latest = {at: key for at, key in self._latest.items() if at[0] != name}
+        self.mail.cancel_task(name)
         self._queue = deque(item for item in self._queue if item[0] != name)
 
     def _listen(self) -> None:
@@ -429,8 +395,7 @@ class Host:
                         self._acked(now, key, node)
                     case Refused(key, node, reason):
                         self._count(f"refused_{reason}_total")
-                        if reason in {"not_placed", "no_such_task"} and key in self._sends:
-                            self._refused.setdefault(key, {})[node] = None
+                        if reason in {"not_placed", "no_such_task"} and self.mail.refused(key, node):
                             retry = True
             if retry:
                 self._retry_refused(now)
@@ -439,13 +404,13 @@ class Host:
                 break
             name, epoch, event = self._queue.popleft()
             task = self._tasks.get(name)
-            if task is None or task.epoch != epoch or task.finished or (task.stopping and not isinstance(event, Ran | Failed)):
+            if task is None or task.epoch != epoch or task.finished:
                 continue
             self._perform(now, task, task.machine.step(event, task.job_now(now)))
         if self.refs.grown:
             self._sweep()
 
-    def _perform(self, now: float, task: _Task, commands: list[Command]) -> None:
+    def _perform(self, now: float, task: Task, commands: list[Command]) -> None:
         for index, command in enumerate(commands):
             match command:
                 case Send() | Cast() | Finish():
@@ -473,13 +438,13 @@ class Host:
                     else:
                         self.measured[name] = value
 
-    def _keep(self, task: _Task, send: Send) -> Send:
+    def _keep(self, task: Task, send: Send) -> Send:
         fixed: Send = map_refs(send, lambda ref: self.refs.blob(task.peer.task, ref))
         if fixed not in task.kept:
             task.kept.append(fixed)
         return fixed
 
-    def _save(self, now: float, task: _Task, label: int, rest: list[Command]) -> None:
+    def _save(self, now: float, task: Task, label: int, rest: list[Command]) -> None:
         name = task.peer.task
 
         def durable(ref: Ref) -> Ref:
@@ -543,7 +508,7 @@ class Host:
 
     # -- sending ---------------------------------------------------------------------------
 
-    def _perform_send(self, now: float, task: _Task, command: Send | Cast | Finish) -> None:
+    def _perform_send(self, now: float, task: Task, command: Send | Cast | Finish) -> None:
         match command:
             case Send():
                 self._send(now, task, command)
@@ -552,7 +517,7 @@ class Host:
             case Finish():
                 self._finish(now, task, command)
 
-    def _send(self, now: float, task: _Task, send: Send) -> None:
+    def _send(self, now: float, task: Task, send: Send) -> None:
         name = task.peer.task
         if send.keep is not None:
             if send.keep <= self.root_saved:
@@ -566,17 +531,9 @@ class Host:
         if peer.node == self.me.node:
             self._post(send.to, Delivered(name, fixed.message))
             return
-        if send.latest:
-            self._outdate(name, send.message, {send.to})
-        key = self._key(name)
-        self._sends[key] = (name, fixed)
-        if send.latest:
-            self._latest[name, type(send.message).__name__, send.to] = key
-        content = self._content(name, send.to, fixed.message)
-        self.acks.sent(now, key, sum(blob.size for blob in content.blobs))
-        self.endpoint.send(now, self._address(peer), content, key)
+        self.mail.send(now, name, fixed, self._address(peer))
 
-    def _cast(self, now: float, task: _Task, cast: Cast) -> None:
+    def _cast(self, now: float, task: Task, cast: Cast) -> None:
         name = task.peer.task
         peers = [peer for peer in self._by_name.values() if peer.role == cast.role and peer.live and peer.task != name]
         if not peers:
@@ -587,27 +544,13 @@ class Host:
                 self._post(peer.task, Delivered(name, fixed.message))
         members = {peer.node: self._address(peer) for peer in peers if peer.node != self.me.node}
         if cast.latest:
-            self._outdate(name, cast.message, {cast.role, *(peer.task for peer in peers)})
+            self.mail.outdate(name, cast.message, {cast.role, *(peer.task for peer in peers)})
         if not members:
             return
         scope = self.me.site if all(address.site == self.me.site for address in members.values()) else topics.ALL_SITES
-        key = self._key(name)
-        self._sends[key] = (name, fixed)
-        self._unacked[key] = set(members)
-        if cast.latest:
-            self._latest[name, type(cast.message).__name__, cast.role] = key
-        content = self._content(name, cast.role, fixed.message)
-        self.acks.sent(now, key, sum(blob.size for blob in content.blobs))
-        self.endpoint.cast(now, scope, cast.role, list(members.values()), content, key)
+        self.mail.cast(now, name, fixed, scope, members)
 
-    def _outdate(self, name: str, message: Any, targets: set[str]) -> None:
-        kind = type(message).__name__
-        for at in [at for at in self._latest if at[0] == name and at[1] == kind and at[2] in targets]:
-            key = self._latest.pop(at)
-            self.endpoint.cancel(key)
-            self._forget_send(key)
-
-    def _finish(self, now: float, task: _Task, finish: Finish) -> None:
+    def _finish(self, now: float, task: Task, finish: Finish) -> None:
         name = task.peer.task
         task.finished, task.why = True, finish.why
         task.wake_at = None
@@ -615,10 +558,8 @@ class Host:
             blobs = {key: self.refs.blob(name, ref) for key, ref in finish.refs.items()}
             history = task.machine.progress()[1]
             result = Result(self.job, name, finish.numbers, blobs, history, finish.why)
-            content = Content(sender=name, to=RESULT, body=_encoder.encode(result), blobs=tuple(BlobMeta(b.digest, b.size) for b in blobs.values()))
-            key = self._key(name)
-            self._sends[key] = (name, Send(RESULT, result))
-            self.endpoint.send(now, Address(COORDINATOR, CLOUD_SITE, "cloud", f"{topics.BULK}~{self.job}"), content, key)
+            to = Address(COORDINATOR, CLOUD_SITE, "cloud", self.me.kind)
+            self.mail.post(now, name, RESULT, _encoder.encode(result), tuple(blobs.values()), to, about=Send(RESULT, result))
         self._change(urgent=True)
 
     def _resend(self, now: float, name: str, come: set[str]) -> None:
@@ -626,85 +567,52 @@ class Host:
         task = self._tasks[name]
         held = [command for _, command in task.held]
         for send in [send for send in task.kept if send.to in come and send not in held]:
-            for key in [key for key, (_, old) in self._sends.items() if old == send]:
-                self.endpoint.cancel(key)
-                self._forget_send(key)
+            self.mail.cancel_same(send)
             self._send(now, task, send)
 
     def _retry_refused(self, now: float) -> None:
         """A new table: those who did not know the sender may know it now."""
-        refused, self._refused = self._refused, {}
-        for key, nodes in refused.items():
-            name, command = self._sends[key]
+        for key, name, command, nodes in self.mail.take_refused():
             if not self._tasks[name].peer.live:  # with the next table
-                self._refused[key] = nodes
+                for node in nodes:
+                    self.mail.refused(key, node)
                 continue
-            for node in nodes:
-                targets = [peer.task for peer in self._by_name.values() if peer.node == node and peer.live]
-                wanted = [task for task in targets if task == (command.to if isinstance(command, Send) else task)]
-                for target in wanted:
-                    if isinstance(command, Send) or self._by_name[target].role == command.role:
-                        keep = command.keep if isinstance(command, Send) else None
-                        self._perform_send(now, self._tasks[name], Send(target, command.message, keep=keep, latest=command.latest))
-            if isinstance(command, Send):
-                self._forget_send(key)
-
-    def _forget_send(self, key: tuple[str, int]) -> None:
-        self.acks.forget(key)
-        self._sends.pop(key, None)
-        self._unacked.pop(key, None)
-        self._refused.pop(key, None)
-
-    def _content(self, sender: str, to: str, message: Any) -> Content:
-        blobs = {ref.digest: ref for ref in refs_in(message) if isinstance(ref, Blob)}
-        self.ideal_bytes += sum(blob.size for blob in blobs.values())
-        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs.values())
-        return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
+            keep = command.keep if isinstance(command, Send) else None
+            for peer in [peer for peer in self._by_name.values() if peer.node in nodes and peer.live]:
+                if command.to == peer.task if isinstance(command, Send) else command.role == peer.role:
+                    self._perform_send(now, self._tasks[name], Send(peer.task, command.message, keep=keep, latest=command.latest))
+            self.mail.retried(key)
 
     def _letter(self, now: float, node: str, message: Replica | Fetch | Missing, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
         """To another host of the job; None if the table does not say where it is, or a blob is gone: then a newer Save is on the disk already."""
         address = self._host_address(node)
         if address is None or not all(self.refs.blobs.hold(blob.digest) for blob in blobs):
             return None
-        key = self._key(HOST)
-        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)
-        self.acks.sent(now, key, sum(meta.size for meta in metas))
-        self.endpoint.send(now, address, Content(sender=HOST, to=HOST, body=_encoder.encode(message), blobs=metas), key)
-        return key
+        return self.mail.post(now, HOST, HOST, _encoder.encode(message), blobs, address)
 
     def _host_address(self, node: str) -> Address | None:
         peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
         if peer is not None:
             return self._address(peer)
         place = self.placement.places.get(node) if self.placement else None
-        return Address(node, *place, f"{topics.BULK}~{self.job}") if place else None
+        return Address(node, *place, self.me.kind) if place else None
 
     def _address(self, peer: Peer) -> Address:
-        return Address(peer.node, peer.site, peer.tier, f"{topics.BULK}~{self.job}")
-
-    def _key(self, name: str) -> tuple[str, int]:
-        self._send_number += 1
-        return name, self._send_number
+        return Address(peer.node, peer.site, peer.tier, self.me.kind)
 
     def _acked(self, now: float, key: Any, node: str) -> None:
-        self.acks.acked(now, key)
+        self.mail.acked(now, key, node)
         if key in self._replicating:
-            self.acks.forget(key)
             task, label = self._replicating.pop(key)
             if self._is_root(task):
                 self._announce(now, label)
             return
-        left = self._unacked.get(key)
-        if left is not None:
-            left.discard(node)
-        if not left:
-            self._forget_send(key)
         self._copy_what_waits(now)
 
     def _copy_what_waits(self, now: float) -> None:
         for name, record in list(self._copies.items()):
             buddy = self.placement.buddies.get(name) if self.placement else None
-            if buddy is None or not self._on_its_way(buddy, record):
+            if buddy is None or not self.mail.carries(buddy, record.digests()):
                 self._copy(now, name)
 
     # -- durability ------------------------------------------------------------------------
@@ -714,21 +622,13 @@ class Host:
         buddy = self.placement.buddies.get(record.task) if self.placement else None
         if buddy and buddy != self.me.node and self._host_address(buddy) is not None:
             for key in [key for key, (task, _) in self._replicating.items() if task == record.task]:
-                self.endpoint.cancel(key)  # a newer Save makes the copy of the older one pointless
+                self.mail.cancel(key)  # a newer Save makes the copy of the older one pointless
                 del self._replicating[key]
             self._copies[record.task] = record
-            if not self._on_its_way(buddy, record):
+            if not self.mail.carries(buddy, record.digests()):
                 self._copy(now, record.task)
         elif self._is_root(record.task):
             self._announce(now, record.label)
-
-    def _on_its_way(self, node: str, record: Record) -> bool:
-        """Blobs of the record are being cast to `node` anyway: after that, only the record itself has to be sent."""
-        digests = record.digests()
-        return any(
-            node in nodes and any(isinstance(ref, Blob) and ref.digest in digests for ref in refs_in(self._sends[key][1].message))
-            for key, nodes in self._unacked.items()
-        )
 
     def _copy(self, now: float, name: str) -> None:
         record = self._copies.pop(name)

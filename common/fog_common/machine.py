@@ -259,11 +259,11 @@ class Machine(Struct, kw_only=True):
         """What this task waits for now, or None. Pure."""
         return None
 
-    def stop(self, why: str, now: float) -> list[Command]:
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """Root task only: the job is to end (a budget is used up) with the model of this state, that of its newest Save.
 
-        Commands that lead to a Finish; until then only Ran and Failed are delivered. By default the state's `weights`, the newest
-        whole model; a method that keeps its model in parts says itself how they join.
+        Commands that lead to a Finish; until then events come as ever, but Woke. By default the state's `weights`, the newest whole
+        model; a method that keeps its model in parts, or elsewhere, says itself how to get it. roster: as in Rewound.
         """
         weights: Ref | None = getattr(self, "weights", None)
         if weights is None:

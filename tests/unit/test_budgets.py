@@ -139,7 +139,7 @@ def test_impossible_budgets_are_refused(budgets: dict[str, float]):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_root_hands_in_its_newest_model_when_it_is_stopped(name: str):
     """Or says, before there is one, that there is none."""
-    (finish,) = _blank(name).stop("stopped, it used 5 of 5 s", 5.0)
+    (finish,) = _blank(name).stop("stopped, it used 5 of 5 s", (), 5.0)
     assert isinstance(finish, Finish) and not finish.refs
     assert finish.why.startswith("stopped, it used 5 of 5 s; ") and "no model" in finish.why
 
@@ -161,7 +161,7 @@ def test_fedavg_hands_in_the_weights_and_figures_of_the_last_round():
     server = _blank("fedavg")
     server.weights = Blob("a" * 64, 10)
     server.history = [RoundRecord(1, 1.0, numbers={"accuracy": 0.5})]
-    assert server.stop("stopped", 2.0) == [Finish({"weights": Blob("a" * 64, 10)}, {"accuracy": 0.5})]
+    assert server.stop("stopped", (), 2.0) == [Finish({"weights": Blob("a" * 64, 10)}, {"accuracy": 0.5})]
 
 
 def test_a_cut_model_is_joined_before_it_is_handed_in():
@@ -169,7 +169,23 @@ def test_a_cut_model_is_joined_before_it_is_handed_in():
 
     trunk = _blank("fcddt")
     trunk.local, trunk.trunk = Blob("a" * 64, 10), Blob("b" * 64, 10)
-    (run,) = trunk.stop("stopped", 2.0)
+    (run,) = trunk.stop("stopped", (), 2.0)
     assert isinstance(run, Run) and run.refs == {"local": trunk.local, "trunk": trunk.trunk}
     whole = Blob("c" * 64, 20)
     assert trunk.step(Ran(run.tag, {"weights": whole}), 3.0) == [Finish({"weights": whole}, {})]
+
+
+def test_an_observer_asks_a_peer_for_its_model():
+    from fog_common.machine import Delivered, Peer, Ran, Send
+    from fog_learning.methods.gossip_messages import Told
+
+    observer = _blank("gossip")
+    peers = tuple(Peer(f"peer-{slot}", "peer", slot, f"pi-{slot}", "home", "edge", 1) for slot in range(2))
+    observer.round, observer.history = 3, [RoundRecord(number, float(number), numbers={"accuracy": 0.1}) for number in (1, 2, 3)]
+    (ask,) = observer.stop("stopped", peers, 4.0)
+    assert isinstance(ask, Send) and ask.to in {"peer-0", "peer-1"}
+    weights = Blob("a" * 64, 10)
+    (rating,) = observer.step(Delivered(ask.to, Told(3, weights)), 5.0)
+    *_, finish = observer.step(Ran(rating.tag, numbers={"accuracy": 0.9, "loss": 0.1}), 6.0)
+    assert isinstance(finish, Finish) and finish.refs == {"weights": weights} and finish.numbers["accuracy"] == 0.9
+    assert [record.round for record in observer.history] == [1, 2, 3]

@@ -149,7 +149,7 @@ class Trunk(Machine):
     def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
         return min(1 + (self.number - 1) // self.plan.round_steps, self.rounds), tuple(self.history)
 
-    def stop(self, why: str, now: float) -> list[Command]:
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """Join what the last round's Save holds of both parts."""
         if self.local is None or self.trunk is None:
             return [Finish(why=f"{why}; there was no model yet")]

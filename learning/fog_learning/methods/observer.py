@@ -54,11 +54,16 @@ class Observer(Machine):
     over: bool = False
     since: float = 0.0
 
-    def stop(self, why: str, now: float) -> list[Command]:
-        """The model that was rated last, of one of the peers."""
-        if self.result is None:
-            return [Finish(why=f"{why}; no model was rated yet")]
-        return [Finish({"weights": self.result}, dict(self.history[-1].numbers) if self.history else {})]
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
+        """The round that is done is the last: ask one of the peers for its model, as at the end."""
+        self._know(roster)
+        if not self.round or not self.peers:
+            return [Finish(why=f"{why}; there was no model yet")]
+        self.rounds, self.asked = self.round, {}
+        done = [record for record in (*self.history, *self.measuring.values()) if record.round == self.round]
+        self.history = [record for record in self.history if record.round < self.round]
+        self.measuring = {self.round: done[0] if done else RoundRecord(self.round, now)}
+        return self._ask(self.round)
 
     def step(self, event: Event, now: float) -> list[Command]:
         if self.over:
