@@ -117,3 +117,10 @@ def test_the_coordinator_serves_where_prometheus_looks():
     config = load_config(DEPLOY / "coordinator.yaml")
     targets = yaml.safe_load((RULES / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
     assert targets == [f"{config.metrics.host}:{config.metrics.port}"]
+
+
+def test_the_documentation_names_every_metric_and_no_other():
+    text = (DEPLOY.parent / "docs" / "observability.md").read_text()
+    section = text[text.index("## What is exported") : text.index("How to read them")]
+    named = {f"fog_{name}" for name in re.findall(r"`([a-z]+_[a-z_]+|nodes|jobs)(?:\{[a-z,]+\})?`", section) if not name.startswith("fog_")}
+    assert named - {"fog_common"} == {metric.name for metric in METRICS}
