@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fogctl.output import literal, size
 from fogctl.session import Session, command
+
+if TYPE_CHECKING:
+    from fog_learning.models import BlockFacts, ModelSpec
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What models there are, and what they cost.")
 
@@ -25,7 +28,7 @@ def list_(session: Session) -> None:
 @command(app, "show", connects=False)
 def show(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`, or package.module:Factory of your own (needs torch here).")],
     input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Shape of one example.")] = "1x28x28",
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     set_: Annotated[
@@ -35,28 +38,33 @@ def show(
     """Each block's output, parameters, FLOPs of one forward pass and activation bytes, per example."""
     from fog_learning.models import resolve_model
 
-    spec = resolve_model({"name": name, **_settings(set_ or [])}, _shape(input_), classes)
-    blocks = spec.facts()
+    own = ":" in name
+    section = {"import": name, "arguments": _settings(set_ or [])} if own else {"name": name, **_settings(set_ or [])}
+    spec = resolve_model(section, _shape(input_), classes)
+    blocks, impossible = _own_facts(spec) if own else (spec.facts(), {})
+    parameters, flops = sum(block.parameters for block in blocks), sum(block.flops for block in blocks)
     rows = [
         (
             block.name,
-            _times(block.output_shape),
+            _times(block.output_shape) or "-",
             f"{block.parameters:,}",
             size(block.parameter_bytes),
-            f"{block.flops:,}",
-            size(block.activation_bytes),
+            "-" if block.name in impossible else f"{block.flops:,}",
+            "no cut behind it" if block.name in impossible else size(block.activation_bytes),
         )
         for block in blocks
     ]
     total = sum(block.parameter_bytes for block in blocks)
-    rows.append(("total", "", f"{spec.parameters:,}", size(total), f"{spec.flops:,}", ""))
+    rows.append(("total", "", f"{parameters:,}", size(total), f"{flops:,}", ""))
+    for block, why in impossible.items():
+        session.out.note(f"behind {block}: {why}")
     data = {
         "name": name,
         "input_shape": spec.input_shape,
         "classes": classes,
-        "parameters": spec.parameters,
+        "parameters": parameters,
         "parameter_bytes": total,
-        "flops": spec.flops,
+        "flops": flops,
         "blocks": [
             {
                 "name": block.name,
@@ -65,11 +73,28 @@ def show(
                 "parameter_bytes": block.parameter_bytes,
                 "flops": block.flops,
                 "activation_bytes": block.activation_bytes,
+                "no_cut": impossible.get(block.name, ""),
             }
             for block in blocks
         ],
     }
     session.out.table(data, ("block", "output", "parameters", "bytes", "FLOPs forward", "activation"), rows, "no blocks")
+
+
+def _own_facts(spec: ModelSpec) -> tuple[tuple[BlockFacts, ...], dict[str, str]]:
+    """Of a module that is imported here, from the folder in which the command runs too."""
+    import sys
+
+    from fog_common.errors import ConfigError
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        from fog_learning.models.build import build
+        from fog_learning.models.imported import facts
+    except ImportError as error:
+        raise ConfigError(f"{spec.factory}: showing a module of your own needs torch here: {error}") from None
+    return facts(build(spec), spec.input_shape)
 
 
 def _shape(text: str) -> tuple[int, ...]:

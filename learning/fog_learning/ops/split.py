@@ -22,7 +22,7 @@ from fog_common.errors import OpError
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt_messages import Plan, cut_at
 from fog_learning.ops.optimise import update
-from fog_learning.ops.values import Weights, only
+from fog_learning.ops.values import Weights
 
 if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
@@ -39,7 +39,8 @@ class Split:
     front: nn.Module
     trunk: nn.Module
     tail: nn.Module | None
-    local_blocks: set[str]
+    local_names: set[str]
+    """Of the parameters on the nodes."""
 
 
 @dataclass(slots=True)
@@ -64,15 +65,23 @@ def split_of(bench: Workbench) -> Split:
         _, plan = resolve_method(bench.job)
         if not isinstance(plan, Plan):
             raise OpError(f"method {bench.job.method.get('name')} does not cut the model")
-        names = bench.spec.block_names
-        if not names:
-            raise OpError(f"model {bench.spec.name} is not made of named blocks; it cannot be cut")
+        names = blocks_of_model(bench)
         first, end = cut_at(plan, names)
         tail = bench.module(end, None) if plan.u_shaped else None
         trunk = bench.module(first, end if plan.u_shaped else None)
-        local = {*names[:first], *names[end:]} if plan.u_shaped else set(names[:first])
-        split = _splits[bench] = Split(plan, bench.module(0, first).train(), trunk.train(), tail, local)
+        front = bench.module(0, first)
+        local = {name for part in (front, tail) if part is not None for name, _ in part.named_parameters()}
+        split = _splits[bench] = Split(plan, front.train(), trunk.train(), tail, local)
     return split
+
+
+def blocks_of_model(bench: Workbench) -> tuple[str, ...]:
+    """Names of the blocks; those of a user's own module are found by running it. ConfigError if it cannot be cut."""
+    if not bench.spec.factory:
+        return bench.spec.block_names
+    from fog_learning.models.imported import block_names
+
+    return block_names(bench.module(), bench.spec.input_shape)
 
 
 # -- on the wire -----------------------------------------------------------------------------
@@ -166,7 +175,8 @@ def split_init(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
     """The first weights, a function of the seed: local (blocks on the nodes) and trunk."""
     split, first = split_of(bench), bench.first_weights()
     copy = Weights({name: tensor.clone() for name, tensor in first.items()})
-    return {"local": only(copy, split.local_blocks), "trunk": only(copy, split.local_blocks, inside=False)}, {}
+    local = Weights({name: tensor for name, tensor in copy.items() if name in split.local_names})
+    return {"local": local, "trunk": Weights({name: tensor for name, tensor in copy.items() if name not in split.local_names})}, {}
 
 
 def trunk_step(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:

@@ -296,6 +296,10 @@ class Workbench:
                 return [f"model {spec.name} does not take examples of shape {spec.input_shape}: {error}"]
             if output != (2, spec.classes):
                 return [f"model {spec.name} gives {output[1:]} per example, the data has {spec.classes} classes"]
+            if self.job.method.get("name") == "fcddt":
+                from fog_learning.ops.split import split_of
+
+                split_of(self)  # a cut that is not possible says so before the first step
         blocks = [name.split(".")[0] for name in (spec.parameter_shapes() if not spec.factory else module.state_dict())]
         layers = self.job.method.get("layers")
         unknown = sorted(blocks_of(",".join(layers)) - set(blocks)) if isinstance(layers, list) else []
