@@ -88,7 +88,7 @@ def counters_of(host: Host) -> dict[str, float]:
     rejected: dict[str, Any] = host.endpoint.rejected
     return {
         **host.counters,
-        **host.acks.counters,
+        **host.mail.acks.counters,
         **{f"rejected_{reason}_total": float(n) for reason, n in rejected.items()},
         **{name: float(n) for name, n in host.endpoint.counters.items()},
     }

@@ -383,8 +383,8 @@ class Worker:
         if host is not None:
             counters |= hosting.counters_of(host)
             gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
-            if host.acks.bandwidth_bytes_per_second is not None:
-                gauges["bandwidth_bytes_per_second"] = host.acks.bandwidth_bytes_per_second
+            if host.mail.acks.bandwidth_bytes_per_second is not None:
+                gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
             if self._step_s is not None:
                 gauges["step_seconds"] = self._step_s
         usage = os.times()
@@ -401,7 +401,7 @@ class Worker:
             replicas=host.replica_states() if host else (),
             sent=Planes(**self._sent),
             received=Planes(**self._received),
-            ideal_bytes=host.ideal_bytes if host else 0,
+            ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters=counters,
             gauges=gauges,
         )

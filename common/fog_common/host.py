@@ -97,7 +97,7 @@ class Host:
         self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
-        self._persisting: dict[tuple[str, int], set[str]] = {}
+        self._persisting: dict[tuple[str, int], Record] = {}
         self._age = (0.0, 0.0)  # (host time, job time then)
         self._queue: deque[tuple[str, int, Event]] = deque()
         self._early: dict[str, list[Event]] = {}
@@ -160,7 +160,7 @@ class Host:
             unconfirmed = name in self._copies or any(task == name for task, _ in self._replicating.values())
             moved = old is None or old.buddies.get(name) != new.buddies.get(name)
             if (unconfirmed or moved) and (newest := self.shelf.newest(name)) is not None:
-                self._replicate(now, newest)
+                self._replicate(now, newest, anew=True)
         self._listen()
         self._stop(now)
         self._unpark(now)
@@ -498,12 +498,12 @@ class Host:
                 digests.add(ref.digest)
         for letter in [*self._parked, *self._replica_letters.values()]:
             digests |= {meta.digest for meta in letter.content.blobs}
-        for saving in self._persisting.values():
+        for saving in [record.digests() for record in self._persisting.values()]:
             digests |= saving
         self.refs.sweep(handles, digests)
 
     def _persist(self, record: Record, replica: bool = False) -> None:
-        self._persisting[record.task, record.label] = record.digests()
+        self._persisting[record.task, record.label] = record
         self._effects.append(Persist(record, replica))
 
     # -- sending ---------------------------------------------------------------------------
@@ -606,26 +606,32 @@ class Host:
             task, label = self._replicating.pop(key)
             if self._is_root(task):
                 self._announce(now, label)
-            return
         self._copy_what_waits(now)
 
     def _copy_what_waits(self, now: float) -> None:
         for name, record in list(self._copies.items()):
             buddy = self.placement.buddies.get(name) if self.placement else None
-            if buddy is None or not self.mail.carries(buddy, record.digests()):
+            if buddy is None or not (self._copying(name) or self.mail.carries(buddy, record.digests())):
                 self._copy(now, name)
+
+    def _copying(self, name: str) -> bool:
+        return any(task == name for task, _ in self._replicating.values())
 
     # -- durability ------------------------------------------------------------------------
 
-    def _replicate(self, now: float, record: Record) -> None:
-        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept)."""
+    def _replicate(self, now: float, record: Record, anew: bool = False) -> None:
+        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept).
+
+        A copy that is on its way arrives, however fast the Saves follow each other; of those that wait behind it only the newest is
+        sent. anew: the table changed, what was on its way may have been lost with its receiver.
+        """
         buddy = self.placement.buddies.get(record.task) if self.placement else None
         if buddy and buddy != self.me.node and self._host_address(buddy) is not None:
-            for key in [key for key, (task, _) in self._replicating.items() if task == record.task]:
-                self.mail.cancel(key)  # a newer Save makes the copy of the older one pointless
+            for key in [key for key, (task, _) in self._replicating.items() if anew and task == record.task]:
+                self.mail.cancel(key)
                 del self._replicating[key]
             self._copies[record.task] = record
-            if not self.mail.carries(buddy, record.digests()):
+            if not (self._copying(record.task) or self.mail.carries(buddy, record.digests())):
                 self._copy(now, record.task)
         elif self._is_root(record.task):
             self._announce(now, record.label)
@@ -707,7 +713,8 @@ class Host:
                 self._persist(record, replica=True)
             case Fetch(task):
                 self.endpoint.accept(letter)
-                record_ = self.shelf.newest(task)
+                on_the_way = [record for record in self._persisting.values() if record.task == task]  # to the disk; it is as good there as here
+                record_ = max([*on_the_way, *filter(None, [self.shelf.newest(task)])], key=lambda record: record.label, default=None)
                 if task in self._tasks:
                     return  # still ours: the coordinator's newer table is on its way to one of us
                 self._letter(now, letter.node, Replica(record_) if record_ else Missing(task), record_.blobs if record_ else ())

@@ -342,7 +342,7 @@ class SimWorker:
             replicas=host.replica_states() if host else (),
             sent=Planes(**self.sent),
             received=Planes(**self.received),
-            ideal_bytes=host.ideal_bytes if host else 0,
+            ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters={"op_seconds": self.op_seconds, **(hosting.counters_of(host) if host else {})},
             gauges={**(host.measured if host else {}), **self.node.speed()},
         )

@@ -81,7 +81,7 @@ class Trainer(Machine):
 
     def _called(self, call: Call) -> list[Command]:
         number = call.round.number
-        fresh = number > self.newest or (self.renewed and number < self.newest) or not call.round.train
+        fresh = number > self.newest or (self.renewed and number <= self.newest) or not call.round.train
         if not fresh or self._does(number):
             return []
         if self.doing is None:

@@ -1,0 +1,135 @@
+"""What a host has sent and not heard the end of: by letter, so that it can be outdated, cancelled, tried again and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fog_common.acks import Acks
+from fog_common.machine import Blob, Cast, Send, refs_in
+from fog_common.saves import Codebook
+from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint
+
+Key = tuple[str, int]
+"""The endpoint's name for a letter: (task, number)."""
+
+
+class Mail:
+    """Between the host's commands and the endpoint's letters. All refs of what is sent are blobs already."""
+
+    def __init__(self, endpoint: Endpoint, codebook: Codebook) -> None:
+        self.acks = Acks()
+        self.ideal_bytes = 0
+        """Payload of the tensors sent, each counted once per Send or Cast."""
+        self._endpoint = endpoint
+        self._codebook = codebook
+        self._number = 0
+        self._sent: dict[Key, tuple[str, Send | Cast]] = {}  # -> (task, command)
+        self._unacked: dict[Key, set[str]] = {}  # of a cast: nodes that have not acknowledged it
+        self._latest: dict[tuple[str, str, str], Key] = {}  # (task, kind of message, receiver or role) of commands with `latest`
+        self._refused: dict[Key, dict[str, None]] = {}  # nodes that did not know the sender (yet, or any more)
+
+    # -- out -------------------------------------------------------------------------------
+
+    def send(self, now: float, task: str, send: Send, to: Address) -> None:
+        if send.latest:
+            self.outdate(task, send.message, {send.to})
+        key = self._begin(task, send, send.latest, send.to)
+        self._endpoint.send(now, to, self._content(now, key, task, send.to, send.message), key)
+
+    def cast(self, now: float, task: str, cast: Cast, scope: str, members: dict[str, Address]) -> None:
+        """members: by node."""
+        key = self._begin(task, cast, cast.latest, cast.role)
+        self._unacked[key] = set(members)
+        self._endpoint.cast(now, scope, cast.role, list(members.values()), self._content(now, key, task, cast.role, cast.message), key)
+
+    def post(self, now: float, sender: str, to: str, body: bytes, blobs: tuple[Blob, ...], address: Address, about: Send | None = None) -> Key:
+        """A letter that is no task's message (between hosts, to the coordinator)."""
+        self._number += 1
+        key = (sender, self._number)
+        if about is not None:
+            self._sent[key] = (sender, about)
+        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs)
+        self.acks.sent(now, key, sum(meta.size for meta in metas))
+        self._endpoint.send(now, address, Content(sender=sender, to=to, body=body, blobs=metas), key)
+        return key
+
+    def _begin(self, task: str, command: Send | Cast, latest: bool, target: str) -> Key:
+        self._number += 1
+        key = (task, self._number)
+        self._sent[key] = (task, command)
+        if latest:
+            self._latest[task, type(command.message).__name__, target] = key
+        return key
+
+    def _content(self, now: float, key: Key, sender: str, to: str, message: Any) -> Content:
+        blobs = {ref.digest: ref for ref in refs_in(message) if isinstance(ref, Blob)}
+        size = sum(blob.size for blob in blobs.values())
+        self.ideal_bytes += size
+        self.acks.sent(now, key, size)
+        metas = tuple(BlobMeta(blob.digest, blob.size) for blob in blobs.values())
+        return Content(sender=sender, to=to, body=self._codebook.encode_message(message), blobs=metas)
+
+    # -- obsolete --------------------------------------------------------------------------
+
+    def outdate(self, task: str, message: Any, targets: set[str]) -> None:
+        """A newer message of this kind goes to `targets`: older ones with `latest` need not arrive any more."""
+        kind = type(message).__name__
+        for at in [at for at in self._latest if at[0] == task and at[1] == kind and at[2] in targets]:
+            self.cancel(self._latest.pop(at))
+
+    def cancel(self, key: Key) -> None:
+        self._endpoint.cancel(key)
+        self._forget(key)
+
+    def cancel_task(self, task: str) -> None:
+        for key in [key for key, (sender, _) in self._sent.items() if sender == task]:
+            self.cancel(key)
+        self._latest = {at: key for at, key in self._latest.items() if at[0] != task}
+
+    def cancel_same(self, send: Send) -> None:
+        for key in [key for key, (_, old) in self._sent.items() if old == send]:
+            self.cancel(key)
+
+    def _forget(self, key: Key) -> None:
+        self.acks.forget(key)
+        self._sent.pop(key, None)
+        self._unacked.pop(key, None)
+        self._refused.pop(key, None)
+
+    # -- what came of it -------------------------------------------------------------------
+
+    def acked(self, now: float, key: Key, node: str) -> None:
+        self.acks.acked(now, key)
+        left = self._unacked.get(key)
+        if left is not None:
+            left.discard(node)
+        if not left:
+            self._forget(key)
+
+    def refused(self, key: Any, node: str) -> bool:
+        """Keep it for another try; False if it is obsolete."""
+        if key in self._sent:
+            self._refused.setdefault(key, {})[node] = None
+            return True
+        return False
+
+    def take_refused(self) -> Iterator[tuple[Key, str, Send | Cast, list[str]]]:
+        """(key, task, command, nodes) of what was refused; `refused` again what cannot be tried yet, `retried` the others."""
+        refused, self._refused = self._refused, {}
+        for key, nodes in refused.items():
+            if key in self._sent:  # and not outdated by one that was tried before it
+                yield (key, *self._sent[key], list(nodes))
+
+    def retried(self, key: Key) -> None:
+        """It left under another key. A cast goes on towards its other members."""
+        task_and_command = self._sent.get(key)
+        if task_and_command is not None and isinstance(task_and_command[1], Send):
+            self._forget(key)
+
+    def carries(self, node: str, digests: set[str]) -> bool:
+        """A cast with one of these blobs is on its way to `node`."""
+        return any(
+            node in nodes and any(isinstance(ref, Blob) and ref.digest in digests for ref in refs_in(self._sent[key][1].message))
+            for key, nodes in self._unacked.items()
+        )

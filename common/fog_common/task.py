@@ -1,0 +1,37 @@
+"""One task in a host: its machine and what surrounds it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from fog_common.effects import Compute
+from fog_common.machine import Cast, Finish, Machine, Peer, Send, Tag
+
+
+class Task:
+    def __init__(self, peer: Peer, machine: Machine, zero: float, epoch: int) -> None:
+        self.peer = peer
+        self.machine = machine
+        self.zero = zero
+        """Host time at which the task's job time was 0."""
+        self.epoch = epoch
+        """Differs between all tasks that the host ever opened: what an earlier one asked for does not count for this one."""
+        self.wake_at: float | None = None
+        """Job time."""
+        self.saving: deque[int] = deque()
+        """Labels on their way to the disk."""
+        self.held: list[tuple[int, Send | Cast | Finish]] = []
+        """(number of the Save that it waits for, command)"""
+        self.saves_begun = 0
+        self.saves_done = 0
+        self.kept: list[Send] = []
+        """The spool: what the root has not saved yet."""
+        self.computing: dict[Tag, Compute] = {}
+        self.cancelled: set[Tag] = set()
+        self.finished = False
+        self.stopping = False
+        self.why = ""
+        self.rewound_view = 0
+
+    def job_now(self, now: float) -> float:
+        return max(0.0, now - self.zero)
