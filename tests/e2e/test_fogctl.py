@@ -109,3 +109,21 @@ def test_people_get_tables(run: Run, capsys: pytest.CaptureFixture[str], tmp_pat
         said = capsys.readouterr()
         assert (code, said.err) == (0, "")
         assert part in said.out
+
+
+def test_a_plan_says_who_would_do_what_and_the_run_how_it_was(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = job_file(tmp_path, "planned", rounds=5)
+    code, body = run("plan", file)
+    assert code == 0
+    assert body["choice"]["places"] == {"server": "cloud-1"} and body["choice"]["source"] == "modelled"
+    assert body["runner_up"]["title"] != body["choice"]["title"]
+    assert [task["node"] for task in body["tasks"] if task["role"] == "trainer"] == ["agent-1", "agent-2"]
+    assert fogctl.run(["plan", file]) == 0
+    text = capsys.readouterr().out
+    assert "server on cloud-1" in text and "not measured yet, guessed by tier" in text
+    code, end = run("submit", file, "--wait", "--at-most", "60")
+    assert end["plan"]["measured"]["step_s"] > 0 and end["plan"]["error"] == pytest.approx(
+        (end["plan"]["predicted"]["step_s"] - end["plan"]["measured"]["step_s"]) / end["plan"]["measured"]["step_s"]
+    )
+    assert fogctl.run(["job", "status", "planned"]) == 0
+    assert "measured: prediction" in capsys.readouterr().out
