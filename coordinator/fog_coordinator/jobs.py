@@ -42,6 +42,8 @@ class Seat(Struct):
     parent: str = ""
     home: tuple[str, str] = ("", "")
     """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
+    heir: bool = False
+    """A task with data that a peer of its site takes over when its node leaves, or is gone for good."""
     incarnation: int = 0
     since: int = 0
     last: tuple[str, int] = ("", 0)

@@ -115,6 +115,10 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
             return QUEUED, f"{', '.join(dict.fromkeys(busy))} busy with {', '.join(sorted({taken[node] for node in busy}))}"
         root = next(seat.task for seat in seats if seat.role == method.root)
         seats = tree.grow(seats, layers, branches, known, root)
+    if file.privacy.share_samples and not file.data.local:  # every node can read every slot's part of the data set
+        heritable = {role.name for role in method.roles if role.heritable}
+        for seat in seats:
+            seat.heir = seat.role in heritable
     job.seats = seats
     return PREPARING, ""
 

@@ -86,6 +86,10 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
                 if moved and seat.slot >= 0:
                     done += _rehome(job, seat)
         if not seat.movable:
+            if seat.heir:
+                done += _hand_over(now, job, seat, registry, rules)
+            if seat.heir and seat.fetch and not seat.fetched:
+                done += _other_source(now, job, seat, registry, rules)
             continue
         if seat.away_since is not None:
             seat.successor = ""
@@ -107,6 +111,28 @@ def _rehome(job: Job, seat: Seat) -> list[str]:
     before, seat.parent = seat.parent, ""
     seat.parent = tree.cluster_of(job, seat.site, seat.tier, job.root)
     return [f"{seat.node} is at {seat.site} now: {seat.task} belongs to {seat.parent}"] if seat.parent != before else []
+
+
+def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules) -> list[str]:
+    """A node with data goes in order, or is gone for good: a peer of its site goes on with its slot, from its newest Save where that can be had."""
+    node = registry.get(seat.node)
+    leaves = node is not None and node.online and node.leaving
+    if not leaves and (seat.away_since is None or now - seat.away_since < rules.orphan_after_s):
+        return []
+    load: dict[str, int] = {}
+    for other in job.seats:
+        if other.role == seat.role and other.site == seat.site and other.node != seat.node and other.incarnation:
+            load[other.node] = load.get(other.node, 0) + 1
+    peers = [peer for name in sorted(load) if (peer := registry.get(name)) and peer.online and not peer.leaving]
+    if not peers:
+        return []
+    target = min(peers, key=lambda peer: (load[peer.node], tree.connected(peer)))
+    copies = holders(job, seat.task, registry, but=seat.node)
+    source = seat.node if leaves else max(copies, key=lambda name: (copies[name], name), default="")
+    text = f"{seat.task} moves from {seat.node}, which {'leaves' if leaves else 'is gone'}, to its neighbour {target.node}, with its samples"
+    job.roster[seat.slot] = target.node
+    _place(seat, target, source if source != target.node else "")
+    return [text]
 
 
 def _candidates(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[Node]:
@@ -195,7 +221,7 @@ def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: R
     if source is not None and (source.state != OFFLINE or now - source.since < rules.move_after_s):
         return []
     copies = holders(job, seat.task, registry, but=seat.fetch)
-    if not copies and not seat.home[0]:
+    if not copies and not seat.home[0] and not seat.heir:
         return []
     name = max(copies, key=lambda copy: (copies[copy], copy), default="")
     seat.fetch = name if name != seat.node else ""

@@ -24,11 +24,12 @@ DIGITS: dict[str, Any] = {
 }
 """The default job: what examples/digits.yaml holds."""
 FOG: dict[str, Any] = {
-    "name": "fog",
-    "method": {"name": "fog", "mode": "d2d", "local_steps": 10, "consensus": {"graph": "ring", "shrink": 0.01}},
+    "name": "digits-fog",
+    "method": {"name": "fog", "mode": "d2d", "local_steps": 20, "uplink": "sample", "consensus": {"graph": "ring", "shrink": 0.05}},
     "model": {"name": "mlp", "hidden": [64]},
     "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
-    "train": {"rounds": 20, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
+    "train": {"rounds": 30, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
+    "nodes": {"select": {"tier": ["thing", "edge"]}},
     "seed": 7,
 }
 """The default job with --sites: what examples/fog.yaml holds."""

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import Command, Delivered, Event, Finish, Joined, Left, Peer, Run, Slots, Started
+from fog_common.machine import Cast, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip import GossipPeer, Observer
-from fog_learning.methods.gossip_messages import Report
+from fog_learning.methods.gossip_messages import Here, Report
 from support.plain_ops import OPS, SLOTS, flat, shares
 from support.schedules import Faults, Schedule, Seat
 
@@ -134,3 +134,21 @@ def test_reports_that_come_in_any_order_after_an_outage_each_count_in_their_roun
     assert observer.round == 4
     observer.step(Delivered("peer-1", Report(5, 10, Slots.of(1), {"loss": 1.0})), 5.0)
     assert observer.round == 5
+
+
+def test_a_peer_that_was_thought_to_be_gone_meets_the_others_again():
+    """Only its neighbours were told; it was in the middle of an exchange, and would wait for them as they for it."""
+    peers = tuple(Peer(f"peer-{i}", "peer", i, f"n{i}", "s", "edge", incarnation=1, since=1) for i in range(2))
+    method, plan = resolve_method(job())
+    peer = method.build(job(), plan, peers[0])
+    assert isinstance(peer, GossipPeer)
+    peer.step(Started(peers), 0.0)
+    peer.step(Ran(("init",), {"weights": Handle("w")}), 0.0)
+    peer.step(Delivered("peer-1", Here(peer.crew, 1, True, 1)), 0.0)
+    peer.step(Ran(("trained", peer.begun), {"weights": Handle("x")}, {"examples": 1.0, "loss": 1.0}), 1.0)
+    assert peer.phase == "mixing"
+    assert peer.step(Delivered("peer-1", Here(peer.crew, 1, True, 1)), 1.0) == []  # a copy
+    said = peer.step(Delivered("peer-1", Here(peer.crew, 1, False, 2)), 2.0)
+    assert Cast("peer", Here(peer.crew, 1, True, 2), latest=True) in said
+    assert peer.phase == "mixing"  # both are here: it goes on from the same input
+    assert peer.input == Handle("x")

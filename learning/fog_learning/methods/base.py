@@ -21,6 +21,8 @@ class Role(Struct, frozen=True):
     layer: one task per inner node of the job's tree."""
     stateful: bool = False
     """Its Saves are copied to one other node, so that it can be placed again where the node is lost."""
+    heritable: bool = False
+    """where = data: a node that leaves may hand its task, Save and all, to a peer of its site, if the job lets samples leave their nodes."""
 
 
 class Method(Struct, frozen=True):

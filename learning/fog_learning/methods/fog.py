@@ -67,6 +67,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Of the clusters under a node, the fraction that takes part in a round."""
     period: Count = 1
     """In-block rounds of an inner node for each of its parent's rounds."""
+    absent_s: NotNegative = 30.0
+    """A head that is lost is placed again; its parent's round waits so long for it before it closes without its cluster."""
     costs: LinkCosts = LinkCosts()
     """auto: what links cost."""
     objective: Objective = "energy"
@@ -233,7 +235,7 @@ class Aggregator(_Alarm, kw_only=True):
         return []
 
     def times(self) -> tuple[float | None, ...]:
-        return (self.member.stuck_at, self.head.closes_at)
+        return (self.member.stuck_at, self.head.wakes_at())
 
     def waiting(self, now: float) -> Waiting | None:
         return self.head.waiting() or self.member.waiting(now) or Waiting("round", since=self.since)
@@ -340,7 +342,7 @@ class Server(_Alarm, kw_only=True):
         return []
 
     def times(self) -> tuple[float | None, ...]:
-        return (self.head.closes_at,) if self.phase == "running" else ()
+        return (self.head.wakes_at(),) if self.phase == "running" else ()
 
     def waiting(self, now: float) -> Waiting | None:
         if self.phase == "idle":
@@ -420,6 +422,7 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
         uplink=plan.uplink,
         downlink=plan.downlink,
         consensus=plan.consensus,
+        absent_s=plan.absent_s,
         stragglers=job.stragglers,
         costs=plan.costs,
         objective=plan.objective,
@@ -445,7 +448,7 @@ FOG = Method(
     roles=(
         Role("server", Server, where="cloud", stateful=True),
         Role("aggregator", Aggregator, where="layer", stateful=True),
-        Role("trainer", Trainer, where="data"),
+        Role("trainer", Trainer, where="data", heritable=True),
     ),
     messages=(Call, Pass, Ready, Update, Trouble, Links, Settled, More, Pull, Stuck, Share),
     root="server",

@@ -72,6 +72,9 @@ class GossipPeer(Machine):
     peers: dict[str, Peer] = field(default_factory=dict)
     crew: int = 0
     here: dict[str, Here] = field(default_factory=dict)
+    meetings: int = 0
+    met: dict[str, int] = field(default_factory=dict)
+    """Peer -> its meeting that has been used."""
     gift: Model | None = None
     """A neighbour's model for us newcomers; it may come before we know that we need it."""
     done: int = 0
@@ -104,8 +107,7 @@ class GossipPeer(Machine):
             case Joined(peer) if peer.role == "observer":
                 self.observer = peer.task
             case Delivered(sender, Here() as here) if here.crew == self.crew:
-                self.here[sender] = here
-                return self._go_on(now) if self.phase == "meeting" else []
+                return self._heard(sender, here, now)
             case Delivered(_, Model() as model) if model.crew == self.crew and self.new:
                 self.gift = model
                 return self._train() if self.phase == "fetching" else []
@@ -155,20 +157,31 @@ class GossipPeer(Machine):
         """Begin again with these peers. What is being computed for the old crew is not looked at any more."""
         crew = crew_of(self.peers.values())
         if crew != self.crew:
-            self.crew, self.here, self.gift = crew, {}, None
+            self.crew, self.here, self.met, self.gift = crew, {}, {}, None
+        self.here = {name: here for name, here in self.here.items() if here.meeting > self.met.get(name, 0)}
         self.mixing, self.since = Mixing(), now
         self.begun += 1
         if self.weights is None:
             return []
         self.phase = "meeting"
-        mine = Here(self.crew, self.done + 1, self.new)
+        self.meetings += 1
+        mine = Here(self.crew, self.done + 1, self.new, self.meetings)
         self.here[self.me] = mine
         return [Cast("peer", mine, latest=True), *self._go_on(now)]
+
+    def _heard(self, sender: str, here: Here, now: float) -> list[Command]:
+        if here.meeting <= max(self.met.get(sender, 0), self.here[sender].meeting if sender in self.here else 0):
+            return []
+        self.here[sender] = here
+        if self.phase in ("starting", "meeting"):
+            return self._go_on(now) if self.phase == "meeting" else []
+        return self._meet(now)  # the others begin again, though nothing has changed that we were told of
 
     def _go_on(self, now: float) -> list[Command]:
         """All are here: go on from the newest round."""
         if any(name not in self.here for name in self.peers):
             return []
+        self.met = {name: here.meeting for name, here in self.here.items()}
         target = max(here.next for here in self.here.values())
         commands: list[Command] = []
         if self.done + 1 < target:  # the others are further: what was trained and not mixed is our model now
@@ -261,7 +274,7 @@ GOSSIP = Method(
     title="Decentralised SGD: neighbours average, there is no server",
     source="Lian et al. 2017, Algorithm 1",
     plan=Plan,
-    roles=(Role("observer", Observer, where="cloud", stateful=True), Role("peer", GossipPeer, where="data")),
+    roles=(Role("observer", Observer, where="cloud", stateful=True), Role("peer", GossipPeer, where="data", heritable=True)),
     messages=(Here, Model, Share, Report, Trouble, Ask, Told),
     root="observer",
     build=build,

@@ -34,6 +34,8 @@ class Here(Struct, frozen=True, tag=True):
     crew: int
     next: int
     new: bool
+    meeting: int = 0
+    """Counts the sender's meetings. A later one of the same crew: somebody was thought to be gone, and only its neighbours were told."""
 
 
 class Model(Struct, frozen=True, tag=True):

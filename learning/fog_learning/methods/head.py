@@ -80,6 +80,10 @@ class Head(Struct):
     troubled: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
     """Members that head clusters where nobody is."""
+    awaited: dict[str, float] = field(default_factory=dict)
+    """Members that head clusters and are gone -> until when their round waits: they are placed again, and their clusters shall not miss it."""
+    absent_s: float = 30.0
+    """How long that is."""
     sum: Handle | None = None
     opened_at: float = 0.0
     closes_at: float | None = None
@@ -110,7 +114,11 @@ class Head(Struct):
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
         """After a restart in the middle of a round: members may have come or gone meanwhile."""
+        before = self.children
         self.meet(roster, mine)
+        self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
+        for name in before.keys() - self.children.keys():
+            self._await(name, before[name], now)
         new = tuple(name for name in self.children if name not in self.called)
         if self.phase != "gathering":
             return []
@@ -127,6 +135,7 @@ class Head(Struct):
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = any(other not in self.called for other in self.children)
         self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
+        self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
             return lost
         self.troubled.pop(name, None)
@@ -144,9 +153,18 @@ class Head(Struct):
         if task not in self.children:
             return []
         rest = dict(self.children)
-        del rest[task]
+        self._await(task, rest.pop(task), now)
         self.children = rest
         return self._lost(task, now)
+
+    def _await(self, name: str, child: Child, now: float) -> None:
+        if child.role == "aggregator" and self.absent_s > 0.0:
+            self.awaited = dict(sorted([*self.awaited.items(), (name, now + self.absent_s)]))
+
+    def wakes_at(self) -> float | None:
+        """When the owner is to call woke(), at the latest."""
+        waited = [until for name, until in self.awaited.items() if name in self.missing()] if self.phase == "gathering" else []
+        return min([*waited, *([self.closes_at] if self.closes_at is not None else [])], default=None)
 
     def _lost(self, name: str, now: float) -> list[Command]:
         """What the end of a member's instance means for the round."""
@@ -165,7 +183,7 @@ class Head(Struct):
 
     def _call_orphans(self) -> list[Command]:
         """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed."""
-        orphans = tuple(name for name in self.missing() if name not in self.holders)
+        orphans = tuple(name for name in self.missing() if name not in self.holders and name in self.children)
         return self._hand_on(orphans) if orphans else []
 
     def _widen(self, names: tuple[str, ...]) -> list[Command]:
@@ -213,7 +231,8 @@ class Head(Struct):
         if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
             dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
             names = tuple(sorted(dice.sample(names, max(1, math.ceil(fraction * len(names) - 1e-9)))))
-        self.called = names
+        self.awaited = {name: until for name, until in self.awaited.items() if until > now}
+        self.called = tuple(sorted({*names, *self.awaited})) if fraction >= 1.0 else names
         self._decide()
         after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
         self.closes_at = None if after is None else now + after
@@ -307,9 +326,9 @@ class Head(Struct):
         return self._close_if_ready(now)
 
     def missing(self) -> tuple[str, ...]:
-        """Live members whose answer this round waits for."""
+        """Members whose answer this round waits for: live ones, and heads that are placed again."""
         given = {*self.answers, *self.troubled, *self.empty}
-        return tuple(name for name in self.called if name in self.children and name not in given)
+        return tuple(name for name in self.called if (name in self.children or name in self.awaited) and name not in given)
 
     def deserted(self) -> bool:
         """The round is open and there is nobody who could answer."""
@@ -318,6 +337,7 @@ class Head(Struct):
     def _close_if_ready(self, now: float) -> list[Command]:
         if self.phase != "gathering":
             return []
+        self.awaited = {name: until for name, until in self.awaited.items() if until > now}
         if self.closes_at is not None and now >= self.closes_at:
             self.closes_at, self.overdue = None, True
         live = sum(1 for name in self.called if name in self.children)
@@ -455,7 +475,7 @@ class Head(Struct):
             case "gathering":
                 who, have = self.missing(), len(self.answers)
                 need = min(needed(self.stragglers.quorum, have + len(who)), have + len(who))
-                return Waiting("ready members" if self.d2d else "updates", have, need, who, self.opened_at, self.closes_at)
+                return Waiting("ready members" if self.d2d else "updates", have, need, who, self.opened_at, self.wakes_at())
             case "agreeing":
                 who = tuple(name for name in self.members if name not in self.settled)
                 return Waiting(f"consensus ({self.turns} turns)", len(self.settled), len(self.members), who, self.opened_at)
