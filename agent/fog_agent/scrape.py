@@ -26,7 +26,9 @@ def page(config: AgentConfig, core: AgentCore) -> Page:
     states = [slot.state for slot in list(core.slots.values()) if slot.running and slot.state is not None]
     for state in states:
         add_worker(samples, state.job, config.node, state.gauges)
-    if bandwidths := [state.gauges["bandwidth_bytes_per_second"] for state in states if "bandwidth_bytes_per_second" in state.gauges]:
+    if core.profile.bandwidth_bytes_s is not None:
+        gauges["bandwidth_bytes_per_second"] = core.profile.bandwidth_bytes_s
+    elif bandwidths := [state.gauges["bandwidth_bytes_per_second"] for state in states if "bandwidth_bytes_per_second" in state.gauges]:
         gauges["bandwidth_bytes_per_second"] = max(bandwidths)
     add_node(samples, config.node, config.site, gauges, totals)
     return Page(200, render(samples), CONTENT_TYPE)

@@ -58,13 +58,15 @@ METRICS: Final = (
     Metric("fog_node_energy_use_joules_total", "counter", "The same energy by use: idle, compute, send, receive.", (*_NODE, "use")),
     Metric("fog_node_control_bytes_total", "counter", "Payload of control messages of the agent.", (*_NODE, "direction")),
     Metric("fog_link_rtt_seconds", "gauge", "Round trip between the node and its broker.", _NODE),
-    Metric("fog_link_bandwidth_bytes_per_second", "gauge", "Bytes of the last large transfer over its time: a lower bound of the link.", _NODE),
+    Metric("fog_link_bandwidth_bytes_per_second", "gauge", "Link to the broker, as the agent probed it; else the last large transfer over its time, a lower bound.", _NODE),
     Metric("fog_site_carbon_grams_total", "counter", "CO2 derived from joules by the factors in the agents' configurations.", ("site",)),
     # -- jobs ------------------------------------------------------------------------------
     Metric("fog_job_state", "gauge", "1 for the state that the job is in.", ("job", "state")),
     Metric("fog_job_round", "gauge", "The round that is open, or the last one.", ("job",)),
     Metric("fog_job_rounds", "gauge", "Rounds that the job is to have.", ("job",)),
     Metric("fog_job_round_seconds", "gauge", "Duration of the last round that was closed.", ("job",)),
+    Metric("fog_job_step_seconds", "gauge", "Time of a training step with all that belongs to it, mean over the closed rounds.", ("job",)),
+    Metric("fog_job_predicted_step_seconds", "gauge", "The same as placement predicted it.", ("job",)),
     Metric("fog_job_wall_seconds", "gauge", "Time since training began.", ("job",)),
     Metric(
         "fog_job_progress_timestamp_seconds", "gauge", "When the last round was closed or the state changed, by the coordinator's clock.", ("job",)
@@ -91,8 +93,7 @@ METRICS: Final = (
     Metric("fog_worker_spool_bytes", "gauge", "Updates that the root has not saved yet.", _WORKER),
     Metric("fog_worker_queued_ops", "gauge", "Computations that wait.", _WORKER),
     Metric("fog_worker_resident_bytes", "gauge", "Resident memory of the worker.", _WORKER),
-    Metric("fog_worker_step_seconds", "gauge", "Measured time of a training step.", _WORKER),
-    Metric("fog_worker_predicted_step_seconds", "gauge", "Time of a training step as the model of the node's speed predicts it.", _WORKER),
+    Metric("fog_worker_step_seconds", "gauge", "Time that the node computes in a training step.", _WORKER),
 )
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
@@ -164,7 +165,6 @@ WORKER_GAUGES: Final = {
     "ops_queued": "fog_worker_queued_ops",
     "rss_bytes": "fog_worker_resident_bytes",
     "step_seconds": "fog_worker_step_seconds",
-    "predicted_step_seconds": "fog_worker_predicted_step_seconds",
 }
 
 

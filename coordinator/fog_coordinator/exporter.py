@@ -28,7 +28,7 @@ from fog_common.metrics import (
     bucket,
 )
 from fog_common.wire.messages import TaskState, WorkerState
-from fog_coordinator import status
+from fog_coordinator import plans, status
 from fog_coordinator.core import Core
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, History, Job
 from fog_coordinator.registry import OFFLINE, ONLINE, UNKNOWN, Node
@@ -119,6 +119,9 @@ class Exporter:
         if newest is not None:
             before = history.rounds.get(history.newest - 1)
             add("fog_job_round_seconds", duration(newest.record, before.record if before is not None else None))
+        if job.plan is not None:
+            add("fog_job_predicted_step_seconds", job.plan.seconds)
+            add("fog_job_step_seconds", plans.measure(job, history).get("step_s"))
         for number in ("loss", "accuracy"):
             add(f"fog_job_{number}", last_number(history, number))
         sent = by_plane(job.sent())
@@ -238,9 +241,11 @@ def op_seconds(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _gauges(node: Node) -> dict[str, float]:
-    """A node's own gauges, and the link's bandwidth as its workers saw it, else as its profile says."""
-    seen = [worker.gauges["bandwidth_bytes_per_second"] for worker in node.workers.values() if "bandwidth_bytes_per_second" in worker.gauges]
-    bandwidth = max(seen, default=node.profile.bandwidth_bytes_s)
+    """A node's own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
+    bandwidth = node.profile.bandwidth_bytes_s
+    if bandwidth is None:
+        seen = [worker.gauges["bandwidth_bytes_per_second"] for worker in node.workers.values() if "bandwidth_bytes_per_second" in worker.gauges]
+        bandwidth = max(seen, default=None)
     return node.gauges if bandwidth is None else {**node.gauges, "bandwidth_bytes_per_second": bandwidth}
 
 

@@ -275,8 +275,9 @@ def job() -> Json:
             series(
                 "Time of a training step",
                 "s",
-                (f"fog_worker_step_seconds{J}", "{{node}} measured"),
-                (f"fog_worker_predicted_step_seconds{J}", "{{node}} predicted"),
+                (f"fog_job_step_seconds{J}", "{{job}} measured"),
+                (f"fog_job_predicted_step_seconds{J}", "{{job}} predicted"),
+                (f"fog_worker_step_seconds{J}", "{{node}} computes"),
             ),
             series("Seconds of computing per second", "short", (rate("fog_job_op_seconds_total", "job, op", J), "{{job}} {{op}}"), stack=True),
             series(
@@ -333,7 +334,7 @@ def node() -> Json:
             series("Power", "watt", (f"fog_node_power_watts{N}", "{{node}}")),
             series("Power by use", "watt", (rate("fog_node_energy_use_joules_total", "node, use", N), "{{node}} {{use}}"), stack=True),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{N}", "{{node}}")),
-            series("Bandwidth, at least", "Bps", (f"fog_link_bandwidth_bytes_per_second{N}", "{{node}}")),
+            series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{N}", "{{node}}")),
             series(
                 "Memory of the program",
                 "bytes",
@@ -383,7 +384,7 @@ def energy() -> Json:
             series("Received by plane", "Bps", (rate("fog_job_bytes_total", "plane", sent('job=~"$job"', "received")), "{{plane}}"), stack=True),
             heatmap("Acknowledgement round trips", "s", f"sum by (le) (increase(fog_ack_round_trip_seconds_bucket{RATE}))"),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{S}", "{{node}}")),
-            series("Bandwidth, at least", "Bps", (f"fog_link_bandwidth_bytes_per_second{S}", "{{node}}")),
+            series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{S}", "{{node}}")),
             series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", S), "{{node}} {{direction}}"), stack=True),
             series("Coordinator", "Bps", (rate("fog_coordinator_bytes_total", "direction", ""), "{{direction}}"), about="Results included."),
         ],

@@ -21,7 +21,6 @@ from support.prometheus import promtool
 NOT_HERE = {
     "fog_node_temperature_celsius": "needs a sensor",
     "fog_node_battery_ratio": "needs a battery",
-    "fog_link_bandwidth_bytes_per_second": "the stand-in's models are too small to tell",
     "fog_job_consensus_error": "fedavg has no averaging among neighbours",
     "fog_coordinator_rejected_messages_total": "nobody says nonsense",
 }
@@ -50,7 +49,7 @@ def test_a_running_fleet_shows_every_metric_of_the_list(tmp_path: Path):
         for _ in range(200):  # reports come every two seconds; each look waits for an answer of the coordinator
             text, seen = scraped(fleet)
             shown = {name.removesuffix("_bucket") for name in seen}
-            missing = {name for name in wanted if name not in shown and not _predicts(name)}
+            missing = wanted - shown
             if not missing:
                 break
             client.request("job.status", job=job)
@@ -62,10 +61,6 @@ def test_a_running_fleet_shows_every_metric_of_the_list(tmp_path: Path):
         assert all(value > 0 for value in seen["fog_node_energy_joules_total"].values())
         assert {labels[2] for labels in seen["fog_node_energy_joules_total"]} == {"modelled"}
         client.request("job.cancel", job=job)
-
-
-def _predicts(name: str) -> bool:
-    return name == "fog_worker_predicted_step_seconds"  # only where the plan of the job knows the node's speed
 
 
 def _soon() -> float:

@@ -83,7 +83,6 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
             "spool_bytes": 4096.0,
             "ops_queued": 2.0,
             "step_seconds": 0.012,
-            "predicted_step_seconds": 0.010,
             "consensus_error": 0.004,
             "bandwidth_bytes_per_second": 2.5e6,
         },
