@@ -24,7 +24,7 @@ DIGITS: dict[str, Any] = {
 }
 """The default job: what examples/digits.yaml holds."""
 FOG: dict[str, Any] = {
-    "name": "digits-fog",
+    "name": "fog",
     "method": {"name": "fog", "mode": "d2d", "local_steps": 20, "uplink": "sample", "consensus": {"graph": "ring", "shrink": 0.05}},
     "model": {"name": "mlp", "hidden": [64]},
     "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
