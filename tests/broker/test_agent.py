@@ -54,7 +54,7 @@ def test_it_announces_itself_with_what_it_is(tmp_path, address, coordinator):
         profile = announced.profile
         assert (announced.node, profile.tier, profile.site, profile.labels) == ("pi-1", "fog", "home", {"room": "12"})
         assert profile.datasets == ("machines",) and profile.cores >= 1 and profile.memory_bytes > 1e8 and profile.energy_source == "modelled"
-        assert coordinator.hear(Presence) == Presence("pi-1", announced.nonce, True)
+        assert coordinator.hear(Presence) == Presence("pi-1", announced.nonce, True, "home")
         beat = coordinator.hear(Heartbeat, lambda beat: "rtt_seconds" in beat.gauges and beat.energy_j)
         assert beat.nonce == announced.nonce and 0 < beat.gauges["rtt_seconds"] < 5 and set(beat.energy_j) == {"modelled"}
 
@@ -63,9 +63,9 @@ def test_its_presence_is_retained_and_its_will_ends_it(coordinator, agent, addre
     nonce = coordinator.hear(Announce).nonce
     coordinator.hear(Presence, lambda presence: presence.online)
     with Coordinator(address) as late:
-        assert late.hear(Presence) == Presence("pi-1", nonce, True)
+        assert late.hear(Presence) == Presence("pi-1", nonce, True, "home")
         agent.kill()
-        assert late.hear(Presence) == Presence("pi-1", nonce, False)
+        assert late.hear(Presence) == Presence("pi-1", nonce, False, "home")
 
 
 def test_it_starts_what_is_wanted_and_stops_what_is_not(coordinator, agent):
@@ -160,7 +160,7 @@ def test_sigterm_without_work_ends_in_order(coordinator, agent):
     coordinator.hear(Presence, lambda presence: presence.online)
     agent.terminate()
     assert coordinator.hear(Goodbye) == Goodbye("pi-1", nonce)
-    assert coordinator.hear(Presence) == Presence("pi-1", nonce, False)
+    assert coordinator.hear(Presence) == Presence("pi-1", nonce, False, "home")
     assert agent.wait() == 0
 
 
