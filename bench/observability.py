@@ -167,14 +167,14 @@ SYS_INTERVAL_S: Final = 2
 SYS: Final = {"received": "$SYS/broker/publish/bytes/received", "sent": "$SYS/broker/publish/bytes/sent"}
 
 
-def byte_counters(rounds: int = 20) -> dict[str, Any]:
+def byte_counters(rounds: int = 20, backend: str = "torch") -> dict[str, Any]:
     """Our counters of a job on a fleet, and mosquitto's, read one interval of its after the end. What nodes send, the broker receives.
 
     value: the larger of both relative differences.
     """
     with tempfile.TemporaryDirectory(prefix="foglearn-bench-") as folder:
         lines = f"sys_interval {SYS_INTERVAL_S}"
-        with LocalFleet(Path(folder), 3, broker="mosquitto", broker_lines=lines) as fleet, fleet.client() as client:
+        with LocalFleet(Path(folder), 3, broker="mosquitto", backend=backend, broker_lines=lines) as fleet, fleet.client() as client:
             fleet.wait_for_nodes(client, 4)
             _finished(client, {**JOB, "name": "bytes", "model": {"name": "mlp", "hidden": [512, 512]}, "train": {**JOB["train"], "rounds": rounds}})
             ours, theirs = _settled(lambda: _counted(fleet.metrics_url)), _asked(fleet)

@@ -198,6 +198,10 @@ def summary(status: Status) -> list[tuple[str, str]]:
     rows += [(f"bytes {plane}", size(sent[plane])) for plane in ("up", "down", "d2d", "cast") if sent[plane]]
     ratio = f" ({sent['total'] / sent['ideal']:.3f} times the tensors alone)" if sent["ideal"] else ""
     rows.append(("bytes in all", size(sent["total"]) + ratio))
+    for use in status.get("budgets", ()):
+        rows.append(
+            (f"budget {use['budget']}", "unknown" if use["used"] is None else f"{use['used']:,.0f} of {use['limit']:,.0f} ({use['ratio']:.0%})")
+        )
     rows.append(("energy", "unknown" if energy["value"] is None else f"{energy['value']:.1f} J ({energy['source']})"))
     return rows
 

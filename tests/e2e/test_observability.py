@@ -103,3 +103,11 @@ def test_top_shows_the_fleet(fleet: Fleet, client: Client, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "4 of 4 nodes online   1 jobs running" in shown and "toy" in shown
     client.request("job.cancel", job=job)
+
+
+@pytest.mark.slow
+def test_our_bytes_are_those_of_the_broker():
+    from bench.observability import byte_counters
+
+    needs("mosquitto", find_mosquitto())
+    assert byte_counters()["value"] <= 0.02
