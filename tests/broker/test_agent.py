@@ -65,7 +65,7 @@ def test_its_presence_is_retained_and_its_will_ends_it(coordinator, agent, addre
     with Coordinator(address) as late:
         assert late.hear(Presence) == Presence("pi-1", nonce, True, "home")
         agent.kill()
-        assert late.hear(Presence) == Presence("pi-1", nonce, False, "home")
+        assert late.hear(Presence) == Presence("pi-1", nonce, False)
 
 
 def test_it_starts_what_is_wanted_and_stops_what_is_not(coordinator, agent):
@@ -160,7 +160,7 @@ def test_sigterm_without_work_ends_in_order(coordinator, agent):
     coordinator.hear(Presence, lambda presence: presence.online)
     agent.terminate()
     assert coordinator.hear(Goodbye) == Goodbye("pi-1", nonce)
-    assert coordinator.hear(Presence) == Presence("pi-1", nonce, False, "home")
+    assert coordinator.hear(Presence) == Presence("pi-1", nonce, False)
     assert agent.wait() == 0
 
 
