@@ -104,3 +104,29 @@ def test_a_fog_job_waits_for_the_site_that_is_cut_off_and_goes_on_with_it(sites:
     status = sites.fleet.finished(client, job)
     assert [record["round"] for record in status["history"]] == list(range(1, 61))
     assert all(record["slots"] == 4 for record in status["history"])
+
+
+def test_the_head_of_a_site_is_killed_and_its_neighbour_heads_the_site(sites: Sites, client: Client):
+    fleet = sites.fleet
+    job = fleet.submit(client, method={"name": "fog", "mode": "vertical"}, train={"rounds": 60})
+    status = fleet.in_round(client, job, 5)
+    task, node = next((task["task"], task["node"]) for task in status["tasks"] if task["role"] == "aggregator" and task["site"] == "site-1")
+    fleet.kill(node)
+    other = ({"agent-1", "agent-3"} - {node}).pop()
+    fleet.until(client, job, lambda status: any(each["task"] == task and each["node"] == other and each["live"] for each in status["tasks"]), "a new head")
+    fleet.start_agent(node)
+    status = fleet.finished(client, job)
+    assert [record["round"] for record in status["history"]] == list(range(1, 61))
+    assert all(record["slots"] >= 3 for record in status["history"])  # the killed node's own data, and no more, may miss rounds
+    assert status["history"][-1]["slots"] == 4
+
+
+def test_a_node_that_drains_hands_its_slot_to_its_neighbour_with_consent(sites: Sites, client: Client):
+    fleet = sites.fleet
+    job = fleet.submit(client, method={"name": "fog", "mode": "vertical"}, train={"rounds": 60}, privacy={"share_samples": True})
+    fleet.in_round(client, job, 5)
+    client.request("node.drain", node="agent-1")
+    status = fleet.finished(client, job)
+    places = {task["task"]: task["node"] for task in status["tasks"]}
+    assert places["trainer-0"] == places["trainer-2"] == "agent-3"
+    assert all(record["slots"] == 4 for record in status["history"])
