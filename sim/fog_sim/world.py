@@ -310,8 +310,11 @@ class Simulation:
                 back(fault.seconds, lambda: setattr(node.disk, "full", False))
 
     def _drain(self, node: str, undo: bool) -> None:
+        """As an operator would, who tries again while nobody answers."""
         if self.coordinator.alive:
             self.coordinator.request("node.drain", node=node, undo=undo)
+        else:
+            self.kernel.after(1.0, lambda: self._drain(node, undo))
 
     def status(self, job: str) -> dict[str, Any]:
         return self.coordinator.request("job.status", job=job).body

@@ -56,8 +56,10 @@ class Trainer(Machine):
 
     def step(self, event: Event, now: float) -> list[Command]:
         match event:
-            case Started() | Rewound():
+            case Started():
                 self.since = now
+            case Rewound():
+                self.since, self.renewed = now, True  # the server may have fallen back together with us
             case Joined(peer) if peer.role == "server":
                 self.renewed = True
             case Delivered(sender, Round() as call):
