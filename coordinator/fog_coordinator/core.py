@@ -304,7 +304,9 @@ class Core:
 
     def _overdue(self, job: Job) -> bool:
         """Somebody is gone, or goes, whose task or copy is to move."""
-        if any((seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats):
+        if any(
+            (seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats
+        ):
             return True
         holders = [*job.buddies.values(), *(seat.node for seat in job.seats if seat.movable)]
         return any((node := self.registry.get(name)) is None or node.leaving or not node.online for name in holders)

@@ -81,12 +81,13 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     blocked = [node for node in job.roster if node in taken]
     known = {node.node: node for node in registry}
     cloud: Node | None = None
+    named = ""
     if any(role.where != "data" for role in method.roles):
         usable = [node for node in registry if node.online and not node.leaving]
         named = tree.named_root(file.topology, known)
         wanted = known[named] if named else simple.best(usable, job.roster)
         cloud = simple.best([node for node in usable if node.node not in taken and named in ("", node.node)], job.roster)
-        if wanted is not None and wanted.profile.tier == "cloud" and (cloud is None or cloud.profile.tier != "cloud"):
+        if file.placement is None and wanted is not None and wanted.profile.tier == "cloud" and (cloud is None or cloud.profile.tier != "cloud"):
             blocked.append(wanted.node)  # worth waiting for: it is only busy
         cloud = cloud or next((known[name] for name in (named, *job.roster) if name in known), None)
     if blocked:
@@ -94,13 +95,13 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
         return QUEUED, f"{', '.join(dict.fromkeys(blocked))} busy with {', '.join(by)}"
     if cloud is None and any(role.where != "data" for role in method.roles):
         return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.where != 'data')}"
-    free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
-    chosen = choice.choose(file, method, job.roster, known, free, cloud)
+    free = [node for node in registry if node.online and not node.leaving and node.node not in taken and named in ("", node.node)]
+    chosen = choice.choose(file, method, job.roster, known, free, cloud) if cloud is not None else choice.Choice()
     if chosen.why:
         return QUEUED, chosen.why
-    if lack := choice.short_of_memory(
-        file, method, known, [name for name in job.roster if name in known and not choice.fits(file, method)(known[name])]
-    ):
+    has_room = choice.fits(file, method)
+    full = [name for name in job.roster if name in known and not has_room(known[name])]
+    if lack := choice.short_of_memory(file, method, known, full):
         return QUEUED, lack
     cloud = chosen.node
     job.plan, job.runner_up = chosen.plan, chosen.runner_up

@@ -150,7 +150,7 @@ def _is_wanted(seat: Seat, registry: Registry, busy: Collection[str]) -> bool:
 def _target(job: Job, seat: Seat, registry: Registry, busy: Collection[str], holder: str) -> Node | None:
     """Where a task goes that must leave its node. holder: has a copy of its Saves."""
     candidates = _candidates(job, seat, registry, busy)
-    if not seat.home[0]:
+    if not seat.home[0] and seat.slot < 0:
         candidates = admitted_by(job.spec.get("placement"), candidates)
     if wanted := [node for node in candidates if node.node == seat.wanted]:
         return wanted[0]

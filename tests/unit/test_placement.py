@@ -349,3 +349,13 @@ def test_weights_make_the_objective():
     cost = step_cost(Demands(title="", cycle=(Phase("trunk", 1e10),)), {"trunk": [FAST]})
     assert value(cost, Placing()) == pytest.approx(cost.seconds)
     assert value(cost, Placing(objective="energy")) == pytest.approx(cost.joules)
+
+
+def test_a_busy_cloud_is_not_waited_for_by_a_job_that_may_run_elsewhere():
+    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=1e10), Measured("fog-1", "fog", flops=5e9), edge(1), edge(2))
+    world.submit(nodes={"select": {"names": ["pi-1"]}})
+    world.run(2.0)
+    world.submit(name="second", **CUT_JOB, nodes={"select": {"names": ["pi-2"]}}, placement={})
+    world.run(2.0)
+    assert world.status("second")["state"] == "running"
+    assert world.live("second")["trunk"] != "cloud-1"

@@ -43,6 +43,9 @@ def choose(file: JobFile, method: Method, roster: Sequence[str], known: Mapping[
         if not planner.can_plan(file):
             return Choice(simple.best(candidates, roster))
     if not candidates or not planner.can_plan(file):
+        need, place = data_need(file, method), None if default is None else place_of(default)
+        if place is not None and place.memory_bytes is not None and place.memory_bytes < need:
+            return Choice(why=planner.short_of_memory("a worker", need, [place]))
         return Choice(default)
     found = planner.plans(file, method, places(roster, known), [place_of(node) for node in candidates])
     if not found.plans:

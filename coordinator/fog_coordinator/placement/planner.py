@@ -25,6 +25,8 @@ from fog_learning.models import ModelSpec, resolve_model
 
 MOST_CANDIDATES: Final = 32
 """Of more nodes the fastest are priced; a step is priced for each of them and each cut."""
+MOST_PAIRS: Final = 2048
+"""Candidates times data nodes: a price looks at each data node, and the coordinator has other things to do."""
 FRONTS: Final = Place("the data nodes")
 
 
@@ -107,7 +109,7 @@ def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequen
     data = tuple(role.name for role in method.roles if role.where == "data")
     if not task or not candidates or not roster:
         return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
-    fastest = sorted(candidates, key=lambda place: (-place.flops, place.rtt_s, place.node))[:MOST_CANDIDATES]
+    fastest = sorted(candidates, key=lambda place: (-place.flops, place.rtt_s, place.node))[: max(4, min(MOST_CANDIDATES, MOST_PAIRS // len(roster)))]
     table = _Table(file.placement or Placing(), options, data, task, tuple(roster), fastest)
     found = table.chains(keep) if options[0].blocks is not None else table.single(keep)
     return Planned(tuple(found), "" if found else table.memory_sentence())
