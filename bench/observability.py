@@ -84,7 +84,7 @@ def overhead(pairs: int = 20, most: int = 60, backend: str = "torch", scrape_eve
     """The same job on a fleet with energy meter, metrics and a reader, and on one without any, turn by turn: change of a round's median time.
 
     At least `pairs`, and on a machine that is not quiet up to `most`, until the interval is NARROW wide to each side.
-    value: upper end of the 95 % interval of the mean change (0.01 = one per cent slower).
+    value: upper end of the 95 % interval of the median change (0.01 = one per cent slower).
     """
     with ExitStack() as stack:
         fleets = {}
@@ -112,29 +112,38 @@ def _compared(pairs: int, most: int, clients: dict[str, Client]) -> dict[str, An
     for name, client in clients.items():  # warm: imports, caches, forked workers
         _rounds(client, f"warm-{name}")
     for pair in range(most):
-        if pair >= pairs and interval(changes) <= NARROW:
+        if pair >= pairs and narrow(changes):
             break
         took = {}
         for name in sorted(clients, reverse=bool(pair % 2)):
             took[name] = _rounds(clients[name], f"pair-{pair}-{name}")
             medians[name].append(took[name])
         changes.append(math.log(took["on"] / took["off"]))
-    mean, half = statistics.fmean(changes), interval(changes)
+    low, high = median_interval(changes)
     return {
-        "value": math.expm1(mean + half),
-        "mean": math.expm1(mean),
-        "lower": math.expm1(mean - half),
+        "value": math.expm1(high),
+        "median": math.expm1(statistics.median(changes)),
+        "lower": math.expm1(low),
         "pairs": len(changes),
         "on_s": statistics.median(medians["on"]),
         "off_s": statistics.median(medians["off"]),
+        "changes": [round(math.expm1(change), 4) for change in changes],
     }
 
 
-def interval(values: list[float]) -> float:
-    """Half of the 95 % interval of the mean (Student's t; 0.1 % exact from 5 values on)."""
-    df = len(values) - 1
-    t = 1.959964 + 2.372271 / df + 2.822507 / df**2 + 2.555852 / df**3 + 1.589536 / df**4
-    return t * statistics.stdev(values) / math.sqrt(len(values))
+def narrow(changes: list[float]) -> bool:
+    low, high = median_interval(changes)
+    return high - low <= 2 * NARROW
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """At least 95 % interval of the median, whatever the distribution: order statistics by the binomial law. At least 6 values."""
+    n, ordered = len(values), sorted(values)
+    below, k = 0.0, 0
+    while below + math.comb(n, k) / 2**n <= 0.025:
+        below += math.comb(n, k) / 2**n
+        k += 1
+    return ordered[k - 1], ordered[n - k]
 
 
 def _rounds(client: Client, name: str) -> float:
