@@ -94,7 +94,7 @@ class Host:
         self._tasks: dict[str, Task] = {}
         self._by_name: dict[str, Peer] = {}
         self._incarnations: dict[str, int] = {}  # node -> of its live worker
-        self._wanted: dict[str, str] = {}  # task -> node that was asked for its Save
+        self._wanted: dict[str, int] = {}  # task -> view in which another node was asked for its Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
         self._persisting: dict[tuple[str, int], Record] = {}
@@ -199,7 +199,8 @@ class Host:
             letter = self._replica_letters.pop((record.task, record.label), None)
             if letter is not None:
                 self.endpoint.accept(letter)
-            self._obtained(now, record.task)
+                if letter.view >= self._wanted.get(record.task, letter.view):  # else a copy from before, which the answer will outdo
+                    self._obtained(now, record.task)
             self._change(urgent=True)
             self._pump(now)
             return
@@ -300,7 +301,7 @@ class Host:
         assert placement is not None
         source = placement.fetch.get(peer.task)
         if source and source != self.me.node and (peer.task, peer.since) not in self._fetched:
-            self._wanted[peer.task] = source
+            self._wanted[peer.task] = placement.view
             self._letter(now, source, Fetch(peer.task), ())  # again with every table: the one before may have been forgotten with its receiver
             return
         limit = placement.rewind if placement.rewind_view == placement.view else None
@@ -364,6 +365,10 @@ class Host:
         del self._tasks[name]
         self.refs.forget_task(name)
         self.mail.cancel_task(name)
+        self._copies.pop(name, None)
+        for key in [key for key, (task, _) in self._replicating.items() if task == name]:
+            self.mail.cancel(key)  # who has the task now asks for the newest
+            del self._replicating[key]
         self._queue = deque(item for item in self._queue if item[0] != name)
 
     def _listen(self) -> None:

@@ -6,12 +6,16 @@ import io
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from fog_common.saves import Record
 from fog_sim import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule, random_schedule
+from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.node import JobDisk
 from fog_sim.world import Simulation
 
 JOB = {**chaos.JOB, "train": {"rounds": 4}}
@@ -68,3 +72,48 @@ def test_a_schedule_is_a_function_of_its_seed():
     nodes = ["node-1", "node-2"]
     assert random_schedule(3, nodes, horizon_s=9.0, faults=4) == random_schedule(3, nodes, horizon_s=9.0, faults=4)
     assert random_schedule(3, nodes, horizon_s=9.0, faults=4) != random_schedule(4, nodes, horizon_s=9.0, faults=4)
+
+
+QUICK = Fleet(
+    link=Link(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
+    cloud_link=Link(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
+    node=NodeModel(save_s=0.002, op_overhead_s=1e-4, flops=1e12),
+    cloud=NodeModel(save_s=0.008, op_overhead_s=1e-4, flops=1e12),
+)
+"""A round takes about as long as two messages one after another."""
+
+
+def test_spools_and_disks_stay_small_when_rounds_are_faster_than_the_copies_of_their_saves():
+    world = Simulation(3, QUICK, standin_bench, seed=1)
+    name = world.submit({**chaos.JOB, "train": {"rounds": 80}})
+    kept, behind = 0, 0
+    while (status := world.status(name))["state"] != "finished":
+        world.kernel.run(world.kernel.now + 0.05)
+        hosts = [worker.host for node in world.nodes.values() for worker in node.workers.values() if worker.host]
+        kept = max([kept, *(host.kept_bytes for host in hosts)])
+        behind = max([behind, *(status["round"] - host.root_saved for host in hosts if host.root_saved >= 0)])
+        assert world.kernel.now < 60
+    assert behind <= 8
+    assert kept <= 8 * 2100, "more than a few updates in a spool"
+
+
+@pytest.mark.parametrize("at", [0.3 + 0.011 * step for step in range(8)])
+def test_a_drained_server_closes_no_round_twice(at: float, monkeypatch: pytest.MonkeyPatch):
+    closed: list[tuple[int, bytes]] = []
+    write = JobDisk.write
+
+    def note(self: JobDisk, record: Record, replica: bool, content: Any) -> None:
+        if record.task == "server" and not replica and (record.label, record.machine) not in closed:
+            closed.append((record.label, record.machine))
+        write(self, record, replica, content)
+
+    monkeypatch.setattr(JobDisk, "write", note)
+    world = Simulation(3, QUICK, standin_bench, seed=1)
+    name = world.submit({**chaos.JOB, "train": {"rounds": 40}})
+    while world.status(name)["round"] < 3:
+        world.kernel.run(world.kernel.now + 0.01)
+    world.inject(Schedule([Fault(at, "drain", "cloud-1", 60.0)]))
+    status = world.run(name, 60.0)
+    assert [task["node"] for task in status["tasks"] if task["role"] == "server"] != ["cloud-1"]
+    labels = [label for label, _ in closed]
+    assert labels == sorted(set(labels))
