@@ -45,7 +45,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
         port = fleet.broker_config.port
         before = rawloop.measure(port, NODES)
         daemon = _daemon_memory(fleet)
-        worker, status = _run(fleet, client, {**JOB, "train": {**JOB["train"], "rounds": rounds}})
+        worker, status = run(fleet, client, {**JOB, "train": {**JOB["train"], "rounds": rounds}})
         after = rawloop.measure(port, NODES)
     raw_s = statistics.median([*before["seconds"], *after["seconds"]])
     ends = [record["wall_s"] for record in status["history"]]
@@ -72,7 +72,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
     }
 
 
-def _run(fleet: LocalFleet, client: Client, spec: dict[str, Any], limit_s: float = 300.0) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(fleet: LocalFleet, client: Client, spec: dict[str, Any], limit_s: float = 300.0) -> tuple[dict[str, Any], dict[str, Any]]:
     """(memory of the workers while the job ran, its last status)."""
     job = client.request("job.submit", spec=spec)["job"]
     memory: dict[str, Any] = {}
