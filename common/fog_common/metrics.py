@@ -58,7 +58,12 @@ METRICS: Final = (
     Metric("fog_node_energy_use_joules_total", "counter", "The same energy by use: idle, compute, send, receive.", (*_NODE, "use")),
     Metric("fog_node_control_bytes_total", "counter", "Payload of control messages of the agent.", (*_NODE, "direction")),
     Metric("fog_link_rtt_seconds", "gauge", "Round trip between the node and its broker.", _NODE),
-    Metric("fog_link_bandwidth_bytes_per_second", "gauge", "Link to the broker, as the agent probed it; else the last large transfer over its time, a lower bound.", _NODE),
+    Metric(
+        "fog_link_bandwidth_bytes_per_second",
+        "gauge",
+        "Link to the broker, as the agent probed it; else the last large transfer over its time, a lower bound.",
+        _NODE,
+    ),
     Metric("fog_site_carbon_grams_total", "counter", "CO2 derived from joules by the factors in the agents' configurations.", ("site",)),
     # -- jobs ------------------------------------------------------------------------------
     Metric("fog_job_state", "gauge", "1 for the state that the job is in.", ("job", "state")),

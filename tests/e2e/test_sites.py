@@ -113,7 +113,9 @@ def test_the_head_of_a_site_is_killed_and_its_neighbour_heads_the_site(sites: Si
     task, node = next((task["task"], task["node"]) for task in status["tasks"] if task["role"] == "aggregator" and task["site"] == "site-1")
     fleet.kill(node)
     other = ({"agent-1", "agent-3"} - {node}).pop()
-    fleet.until(client, job, lambda status: any(each["task"] == task and each["node"] == other and each["live"] for each in status["tasks"]), "a new head")
+    fleet.until(
+        client, job, lambda status: any(each["task"] == task and each["node"] == other and each["live"] for each in status["tasks"]), "a new head"
+    )
     fleet.start_agent(node)
     status = fleet.finished(client, job)
     assert [record["round"] for record in status["history"]] == list(range(1, 61))
