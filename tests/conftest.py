@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests."""
 
 from hypothesis import settings
+
 from support.broker import broker
 
 __all__ = ["broker"]

@@ -102,7 +102,8 @@ def test_greedy_gives_what_fits_and_for_one_task_the_best(needs: list[int], cost
     if found is None:
         assert best is None or len(needs) > 1
     else:
-        assert (cost := price(found)) is not None and best is not None and cost >= best
+        cost = price(found)
+        assert cost is not None and best is not None and cost >= best
         assert len(needs) > 1 or cost == best
 
 
