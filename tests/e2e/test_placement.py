@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fog_common.bus.broker import find_mosquitto
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
@@ -35,6 +37,7 @@ def trained(client: Client, name: str, method: dict[str, Any], placement: dict[s
     return dict(status["plan"])
 
 
+@pytest.mark.slow  # it compares times: with the other long ones, not where a busy machine must not matter
 def test_the_chosen_plan_beats_the_naive_one_on_a_fleet_with_a_slow_cloud(tmp_path: Path):
     needs("mosquitto", find_mosquitto())
     with SlowCloud(tmp_path, 3, broker="mosquitto") as fleet, fleet.client() as client:
