@@ -17,6 +17,7 @@ from fog_agent.effects import (
     AssignWorker,
     Effect,
     Exit,
+    Forget,
     KillWorker,
     ProbeLink,
     Publish,
@@ -58,6 +59,8 @@ BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
 PATIENCE = 3
 """Failures in a row after which a waiting job may go first."""
+FORGET_S = 3600.0
+"""What a job left on the disk goes after the coordinator has not named it for so long, on one connection."""
 HEALTHY_S = 60.0
 """A worker that lived this long begins a new count of failures."""
 
@@ -122,6 +125,7 @@ class AgentCore:
         """(number, when) of the last probe of the link."""
         self._drain_by: float | None = None
         self._leaving = False
+        self._unwanted: dict[str, float] = {}  # job that left something on this disk -> since when the coordinator does not name it
         self._last_words: list[WorkerState] = []
         """Of workers that have ended in order: what they counted since the last heartbeat is told once more."""
         self._effects: list[Effect] = []
@@ -137,7 +141,7 @@ class AgentCore:
         """When on_timer wants to be called; None: only another event can change anything."""
         times = [self._drain_by]
         if self.connected:
-            times += [self._announce_at, self._beat_at, self._refresh_at]
+            times += [self._announce_at, self._beat_at, self._refresh_at, *(since + FORGET_S for since in self._unwanted.values())]
         for slot in self.slots.values():
             times.append(slot.stop_by)
             if not slot.running and slot.retry_at and not self.draining:
@@ -158,6 +162,7 @@ class AgentCore:
         """Workers go on; a drain goes on waiting for the broker, up to its limit."""
         self.connected = False
         self._announce_at = self._beat_at = self._refresh_at = self._asked_at = None
+        self._unwanted = {}
 
     def on_message(self, message: Control, sender: str, now: float) -> None:
         """sender: the topic's, which the broker's ACL vouches for."""
@@ -284,6 +289,7 @@ class AgentCore:
         self._reconcile(now)
         if not self.connected:
             return
+        self._forget(now)
         if self._announce_at is not None and now >= self._announce_at:
             self._announce(now)
         if self._refresh_at is not None and now >= self._refresh_at:
@@ -325,6 +331,7 @@ class AgentCore:
                     self._effects.append(StopWorker(name))
                 else:
                     self._effects.append(AssignWorker(name, job))
+        self._unwanted = {name: self._unwanted.get(name, now) for name in self.incarnations if name not in wanted}
         self._reconcile(now)
         if news or self.draining:
             self._beat_by(now + COALESCE_S)
@@ -397,6 +404,14 @@ class AgentCore:
         self._leaving, self._drain_by = True, None
         self._effects.append(Say(f"leaving: {why}"))
         self._reconcile(now)
+
+    def _forget(self, now: float) -> None:
+        """Remove what ended jobs left here. A drained node's Saves are wanted until its successor has them: then it is still named."""
+        for name in [name for name, since in self._unwanted.items() if now >= since + FORGET_S]:
+            del self._unwanted[name]
+            if name not in self.slots:
+                del self.incarnations[name]
+                self._effects += [Forget(name), Say(f"forgotten job={name}: not wanted here for {FORGET_S:.0f} s")]
 
     # -- what it says ------------------------------------------------------------------------
 

@@ -190,6 +190,9 @@ class Daemon:
                         self._workers.stop(job)
                     case do.KillWorker(job):
                         self._workers.kill(job)
+                    case do.Forget(job):
+                        self._state.forget(job)
+                        self._save_incarnations()
                     case do.Publish(message):
                         self._publish(self._outbox_topic, message, qos=0 if isinstance(message, Heartbeat) else 1)
                     case do.ShowPresence(presence):

@@ -38,6 +38,12 @@ class KillWorker(Struct, frozen=True, tag=True):
     job: str
 
 
+class Forget(Struct, frozen=True, tag=True):
+    """Nobody wants this job any more: its Saves, blobs, log and incarnation may go."""
+
+    job: str
+
+
 class Publish(Struct, frozen=True, tag=True):
     """A control message to the coordinator."""
 
@@ -67,4 +73,4 @@ class Exit(Struct, frozen=True, tag=True):
     """All workers are gone; leave in order."""
 
 
-Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Publish | ShowPresence | ProbeLink | Say | Exit
+Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Forget | Publish | ShowPresence | ProbeLink | Say | Exit

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,13 @@ class StateDir:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def forget(self, job: str) -> None:
+        """Remove what a job left here: Saves, blobs, logs. What cannot be removed is left."""
+        shutil.rmtree(self.folder / "jobs" / job, ignore_errors=True)
+        for suffix in (".log", ".log.old"):
+            with contextlib.suppress(OSError):
+                (self.folder / "logs" / f"{job}{suffix}").unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._lock is not None:

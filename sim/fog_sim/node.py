@@ -512,6 +512,9 @@ class SimNode:
                     if job in self.workers:
                         worker = self.workers[job]
                         self.world.kernel.after(0.0, lambda worker=worker: worker.stop() if worker.alive else None)  # type: ignore[misc]
+                case agent_effects.Forget(job):
+                    for table in (self.disk.blobs, self.disk.records, self.disk.incarnations):
+                        table.pop(job, None)
                 case agent_effects.Publish(message):
                     connection.publish(topics.to_coordinator(self.world.fleet, self.name), messages.encode(message), 1)
                 case agent_effects.ShowPresence(presence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fog_agent.core import BACKOFF_MAX_S, COALESCE_S, REFRESH_S, AgentCore, Limits, Sample
-from fog_agent.effects import AssignWorker, Exit, KillWorker, ProbeLink, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
+from fog_agent.effects import AssignWorker, Exit, Forget, KillWorker, ProbeLink, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
+from fog_agent.state import StateDir
 from fog_common.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,
@@ -714,3 +716,47 @@ def test_a_job_that_was_planned_anew_gets_a_new_worker():
     core.on_worker_exited("digits", 1, 0, 2.5)
     started = core.take()
     assert StartWorker("digits", 2) in started and AssignWorker("digits", other) in started
+
+
+# -- what ended jobs leave behind --------------------------------------------------------------
+
+
+def forgotten(core: AgentCore, now: float) -> list[str]:
+    core.on_timer(now)
+    return [effect.job for effect in core.take() if isinstance(effect, Forget)]
+
+
+def test_what_a_job_left_goes_when_the_coordinator_has_not_named_it_for_an_hour():
+    core = fresh(incarnations={"old": 3, "kept": 1})
+    core.on_message(desired(1, wanted("kept")), COORDINATOR, 10.0)
+    core.take()
+    assert forgotten(core, 3609.0) == []
+    assert forgotten(core, 3610.0) == ["old"]
+    assert core.incarnations == {"kept": 2}
+    assert forgotten(core, 9999.0) == []
+
+
+def test_nothing_is_forgotten_while_nobody_says_what_is_wanted():
+    core = fresh(incarnations={"old": 3})
+    assert forgotten(core, 1e6) == [], "no word of a coordinator"
+    core.on_message(desired(1), COORDINATOR, 1e6)
+    core.on_disconnected(1e6 + 3000, "")
+    core.on_connected(2e6)
+    assert forgotten(core, 2e6 + 1) == [], "an hour of one connection, not of absence"
+    core.on_message(desired(2, wanted("old")), COORDINATOR, 2e6 + 2)
+    core.take()
+    assert forgotten(core, 3e6) == []
+
+
+def test_forgetting_a_job_removes_its_files_and_no_others(tmp_path: Path):
+    state = StateDir(tmp_path)
+    for job in ("old", "kept"):
+        (tmp_path / "jobs" / job / "blobs").mkdir(parents=True)
+        (tmp_path / "jobs" / job / "blobs" / "x").write_bytes(b"1")
+        (tmp_path / "logs").mkdir(exist_ok=True)
+        (tmp_path / "logs" / f"{job}.log").write_bytes(b"1")
+    state.forget("old")
+    state.forget("never-was")
+    state.close()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and path.name != "agent.lock")
+    assert left == ["jobs/kept/blobs/x", "logs/kept.log"]
