@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from fog_common.config import load
+from fog_common.energy.model import JoulesPerByte
 from fog_common.errors import ConfigError
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -70,11 +71,12 @@ class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("bridge: a bridge joins brokers of sites; say with `d2d` how nodes reach theirs")
 
 
-_WIFI = Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=1e-7)
-_LTE = Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=1e-6)
-_LAN = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=5e-9)
+_J = JoulesPerByte()
+_WIFI = Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=_J.wifi)
+_LTE = Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=_J.lte)
+_LAN = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=_J.lan)
 PRESETS: dict[str, Fleet] = {
-    # rates and latencies: typical sustained values, not a standard's peak; joules per byte: see docs/simulation.md for the sources
+    # where the figures come from: docs/simulation.md
     "lan": Fleet(link=_LAN),
     "wifi": Fleet(link=_WIFI, spread=0.3),
     "lte": Fleet(link=_LTE, spread=0.4),

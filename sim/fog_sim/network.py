@@ -173,7 +173,8 @@ class SimBroker:
 
     def subscribe(self, connection: Connection, filter_: str) -> None:
         self.trie.add(filter_, connection)
-        for topic, payload in list(self.retained.items()):
+        start = filter_.split("+", 1)[0]
+        for topic, payload in [item for item in self.retained.items() if item[0].startswith(start)]:
             if _matches(filter_, topic) and connection.port.site not in self.severed:
                 if connection.port.site in self.bridges:
                     self._cross(connection.port.site, [connection], topic, payload, retain=True)
