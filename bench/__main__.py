@@ -21,6 +21,10 @@ BARS: Final[dict[str, tuple[str, float, str]]] = {
     "daemon_rss_mb": ("at most", 40.0, "memory of an idle daemon, MB"),
     "worker_rss_mb": ("", 0.0, "memory of a worker, MB (shared pages included)"),
     "averaging_ratio": ("at least", 0.25, "averaging / one numpy float32 add"),
+    "sim_bytes": ("at most", 0.0001, "simulator: bytes that differ / bytes of the live run"),
+    "sim_round": ("at most", 0.3, "simulator: |simulated / live round time - 1|"),
+    "sim_events": ("", 0.0, "simulator: events per CPU second, 100 nodes"),
+    "sim_thousand_s": ("at most", 300.0, "simulator: CPU seconds for 1 000 nodes, 20 rounds"),
     "split_ratio": ("at least", 0.3, "steps/s of live fcddt, 4 nodes / one process, union batch"),
 }
 
@@ -29,7 +33,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure foglearn against the least that could do the same.")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
-        "--only", choices=("fleet", "averaging", "split"), default=None, help="a part: the figures over a broker, the op, split training"
+        "--only",
+        choices=("fleet", "averaging", "split", "simulation"),
+        default=None,
+        help="a part: the figures over a broker, the op, split training, the simulator",
     )
     options = parser.parse_args()
     results: dict[str, Any] = {}
@@ -43,6 +50,10 @@ def main() -> int:
         results["averaging_ratio"] = averaging.measure()
     if options.only in (None, "split"):
         results |= _split()
+    if options.only in (None, "simulation"):
+        from bench import simulation
+
+        results |= simulation.measure()
     about = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),

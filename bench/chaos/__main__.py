@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=str(__doc__).splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20.0, help="no schedule begins after this time")
     parser.add_argument("--first", type=int, default=0, help="seed of the first schedules")
-    parser.add_argument("--singles", type=int, default=3, help="times that each kind of fault is played and measured")
+    parser.add_argument("--singles", type=int, default=2, help="times that each kind of fault is played and measured")
     parser.add_argument("--mixed", type=int, default=12, help="seeded schedules of two to four faults")
     parser.add_argument("--only", default="", help="kinds, separated by commas")
     parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
