@@ -258,3 +258,13 @@ def test_parents_come_before_their_children():
     for entry in world.body("topology", job="digits")["nodes"]:
         assert entry["parent"] in seen
         seen.add(entry["id"])
+
+
+def test_the_root_is_placed_where_the_parents_end():
+    world = campus(StandIn("cloud-2", "cloud", "cloud"))
+    world.submit(**FOG, topology={"parents": {**{f"pi-1{i}": "gate-1" for i in (1, 2, 3)}, "gate-1": "cloud-2"}})
+    world.run(2.0)
+    found, above = places(world), parents(world)
+    assert found["server"] == "cloud-2"
+    assert found["aggregator-1-1"] == "gate-1"
+    assert sorted(found[task] for task in above if above[task] == "aggregator-1-1") == ["pi-11", "pi-12", "pi-13"]
