@@ -13,7 +13,7 @@ PAPER: Final[dict[str, dict[Column, float]]] = {
 }
 MODELS: Final[dict[str, dict[str, Any]]] = {"MLP": {"name": "mlp", "hidden": [64]}, "CNN": {"name": "cnn"}}
 CUT: Final = {"MLP": 1, "CNN": 1}
-STEPS: Final = 500
+STEPS: Final = 300
 QUICK_STEPS: Final = 150
 COLUMNS: Final[tuple[Column, ...]] = ("CC", "FL", "FCDDT")
 
