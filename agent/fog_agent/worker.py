@@ -76,6 +76,7 @@ class _OpFailed(Struct, frozen=True):
 class _Written(Struct, frozen=True):
     record: Record
     replica: bool
+    seconds: float
 
 
 class _DiskRefused(Struct, frozen=True):
@@ -168,7 +169,9 @@ class Worker:
             case _OpFailed(compute, why):
                 assert host is not None
                 host.on_failed(now, compute, why)
-            case _Written(record, replica):
+            case _Written(record, replica, seconds):
+                self._add("save_seconds", seconds)
+                self._add("saves", 1)
                 assert host is not None
                 self._problems = []
                 host.on_persisted(now, record, replica)
@@ -362,6 +365,7 @@ class Worker:
         assert host is not None
         while (persist := self._disk.get()) is not None:
             while True:
+                began = time.perf_counter()
                 try:
                     self._store.write(persist.record, persist.replica, host.refs.blobs.get)
                 except OSError as error:
@@ -369,7 +373,7 @@ class Worker:
                     if self._ended.wait(RETRY_SAVE_S):
                         return
                 else:
-                    self._inbox.put(_Written(persist.record, persist.replica))
+                    self._inbox.put(_Written(persist.record, persist.replica, time.perf_counter() - began))
                     break
 
     # -- reports ---------------------------------------------------------------------------
