@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def table(outcomes: Sequence[Outcome], real_s: float, small_disks: bool) -> str:
         again = sum(outcome.figures.again for outcome in some if outcome.figures is not None)
         away = {fault.seconds for outcome in some for fault in outcome.schedule.faults[:1]}
         shown = f"{away.pop():g}" if len(away) == 1 else "0.5–8" if away else ""
-        median, worst = (f"{measured[len(measured) // 2]:.1f}", f"{measured[-1]:.1f}") if measured else ("", "")
+        median, worst = (f"{statistics.median(measured):.1f}", f"{measured[-1]:.1f}") if measured else ("", "")
         lines.append(f"| {name} | {shown} | {len(some)} | {median} | {worst} | {again} | {sum(outcome.whole for outcome in some)} of {len(some)} |")
     bad = [outcome for outcome in outcomes if outcome.violations]
     usual = sorted(outcome.figures.round_s for outcome in outcomes if outcome.figures is not None)
