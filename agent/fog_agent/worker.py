@@ -24,10 +24,11 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from fog_agent import hosting, pipe, probes
+from fog_agent.opqueue import OpQueue
 from fog_agent.store import JobStore
 from fog_common.bus.base import Connected, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
-from fog_common.effects import Changed, Compute, Listen, Persist
+from fog_common.effects import Changed, Compute, Listen, Persist, Withdraw
 from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.ids import TIERS
@@ -92,7 +93,7 @@ class Worker:
         self._sock = sock
         self._setup = setup
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._ops: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
+        self._ops = OpQueue()
         self._disk: queue.SimpleQueue[Persist | None] = queue.SimpleQueue()
         self._sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
@@ -185,7 +186,7 @@ class Worker:
 
     def _end(self) -> None:
         self._ended.set()
-        self._ops.put(None)
+        self._ops.close()
         self._disk.put(None)
         if self._bus is not None:
             self._bus.close()
@@ -309,6 +310,9 @@ class Worker:
                     self._bus.publish(topic, payload)
                 case Compute():
                     self._ops.put(effect)
+                case Withdraw(serial):
+                    if (unbegun := self._ops.withdraw(serial)) is not None:
+                        host.on_withdrawn(unbegun)
                 case Persist():
                     self._disk.put(effect)
                 case Listen(roles):
@@ -386,7 +390,7 @@ class Worker:
         counters, gauges = dict(self._counters), {}
         if host is not None:
             counters |= hosting.counters_of(host)
-            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
+            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(len(self._ops))}
             if host.mail.acks.bandwidth_bytes_per_second is not None:
                 gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
             if self._step_s is not None:

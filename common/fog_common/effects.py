@@ -23,6 +23,8 @@ RESULT: Final = "@coordinator"
 class Compute(Struct, frozen=True):
     """Run `op` for a task. epoch: of the task; its end is reported with it, and is ignored if the task was rewound meanwhile."""
 
+    serial: int
+    """Differs between all Computes of a host: a tag may come again, after a Cancel."""
     task: str
     epoch: int
     tag: Tag
@@ -30,6 +32,12 @@ class Compute(Struct, frozen=True):
     refs: dict[str, Ref]
     numbers: dict[str, float | int | str]
     into: dict[str, Handle]
+
+
+class Withdraw(Struct, frozen=True):
+    """Nobody waits for that Compute any more: if it has not begun, it is not run, and `on_withdrawn` says so; else it ends as ever."""
+
+    serial: int
 
 
 class Persist(Struct, frozen=True):
@@ -47,7 +55,7 @@ class Changed(Struct, frozen=True):
     urgent: bool
 
 
-Effect = Publish | Compute | Persist | Listen | Changed
+Effect = Publish | Compute | Withdraw | Persist | Listen | Changed
 
 
 # -- letters between hosts -----------------------------------------------------------------

@@ -5,6 +5,7 @@ returns, and comes back with what happened. Effects:
 
 - `Publish(topic, payload, plane)` (from the endpoint): put it on the bus;
 - `Compute(...)`: run an op after those before it, store outputs named in `into` with `refs.store` at once, then `on_ran` or `on_failed`;
+- `Withdraw(serial)`: do not run that op if it has not begun, then `on_withdrawn`;
 - `Persist(record)`: write the record and its blobs, one fsync, keep the last two labels of the task, then `on_persisted`;
 - `Listen(roles)`: the roles whose casts this host wants now;
 - `Changed(urgent)`: the daemon may want to know (see `state`).
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, decode_host_message
+from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, Withdraw, decode_host_message
 from fog_common.errors import OpError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.machine import (
@@ -97,6 +98,7 @@ class Host:
         self._wanted: dict[str, int] = {}  # task -> view in which another node was asked for its Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
+        self._computes = 0
         self._persisting: dict[tuple[str, int], Record] = {}
         self._age = (0.0, 0.0)  # (host time, job time then)
         self._queue: deque[tuple[str, int, Event]] = deque()
@@ -188,6 +190,13 @@ class Host:
 
     def on_failed(self, now: float, compute: Compute, why: str) -> None:
         self._end_op(now, compute, Failed(compute.tag, why))
+
+    def on_withdrawn(self, compute: Compute) -> None:
+        """The op had not begun, and never will."""
+        task = self._tasks.get(compute.task)
+        if task is not None and task.epoch == compute.epoch:
+            task.computing.pop(compute.serial, None)
+            task.cancelled.discard(compute.serial)
 
     def on_persisted(self, now: float, record: Record, replica: bool) -> None:
         """The record and its blobs are on disk."""
@@ -362,7 +371,8 @@ class Host:
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
-        del self._tasks[name]
+        task = self._tasks.pop(name)
+        self._effects += [Withdraw(serial) for serial in task.computing if serial not in task.cancelled]
         self.refs.forget_task(name)
         self.mail.cancel_task(name)
         self._copies.pop(name, None)
@@ -426,12 +436,16 @@ class Host:
                     else:
                         self._perform_send(now, task, command)
                 case Run():
-                    compute = Compute(task.peer.task, task.epoch, command.tag, command.op, command.refs, command.numbers, command.into)
-                    task.computing[command.tag] = compute
+                    self._computes += 1
+                    compute = Compute(
+                        self._computes, task.peer.task, task.epoch, command.tag, command.op, command.refs, command.numbers, command.into
+                    )
+                    task.computing[compute.serial] = compute
                     self._effects.append(compute)
                 case Cancel(tag):
-                    if tag in task.computing:
-                        task.cancelled.add(tag)
+                    stale = [serial for serial, compute in task.computing.items() if compute.tag == tag and serial not in task.cancelled]
+                    task.cancelled.update(stale)
+                    self._effects += [Withdraw(serial) for serial in stale]
                 case WakeAt(when):
                     task.wake_at = when
                 case Save(label):
@@ -480,9 +494,9 @@ class Host:
 
     def _end_op(self, now: float, compute: Compute, event: Ran | Failed) -> None:
         task = self._tasks.get(compute.task)
-        if task is not None and task.epoch == compute.epoch and task.computing.pop(compute.tag, None) is not None:
-            if compute.tag in task.cancelled:
-                task.cancelled.discard(compute.tag)
+        if task is not None and task.epoch == compute.epoch and task.computing.pop(compute.serial, None) is not None:
+            if compute.serial in task.cancelled:
+                task.cancelled.discard(compute.serial)
             else:
                 self._post(compute.task, event)
         self._pump(now)

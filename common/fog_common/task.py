@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from fog_common.effects import Compute
-from fog_common.machine import Cast, Finish, Machine, Peer, Send, Tag
+from fog_common.machine import Cast, Finish, Machine, Peer, Send
 
 
 class Task:
@@ -26,8 +26,10 @@ class Task:
         self.saves_done = 0
         self.kept: list[Send] = []
         """The spool: what the root has not saved yet."""
-        self.computing: dict[Tag, Compute] = {}
-        self.cancelled: set[Tag] = set()
+        self.computing: dict[int, Compute] = {}
+        """By serial: asked for, and not ended."""
+        self.cancelled: set[int] = set()
+        """Serials of those whose end is no event."""
         self.finished = False
         self.stopping = False
         self.why = ""

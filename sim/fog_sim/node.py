@@ -244,6 +244,10 @@ class SimWorker:
                         self.connection.publish(topic, payload)
                 case host_effects.Compute():
                     self._ops.append(effect)
+                case host_effects.Withdraw(serial):
+                    for compute in [compute for compute in self._ops if compute.serial == serial]:
+                        self._ops.remove(compute)
+                        host.on_withdrawn(compute)
                 case host_effects.Persist(record, replica):
                     self._persist(record, replica)
                 case host_effects.Listen(roles):
