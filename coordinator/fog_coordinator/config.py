@@ -46,7 +46,7 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     move_after_s: Seconds = 5.0
     """A task that is not bound to data moves to a copy of its state when its node is gone for this long."""
     orphan_after_s: Seconds = 60.0
-    """... and begins anew, if it never made a Save, when its node is gone for this long."""
+    """... and begins anew, if it never made a Save, when its node is gone for this long. A data slot is then free for another node."""
     jobs_per_node: Annotated[int, Meta(ge=1, le=256)] = 1
     """Jobs that share a node; further ones wait in the queue. Agents have a limit of their own (max_workers)."""
     keep_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 200

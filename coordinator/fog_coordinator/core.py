@@ -124,11 +124,7 @@ class Core:
         self._strangers.forget(node.node)
         self._node_changed(now, node)
         for job in self.jobs.values():
-            if job.state in PLACED and node.node not in lifecycle.occupied(self.jobs.values(), self.rules, but=job.id):
-                text = lifecycle.join(now, job, self.files[job.id], self.methods[job.id], node, self.registry, self.rules)
-                if text:
-                    self.log(now, job, text)
-                    self._touch(now, job)
+            self._join(now, job, came=node.node)
 
     def on_goodbye(self, now: float, goodbye: Goodbye) -> None:
         self._begin(now)
@@ -289,6 +285,8 @@ class Core:
             self._spend(now, job)
             if self._sweeps % LOOK_AGAIN == 0 and job.state == RUNNING:
                 self._relocate(now, job)
+            if self._sweeps % LOOK_AGAIN == 0 or self._vacant(now, job):
+                self._join(now, job)
         for node in self.registry:
             if node.online and node.number and self._desk.lags(node):
                 self._desk.changed(node.node)
@@ -301,6 +299,29 @@ class Core:
         if text := lifecycle.relocate(now, job, self.files[job.id], self.methods[job.id], self.registry, taken):
             self.log(now, job, text)
             self._touch(now, job)
+
+    def _vacant(self, now: float, job: Job) -> bool:
+        return job.state in PLACED and lifecycle.free_slot(job, self.files[job.id], self.registry, self.rules, now) is not None
+
+    def _join(self, now: float, job: Job, came: str = "") -> None:
+        """Nodes without a slot take what is free. came: the node that announced itself; without a slot for it that is said."""
+        if job.state not in PLACED or not job.view:
+            return
+        file, method = self.files[job.id], self.methods[job.id]
+        taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+        claimed = {name: other.id for other in self.jobs.values() if other.state in {WAITING, QUEUED} for name in other.roster}
+        for node in lifecycle.newcomers(job, file, method, self.registry, {**claimed, **taken}):
+            text = lifecycle.join(now, job, file, method, node, self.registry, self.rules)
+            if text:
+                job.view += 1
+                self._index(job)
+                self._touch(now, job)
+            elif node.node == came and came not in job.watching:
+                job.watching = [*(name for name in job.watching if self.registry.get(name)), came]
+                text = f"{came} is here, but no slot is free: it watches, and takes the next one"
+            if text:
+                self.log(now, job, text)
+                self._write(job)
 
     def _overdue(self, job: Job) -> bool:
         """Somebody is gone, or goes, whose task or copy is to move."""

@@ -113,6 +113,8 @@ class Job(Struct):
     problems: list[str] = []
     roster: list[str] = []
     """Node of each slot."""
+    watching: list[str] = []
+    """Nodes that came later and found no free slot."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None

@@ -9,9 +9,8 @@ from msgspec import Struct
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
-from fog_coordinator.views import READY, Rules, worker_of
+from fog_coordinator.views import READY, Rules, take_over, worker_of
 from fog_learning.job import Job as JobFile
-from fog_learning.job import Nodes
 from fog_learning.methods.base import Method
 
 
@@ -187,41 +186,48 @@ def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Regi
     return f"{seat.task} would be better off on {seat.wanted}: it moves there" if seat.wanted else ""
 
 
-def free_slot(job: Job, nodes: Nodes, newcomer: Node, registry: Registry, rules: Rules, now: float) -> int | None:
-    """The slot that a node which came later may take: one whose node never trained and has been gone for long."""
-    if nodes.select.names:
+def free_slot(job: Job, file: JobFile, registry: Registry, rules: Rules, now: float) -> int | None:
+    """A slot that a node which came later may take: its node never came, or has been gone for long. Data that nodes own go with them."""
+    if file.nodes.select.names:
         return None
     for slot, name in enumerate(job.roster):
         node = registry.get(name)
         gone = node is None or (node.state == OFFLINE and now - node.since >= rules.orphan_after_s)
-        if gone and not any(seat.ran for seat in job.seats if seat.slot == slot):
+        if gone and not (file.data.local and any(seat.ran for seat in job.seats if seat.slot == slot)):
             return slot
     return None
 
 
+def newcomers(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> list[Node]:
+    """Nodes that the job would use, and that have no slot of it. taken: node -> job that has it."""
+    fit = choice.fits(file, method)
+    return [
+        node
+        for node in simple.matching(file.nodes, registry)
+        if node.online and not node.leaving and node.node not in job.roster and node.node not in taken and fit(node)
+    ]
+
+
 def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, registry: Registry, rules: Rules) -> str:
-    """A node that came after the submit takes a free slot, or a new one where nodes own their data. What happened; '' if nothing."""
-    if newcomer.leaving or newcomer.node in job.roster or not simple.matching(file.nodes, [newcomer]):
-        return ""
-    slot = free_slot(job, file.nodes, newcomer, registry, rules, now)
+    """A node without a slot takes a free one, or a new one where nodes own their data. What happened; '' if nothing. The view must be raised."""
+    slot = free_slot(job, file, registry, rules, now)
     if slot is not None:
-        text = f"{newcomer.node} takes slot {slot} of {job.roster[slot]}, which never came"
+        came = any(seat.ran for seat in job.seats if seat.slot == slot)
+        text = f"{newcomer.node} takes slot {slot} of {job.roster[slot]}, which {'is gone for good' if came else 'never came'}"
         job.roster[slot] = newcomer.node
     elif file.data.local and file.nodes.count is None and not file.nodes.select.names:
         slot = len(job.roster)
         text = f"{newcomer.node} joins with its own data, slot {slot}"
         job.roster.append(newcomer.node)
+        job.seats += [simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, "") for role in method.roles if role.where == "data"]
+        job.seats.sort(key=lambda seat: (seat.slot, seat.role))
     else:
         return ""
-    root = job.root
-    job.seats = [seat for seat in job.seats if seat.slot != slot]
-    for role in method.roles:
-        if role.where == "data":
-            where = newcomer.profile
-            parent = file.topology.parents.get(newcomer.node, "")
-            above = next((seat.task for seat in job.seats if seat.home[0] and seat.node == parent), "") or tree.cluster_of(
-                job, where.site, where.tier, root
-            )
-            job.seats.append(simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, above))
-    job.seats.sort(key=lambda seat: (seat.slot, seat.role))
+    job.watching = [name for name in job.watching if name != newcomer.node]
+    above = file.topology.parents.get(newcomer.node, "")
+    head = next((seat.task for seat in job.seats if seat.home[0] and seat.node == above), "")
+    for seat in [seat for seat in job.seats if seat.slot == slot]:
+        take_over(job, seat, newcomer, registry)
+        if seat.task != job.root:
+            seat.parent = head or tree.cluster_of(job, newcomer.profile.site, newcomer.profile.tier, job.root)
     return text

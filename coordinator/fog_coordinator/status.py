@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator import budgets, lifecycle, plans
-from fog_coordinator.jobs import ENDED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
+from fog_coordinator.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
 from fog_coordinator.views import READY, holders, worker_of
 from fog_learning.job import Budgets
@@ -76,6 +76,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         "wall_s": 0.0 if job.started_at is None else max(0.0, (job.ended_at if job.ended_at is not None else now) - job.started_at),
         "problems": [*job.problems, *_troubles(core, job)],
         "waits": [wait.body(now) for wait in waits(core, now, job)],
+        "watching": [name for name in job.watching if (node := core.registry.get(name)) and node.online] if job.state in PLACED else [],
         "tasks": [_task(core, job, seat) for seat in job.seats],
         "history": [_round(job, item) for item in core.histories[job.id].after(after)[:MAX_ROUNDS]],
         "metrics": _metrics(core, job),

@@ -236,6 +236,13 @@ def _place(seat: Seat, node: Node, fetch: str) -> None:
     seat.fetch, seat.fetched = fetch, False
 
 
+def take_over(job: Job, seat: Seat, node: Node, registry: Registry) -> None:
+    """A node takes the place of one that is gone for good, from a copy of the newest Save if there is one."""
+    copies = holders(job, seat.task, registry, but=seat.node)
+    source = max(copies, key=lambda name: (copies[name], name), default="")
+    _place(seat, node, source if source != node.node else "")
+
+
 # -- the view ------------------------------------------------------------------------------
 
 

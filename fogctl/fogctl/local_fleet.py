@@ -40,6 +40,7 @@ class LocalFleet:
         backend: str = "torch",
         fleet: str = "main",
         agent_options: Mapping[str, Any] | None = None,
+        coordinator_options: Mapping[str, Any] | None = None,
         log_level: str = "WARNING",
         start_agents: bool = True,
         metrics: bool = True,
@@ -61,6 +62,7 @@ class LocalFleet:
         self._broker_lines = broker_lines
         self._backend = backend
         self._options = dict(agent_options or {})
+        self._coordinator_options = dict(coordinator_options or {})
         self._log_level = log_level
         self._start_agents = start_agents
         self.broker: Broker | None = None
@@ -143,6 +145,7 @@ class LocalFleet:
             "state_dir": str(self.folder / "coordinator"),
             "log_level": self._log_level,
             "metrics": {"port": self.metrics_port},
+            **self._coordinator_options,
         }
         self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(self._write("coordinator", config))])
 

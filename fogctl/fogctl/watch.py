@@ -217,6 +217,8 @@ def details(status: Status) -> Iterator[str]:
         yield f"  {_wait_line(wait)}"
     for problem in status["problems"]:
         yield f"  problem: {problem}"
+    if watching := status.get("watching"):
+        yield f"  no slot is free for {', '.join(watching)}: they watch, and take the next one"
     yield from (f"  {line}" for line in summary_lines(status))
     if status["tasks"]:
         columns = ("task", "role", "node", "tier", "site", "state", "round", "memory")

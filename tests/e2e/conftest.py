@@ -25,11 +25,13 @@ class Fleet(LocalFleet):
         spec = {"name": "toy", "method": {"name": "fedavg"}, "model": {"name": "mlp", "hidden": [8]}, "train": {"rounds": 20}, **job}
         return str(client.request("job.submit", spec=spec)["job"])
 
-    def until(self, client: Client, job: str, good: Callable[[dict[str, Any]], bool], what: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """The first status for which `good` holds; asked again and again, because a status is all that a user has."""
+    def until(
+        self, client: Client, job: str, good: Callable[[dict[str, Any]], bool], what: str, patience_s: float = PATIENCE_S, after: int = 0
+    ) -> dict[str, Any]:
+        """The first status for which `good` holds; asked again and again, because a status is all that a user has. after: as in job.status."""
         end = time.monotonic() + patience_s
         while True:
-            status = client.request("job.status", job=job)
+            status = client.request("job.status", job=job, after=after)
             if good(status):
                 return status
             over = time.monotonic() > end or (status["state"] in ENDED and what != status["state"])

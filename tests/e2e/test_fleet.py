@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
 from e2e.conftest import Fleet
+from fog_common.bus.broker import find_mosquitto
 from fog_common.errors import FogError
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE
+from support.broker import needs
 
 LONG = {"train": {"rounds": 150}}
 
@@ -101,6 +104,26 @@ def test_a_late_agent_waits_for_its_place(fleet: Fleet, client: Client):
     fleet.until(client, job, lambda status: any("agent-9" in wait["who"] for wait in status["waits"]), "a wait for agent-9")
     fleet.start_agent("agent-9")
     assert all(record["updates"] == 2 for record in fleet.finished(client, job)["history"])
+
+
+def test_a_node_that_was_not_rostered_takes_part_after_a_rostered_one_is_gone_for_good(tmp_path: Path):
+    needs("mosquitto", find_mosquitto())
+    options = {"orphan_after_s": 3.0}
+    with Fleet(tmp_path, 3, broker="mosquitto", backend="standin", coordinator_options=options) as fleet, fleet.client() as client:
+        fleet.wait_for_nodes(client, 4)
+        job = fleet.submit(client, train={"rounds": 100_000})
+        fleet.in_round(client, job, 3)
+        fleet.start_agent("agent-9")
+        fleet.until(client, job, lambda status: status["watching"] == ["agent-9"], "watcher")
+        fleet.kill("agent-2")
+        status = fleet.until(client, job, lambda status: any(task["node"] == "agent-9" and task["live"] for task in status["tasks"]), "agent-9 live")
+        before = status["round"]
+        three = fleet.until(client, job, lambda status: any(entry["updates"] == 3 for entry in status["history"]), "three updates", after=before)
+        first = next(entry["round"] for entry in three["history"] if entry["updates"] == 3)
+        fleet.in_round(client, job, first + 4)
+        later = client.request("job.status", job=job, after=first)["history"]
+        assert [entry["updates"] for entry in later[:3]] == [3, 3, 3]
+        client.request("job.cancel", job=job)
 
 
 @pytest.mark.parametrize("spec", [{"train": {"rounds": -1}}, {"method": {"name": "magic"}}, {"name": "No Good"}, {"seed": "x"}, {"nonsense": 1}])

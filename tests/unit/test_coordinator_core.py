@@ -231,6 +231,65 @@ def test_a_newcomer_takes_the_slot_of_a_node_that_never_came():
     assert world.live()["trainer-2"] == "pi-4"
 
 
+def test_a_node_without_a_slot_watches_until_one_is_free_for_good():
+    """The slot's node has trained; when it comes back, it is the one that watches."""
+    world = running(rules=Rules(orphan_after_s=5.0))
+    world.nodes["pi-4"] = StandIn("pi-4")
+    world.boot("pi-4")
+    world.run(1.0)
+    assert world.status()["watching"] == ["pi-4"]
+    view = world.status()["view"]
+    world.kill("pi-2")
+    world.run(4.0)
+    assert "trainer-1" not in world.live()
+    world.run(4.0)
+    status = world.status()
+    assert world.live()["trainer-1"] == "pi-4"
+    assert status["watching"] == []
+    assert status["view"] > view
+    world.boot("pi-2")
+    world.run(8.0)
+    assert world.live() == {"server": "cloud-1", "trainer-0": "pi-1", "trainer-1": "pi-4", "trainer-2": "pi-3"}
+    assert world.status()["watching"] == ["pi-2"]
+    assert not world.nodes["pi-2"].jobs
+    texts = [event["text"] for event in world.body("job.logs", job="digits")["events"]]
+    assert "pi-4 is here, but no slot is free: it watches, and takes the next one" in texts
+    assert "pi-4 takes slot 1 of pi-2, which is gone for good" in texts
+
+
+def test_a_slot_of_data_that_nodes_own_goes_with_its_node():
+    world = fleet(rules=Rules(orphan_after_s=5.0))
+    world.submit(data={"name": "machines", "local": True}, nodes={"count": 3})
+    world.run(2.0)
+    world.nodes["pi-4"] = StandIn("pi-4")
+    world.boot("pi-4")
+    world.kill("pi-2")
+    world.run(12.0)
+    assert "trainer-1" not in world.live()
+    assert world.status()["watching"] == ["pi-4"]
+
+
+def test_a_node_that_the_job_does_not_name_takes_no_slot():
+    world = fleet(rules=Rules(orphan_after_s=5.0))
+    world.submit(nodes={"select": {"names": ["pi-1", "pi-2"]}})
+    world.run(2.0)
+    world.kill("pi-2")
+    world.run(12.0)
+    assert world.live() == {"server": "cloud-1", "trainer-0": "pi-1"}
+    assert world.status()["watching"] == []
+
+
+def test_a_node_that_is_wanted_by_a_job_in_the_queue_takes_no_slot_of_another():
+    world = running(rules=Rules(orphan_after_s=5.0))
+    waiting = world.submit(name="waiting", nodes={"select": {"names": ["pi-1", "pi-4"]}})
+    assert world.status(waiting)["state"] == "queued"
+    world.nodes["pi-4"] = StandIn("pi-4")
+    world.boot("pi-4")
+    world.kill("pi-2")
+    world.run(12.0)
+    assert "trainer-1" not in world.live()
+
+
 def test_a_node_with_its_own_data_joins_a_running_job():
     world = fleet(edges=2)
     world.submit(data={"name": "machines", "local": True})
