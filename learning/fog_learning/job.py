@@ -72,12 +72,14 @@ class Stragglers(Struct, frozen=True, forbid_unknown_fields=True):
     """When a round may close (DESIGN section 6) and what happens to an update that comes later."""
 
     quorum: Fraction = 1.0
-    """Fraction of the live data tasks that must have answered before the deadline counts."""
+    """Fraction of the live data tasks (rounded down, at least one) that must have answered before the adaptive deadline counts:
+    0.8 of 4 nodes are 3. 1.0: a round waits for all, or for deadline_s."""
     deadline_s: Positive | None = None
-    """Fixed: seconds after the round opened. None: adaptive, median + mad_factor x MAD of recent arrival times."""
+    """Fixed: so many seconds after its opening a round closes with what it has, be it one update, at any quorum. None: no such limit."""
     mad_factor: NotNegative = 4.0
+    """quorum < 1: the adaptive deadline is median + mad_factor x MAD of recent arrival times …"""
     grace_s: NotNegative = 1.0
-    """The adaptive deadline is at least this long after the median."""
+    """… and at least this long after the median."""
     late: Literal["drop", "accept"] = "drop"
     staleness: NotNegative = 0.5
     """late=accept: an update that is s rounds old counts with n x (1 + s) ** -staleness."""
@@ -206,9 +208,36 @@ def check(job: Job) -> None:
     if len(set(job.nodes.select.names)) != len(job.nodes.select.names):
         raise ConfigError("nodes.select.names: a node is listed twice")
     check_topology(job.topology)
+    _check_idle(job)
     slots, limit = job.nodes.count or len(job.nodes.select.names), job.data.train_limit
     if not job.data.local and limit is not None and slots > limit:
         raise ConfigError(f"data.train_limit: {limit} examples cannot be divided over {slots} nodes; raise it or lower nodes.count")
+
+
+def refuse_idle(section: Struct, path: str, keys: tuple[str, ...], why: str) -> None:
+    """ConfigError if one of these keys, which nothing reads here, is not as it is by default. A key that does nothing must not look as if it did."""
+    plain = type(section)()
+    for key in keys:
+        if getattr(section, key) != getattr(plain, key):
+            raise ConfigError(f"{path}.{key}: {why}; remove the key")
+
+
+def _check_idle(job: Job) -> None:
+    partition, stragglers, evaluation = job.data.partition, job.stragglers, job.evaluation
+    if partition.kind != "dirichlet":
+        refuse_idle(partition, "data.partition", ("alpha",), f"only kind: dirichlet reads it, this is {partition.kind}")
+    if partition.kind != "shards":
+        refuse_idle(partition, "data.partition", ("shards_per_node",), f"only kind: shards reads it, this is {partition.kind}")
+    if job.train.optimizer == "adam":
+        refuse_idle(job.train, "train", ("momentum",), "adam has momentum of its own; only optimizer: sgd reads it")
+    if evaluation.where != "federated":
+        refuse_idle(evaluation, "evaluation", ("holdout",), f"only where: federated reads it, this is {evaluation.where}")
+    if evaluation.where == "none":
+        refuse_idle(evaluation, "evaluation", ("every",), "nothing is evaluated with where: none")
+    if stragglers.late == "drop":
+        refuse_idle(stragglers, "stragglers", ("staleness", "late_rounds"), "late updates are dropped; only late: accept reads it")
+    if stragglers.quorum >= 1.0:
+        refuse_idle(stragglers, "stragglers", ("mad_factor", "grace_s"), "the adaptive deadline needs a quorum below 1")
 
 
 def check_topology(topology: Topology) -> None:

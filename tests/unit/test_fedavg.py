@@ -145,29 +145,49 @@ def test_with_quorum_1_it_waits_for_all_and_names_who_is_missing() -> None:
     assert (waiting.what, waiting.have, waiting.need, waiting.who, waiting.until) == ("updates", 1, 3, ("bob", "cyd"), None)
 
 
-def test_a_deadline_closes_the_round_when_the_quorum_has_answered() -> None:
-    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=60.0))
+@pytest.mark.parametrize("quorum", [0.9, 1.0])
+def test_the_fixed_deadline_closes_the_round_with_one_update_at_any_quorum(quorum: float) -> None:
+    server = opened(ADA, BOB, CYD, stragglers=Stragglers(quorum=quorum, deadline_s=60.0))
     assert WakeAt(60.0) in server.step(Delivered("ada", update(0)), 10.0)
+    waiting = server.waiting(10.0)
+    assert waiting is not None
+    assert (waiting.have, waiting.need, waiting.who, waiting.until) == (1, 3, ("bob", "cyd"), 60.0)
     assert kinds(server.step(Woke(), 60.0)) == ["mean"]
 
 
-def test_nobody_answered_at_the_deadline_keeps_the_round_open_and_the_quorum_closes_it_at_once() -> None:
-    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=60.0))
+def test_nobody_answered_at_the_fixed_deadline_keeps_the_round_open_and_the_first_update_closes_it_at_once() -> None:
+    server = opened(ADA, BOB, CYD, stragglers=Stragglers(quorum=0.9, deadline_s=60.0))
     assert server.step(Woke(), 60.0) == []
     waiting = server.waiting(61.0)
     assert waiting is not None
-    assert (waiting.have, waiting.need, waiting.until) == (0, 1, None)
+    assert (waiting.have, waiting.need, waiting.until) == (0, 3, None)
     assert kinds(server.step(Delivered("bob", update(1)), 70.0)) == ["accumulate", "mean"]
 
 
+def test_a_quorum_closes_the_round_before_the_fixed_deadline() -> None:
+    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=60.0, grace_s=2.0))
+    assert WakeAt(12.0) in server.step(Delivered("ada", update(0)), 10.0)
+    waiting = server.waiting(10.0)
+    assert waiting is not None
+    assert waiting.until == 12.0
+    assert kinds(server.step(Woke(), 12.0)) == ["mean"]
+
+
+def test_a_round_that_closed_at_its_deadline_is_followed_by_one_with_a_deadline_of_its_own() -> None:
+    server = opened(ADA, BOB, stragglers=Stragglers(deadline_s=60.0))
+    server.step(Delivered("ada", update(0)), 10.0)
+    server.step(Woke(), 60.0)
+    assert WakeAt(125.0) in server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 65.0)
+
+
 def test_an_early_wake_up_changes_nothing_and_is_asked_for_again() -> None:
-    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=60.0))
+    server = opened(ADA, BOB, stragglers=Stragglers(deadline_s=60.0))
     server.step(Delivered("ada", update(0)), 10.0)
     assert server.step(Woke(), 20.0) == [WakeAt(60.0)]
 
 
 def test_the_adaptive_deadline_of_the_first_round_comes_from_its_own_arrivals() -> None:
-    server = opened(ADA, BOB, CYD, stragglers=Stragglers(quorum=0.6, mad_factor=4.0, grace_s=1.0))
+    server = opened(ADA, BOB, CYD, stragglers=Stragglers(quorum=0.7, mad_factor=4.0, grace_s=1.0))
     assert kinds(server.step(Delivered("ada", update(0)), 10.0)) == ["accumulate"]
     commands = server.step(Delivered("bob", update(1)), 12.0)  # median 11, MAD 1
     assert commands[-1] == WakeAt(15.0)
@@ -185,7 +205,7 @@ def test_a_repeated_update_is_not_added() -> None:
 
 def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
     for late in ("drop", "accept"):
-        server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=5.0, late=late, staleness=1.0))
+        server = opened(ADA, BOB, stragglers=Stragglers(deadline_s=5.0, late=late, staleness=1.0))
         server.step(Delivered("ada", update(0)), 1.0)
         server.step(Woke(), 5.0)
         assert kinds(server.step(Delivered("bob", update(1)), 5.5)) == ["Measure"], "while averaging"
@@ -199,7 +219,7 @@ def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
 
 
 def test_an_update_that_gets_too_old_while_it_waits_is_dropped() -> None:
-    server = opened(ADA, BOB, stragglers=Stragglers(quorum=0.5, deadline_s=5.0, late="accept", late_rounds=1))
+    server = opened(ADA, BOB, stragglers=Stragglers(deadline_s=5.0, late="accept", late_rounds=1))
     for number, at in ((1, 0.0), (2, 10.0)):
         server.step(Delivered("ada", update(0, number)), at + 1.0)
         server.step(Woke(), at + 5.0)
@@ -392,9 +412,10 @@ class Watch:
                 self.late += age > 0
             counted = [(slot, round_) for parts in self.lineage.values() for slot, round_, _ in parts]
             assert len(counted) == len(set(counted)), f"counted twice: {sorted(counted)}"
-        if server.phase == "open" and server.closes_at is not None:
+        deadlines = [at for at in (server.closes_at, server._ends_at()) if at is not None]
+        if server.phase == "open" and deadlines:
             assert seat.wake_at is not None, "a round is open with a deadline, but no wake-up is pending"
-            assert seat.wake_at <= server.closes_at
+            assert seat.wake_at <= min(deadlines)
         assert len(server.heard) <= 2 + server.stragglers.late_rounds
         if server.phase == "open":
             assert server.waiting(0.0) is not None
@@ -404,7 +425,8 @@ JOBS = {
     "plain": job(),
     "fedopt": job(server_optimizer="adam"),
     "quorum": job(stragglers=Stragglers(quorum=0.5)),
-    "fixed": job(stragglers=Stragglers(quorum=0.5, deadline_s=2.0)),
+    "fixed": job(stragglers=Stragglers(deadline_s=2.0)),
+    "both": job(stragglers=Stragglers(quorum=0.5, deadline_s=2.0, grace_s=0.5)),
     "accept": job(rounds=6, stragglers=Stragglers(quorum=0.4, deadline_s=1.0, late="accept", late_rounds=2)),
     "federated": job(evaluation=Evaluation(where="federated", every=2)),
     "none": job(evaluation=Evaluation(where="none")),

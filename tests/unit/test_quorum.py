@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fog_learning.job import Stragglers
-from fog_learning.methods.rounds import deadline, median, needed, stale_weight
+from fog_learning.methods.rounds import deadline, ends_at, median, needed, stale_weight
 
 
 @pytest.mark.parametrize(
-    ("quorum", "live", "need"), [(1.0, 4, 4), (0.8, 4, 4), (0.8, 5, 4), (0.5, 4, 2), (0.01, 4, 1), (0.7, 10, 7), (0.5, 0, 1), (0.6, 5, 3)]
+    ("quorum", "live", "need"),
+    [(1.0, 4, 4), (0.8, 4, 3), (0.8, 5, 4), (0.5, 4, 2), (0.5, 3, 1), (0.01, 4, 1), (0.7, 10, 7), (0.5, 0, 1), (0.6, 5, 3), (0.99, 2, 1)],
 )
-def test_needed_is_rounded_up_and_never_none(quorum: float, live: int, need: int) -> None:
+def test_needed_is_rounded_down_and_never_none(quorum: float, live: int, need: int) -> None:
     assert needed(quorum, live) == need
 
 
@@ -22,11 +23,13 @@ def test_the_median_of_an_even_number_is_between_the_middle_two() -> None:
         median([])
 
 
-def test_a_fixed_deadline_counts_before_anything_is_known() -> None:
-    assert deadline(Stragglers(quorum=0.8, deadline_s=30.0), []) == 30.0
+@pytest.mark.parametrize("quorum", [0.8, 1.0])
+def test_a_fixed_deadline_counts_with_any_quorum(quorum: float) -> None:
+    assert ends_at(Stragglers(quorum=quorum, deadline_s=30.0), 12.0) == 42.0
+    assert ends_at(Stragglers(quorum=quorum), 12.0) is None
 
 
-def test_with_quorum_1_there_is_no_deadline() -> None:
+def test_with_quorum_1_there_is_no_adaptive_deadline() -> None:
     assert deadline(Stragglers(deadline_s=30.0), [1.0]) is None
 
 

@@ -61,11 +61,11 @@ from fog_common.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job import Evaluation, Job, Stragglers
+from fog_learning.job import Evaluation, Job, Stragglers, refuse_idle
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fedavg_messages import Plan, Round, Trouble, Update
 from fog_learning.methods.fedavg_trainer import Trainer
-from fog_learning.methods.rounds import deadline, needed, stale_weight
+from fog_learning.methods.rounds import deadline, ends_at, needed, stale_weight
 
 __all__ = ["FEDAVG", "Plan", "Round", "Server", "Trainer", "Trouble", "Update"]
 
@@ -105,8 +105,11 @@ class Server(Machine):
     before_at: float = 0.0
     """Opening of the round before."""
     closes_at: float | None = None
+    """The adaptive deadline, where it is known and has not passed."""
     overdue: bool = False
-    """The deadline has passed: the round closes as soon as the quorum is there."""
+    """It has passed: the round closes as soon as the quorum is there."""
+    ended: bool = False
+    """The fixed deadline has passed: the round closes as soon as there is an update."""
     recent: list[float] = field(default_factory=list)
     """Arrival times of recent updates, seconds after the opening of their round."""
     unrated: RoundRecord | None = None
@@ -160,8 +163,8 @@ class Server(Machine):
             return None
         who = tuple(task for task, slot in self.trainers.items() if not self._answered(slot))
         have = len(self.heard[self.round])
-        quorum = needed(self.stragglers.quorum, len(self.trainers))
-        return Waiting("updates", have, min(quorum, have + len(who)), who, self.opened_at, self.closes_at)
+        until = [at for at in (self.closes_at if self._enough() else None, self._ends_at()) if at is not None]
+        return Waiting("updates", have, have + len(who), who, self.opened_at, min(until, default=None))
 
     def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
         return min(self.round, self.rounds), tuple(self.history)
@@ -180,7 +183,7 @@ class Server(Machine):
         self.phase = "open"
         self.round += 1
         self.before_at, self.opened_at = self.opened_at, now
-        self.answers, self.troubled, self.overdue = [], {}, False
+        self.answers, self.troubled, self.overdue, self.ended = [], {}, False, False
         self.heard[self.round] = {}
         kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
         self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
@@ -194,8 +197,11 @@ class Server(Machine):
         rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
         return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate)
 
+    def _ends_at(self) -> float | None:
+        return None if self.ended else ends_at(self.stragglers, self.opened_at)
+
     def _alarm(self) -> list[Command]:
-        return [] if self.closes_at is None else [WakeAt(self.closes_at)]
+        return [WakeAt(min(at))] if (at := [at for at in (self.closes_at, self._ends_at()) if at is not None]) else []
 
     def _is_rated(self, number: int) -> bool:
         return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
@@ -250,13 +256,20 @@ class Server(Machine):
     def _answered(self, slot: int) -> bool:
         return slot in self.heard[self.round] or slot in self.troubled
 
+    def _enough(self) -> bool:
+        """The quorum is there: the adaptive deadline counts."""
+        return self.stragglers.quorum < 1.0 and len(self.heard[self.round]) >= needed(self.stragglers.quorum, len(self.trainers))
+
     def _close_if_ready(self, now: float) -> list[Command]:
         if self.phase != "open":
             return []
         if self.closes_at is not None and now >= self.closes_at:
             self.closes_at, self.overdue = None, True
-        have = len(self.heard[self.round])
-        enough = have >= needed(self.stragglers.quorum, len(self.trainers)) and self.stragglers.quorum < 1.0
+        if (end := self._ends_at()) is not None and now >= end - 1e-9:
+            self.ended = True
+        have, enough = len(self.heard[self.round]), self._enough()
+        if self.ended and have:
+            return self._close(now)
         if not (enough or have + len(self.troubled) >= len(self.trainers)):
             return self._alarm()
         if all(self._answered(slot) for slot in self.trainers.values()):
@@ -374,6 +387,10 @@ def check(job: Job, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if plan.layers and job.evaluation.where == "central":
         raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")
+    if plan.server_optimizer == "none":
+        refuse_idle(plan, "method", ("server_lr", "beta1", "beta2", "eps"), "only server_optimizer: momentum or adam reads it")
+    if plan.server_optimizer == "momentum":
+        refuse_idle(plan, "method", ("beta2", "eps"), "only server_optimizer: adam reads it")
 
 
 FEDAVG = Method(

@@ -41,7 +41,7 @@ from fog_common.machine import (
     Started,
     Waiting,
 )
-from fog_learning.job import Job
+from fog_learning.job import Job, Stragglers
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.consensus import make_graph, metropolis
 from fog_learning.methods.gossip_messages import Ask, Here, Model, Plan, Report, Told, Trouble
@@ -265,8 +265,8 @@ def check(job: Job, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if job.evaluation.where == "federated":
         raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")
-    if job.stragglers.quorum < 1.0 or job.stragglers.late == "accept":
-        raise ConfigError("stragglers: gossip waits for its neighbours; remove quorum and late")
+    if job.stragglers != Stragglers():
+        raise ConfigError("stragglers: gossip waits for its neighbours (method.consensus.stall_s); remove the section")
 
 
 GOSSIP = Method(

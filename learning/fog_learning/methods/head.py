@@ -42,7 +42,7 @@ from fog_learning.methods.cluster import (
 )
 from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
 from fog_learning.methods.mixing import Epoch
-from fog_learning.methods.rounds import deadline, needed
+from fog_learning.methods.rounds import deadline, ends_at, needed
 from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
 
 
@@ -88,6 +88,8 @@ class Head(Struct):
     opened_at: float = 0.0
     closes_at: float | None = None
     overdue: bool = False
+    ended: bool = False
+    """The fixed deadline has passed: one answer is enough."""
     """The deadline has passed: the round closes as soon as the quorum is there."""
     recent: list[float] = field(default_factory=list)
     epoch: Epoch = ()
@@ -164,7 +166,10 @@ class Head(Struct):
     def wakes_at(self) -> float | None:
         """When the owner is to call woke(), at the latest."""
         waited = [until for name, until in self.awaited.items() if name in self.missing()] if self.phase == "gathering" else []
-        return min([*waited, *([self.closes_at] if self.closes_at is not None else [])], default=None)
+        return min([*waited, *(at for at in (self.closes_at, self._ends_at()) if at is not None)], default=None)
+
+    def _ends_at(self) -> float | None:
+        return ends_at(self.stragglers, self.opened_at) if self.phase == "gathering" and not self.ended else None
 
     def _lost(self, name: str, now: float) -> list[Command]:
         """What the end of a member's instance means for the round."""
@@ -226,7 +231,7 @@ class Head(Struct):
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
-        self.closes_at, self.overdue = None, False
+        self.closes_at, self.overdue, self.ended = None, False, False
         names = tuple(self.children)
         if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
             dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
@@ -340,6 +345,8 @@ class Head(Struct):
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
         if self.closes_at is not None and now >= self.closes_at:
             self.closes_at, self.overdue = None, True
+        if (end := self._ends_at()) is not None and now >= end - 1e-9:
+            self.ended = True
         live = sum(1 for name in self.called if name in self.children)
         if not self.missing():
             if self.answers:
@@ -349,6 +356,8 @@ class Head(Struct):
             elif others := tuple(name for name in self.children if name not in self.called):  # those chosen for this round are gone
                 return self._widen(others)
             return []
+        if self.ended and self.answers:
+            return self._close(now)
         if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
             return []
         if self.overdue:
@@ -474,8 +483,9 @@ class Head(Struct):
                 return Waiting("members", 0, 1, (), self.opened_at)
             case "gathering":
                 who, have = self.missing(), len(self.answers)
-                need = min(needed(self.stragglers.quorum, have + len(who)), have + len(who))
-                return Waiting("ready members" if self.d2d else "updates", have, need, who, self.opened_at, self.wakes_at())
+                enough = self.stragglers.quorum < 1.0 and have >= needed(self.stragglers.quorum, have + len(who))
+                until = [at for at in (self.closes_at if enough else None, self._ends_at()) if at is not None]
+                return Waiting("ready members" if self.d2d else "updates", have, have + len(who), who, self.opened_at, min(until, default=None))
             case "agreeing":
                 who = tuple(name for name in self.members if name not in self.settled)
                 return Waiting(f"consensus ({self.turns} turns)", len(self.settled), len(self.members), who, self.opened_at)

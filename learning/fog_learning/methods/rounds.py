@@ -9,8 +9,9 @@ from fog_learning.job import Stragglers
 
 
 def needed(quorum: float, live: int) -> int:
-    """How many of `live` tasks must have answered before the deadline counts: at least 1, at most all."""
-    return max(1, math.ceil(quorum * live - 1e-9))
+    """How many of `live` tasks must have answered before the adaptive deadline counts: rounded down, so that a quorum below 1 always
+    lets somebody be missing; at least 1."""
+    return max(1, math.floor(quorum * live + 1e-9))
 
 
 def median(values: Sequence[float]) -> float:
@@ -23,20 +24,21 @@ def median(values: Sequence[float]) -> float:
 
 
 def deadline(stragglers: Stragglers, recent: Sequence[float]) -> float | None:
-    """Seconds after the opening of a round at which it may close without the rest; None: not known yet, or it waits for all.
+    """Seconds after the opening of a round at which it may close with a quorum; None: not known yet, or it waits for all.
 
-    recent: arrival times of recent updates, in seconds after the opening of their rounds. Fixed `deadline_s` if the job
-    says so, else median + max(mad_factor x MAD, grace_s), MAD being the median absolute deviation.
+    recent: arrival times of recent updates, in seconds after the opening of their rounds. Median + max(mad_factor x MAD, grace_s),
+    MAD being the median absolute deviation. The fixed deadline, which needs no quorum, is `ends_at`.
     """
-    if stragglers.quorum >= 1.0:
-        return None
-    if stragglers.deadline_s is not None:
-        return stragglers.deadline_s
-    if not recent:
+    if stragglers.quorum >= 1.0 or not recent:
         return None
     middle = median(recent)
     spread = median([abs(value - middle) for value in recent])
     return middle + max(stragglers.mad_factor * spread, stragglers.grace_s)
+
+
+def ends_at(stragglers: Stragglers, opened_at: float) -> float | None:
+    """Job time from which a round closes with what it has, be it one update; None: the job sets no such limit."""
+    return None if stragglers.deadline_s is None else opened_at + stragglers.deadline_s
 
 
 def stale_weight(examples: float, age: int, staleness: float) -> float:
