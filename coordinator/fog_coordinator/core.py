@@ -466,7 +466,8 @@ class Core:
             job.problems = problems
             self.end(now, job, FAILED, "; ".join(problems))
             return False
-        if not pending and not problems:
+        without = lifecycle.missing(job, self.files[job.id], pending)
+        if without is not None and not problems:
             taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
             if text := lifecycle.replan(job, self.files[job.id], self.methods[job.id], self.registry, taken):
                 job.view += 1  # the workers' job file has changed, if not its table
@@ -475,7 +476,9 @@ class Core:
                 self._write(job)
                 return True
             job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""
-            self.log(now, job, f"preflight passed on {len(job.participants())} nodes: training begins")
+            nodes = len(job.participants())
+            passed = f"{nodes - len(without)} of {nodes} nodes, without {', '.join(without)}" if without else f"{nodes} nodes"
+            self.log(now, job, f"preflight passed on {passed}: training begins")
         return True
 
     def _index(self, job: Job) -> None:

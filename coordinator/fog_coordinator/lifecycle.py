@@ -12,6 +12,7 @@ from fog_coordinator.registry import OFFLINE, Node, Registry
 from fog_coordinator.views import READY, Rules, take_over, worker_of
 from fog_learning.job import Job as JobFile
 from fog_learning.methods.base import Method
+from fog_learning.methods.rounds import needed
 
 
 class Pending(Struct, frozen=True):
@@ -149,6 +150,19 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
     return pending, problems
+
+
+def missing(job: Job, file: JobFile, pending: Iterable[Pending]) -> tuple[str, ...] | None:
+    """Nodes without which the job begins: with a quorum below 1, absent ones that only own data. None: it waits."""
+    absent = list(pending)
+    names = {item.node for item in absent}
+    if not names:
+        return ()
+    needs_all = file.stragglers.quorum >= 1.0 or any(item.online for item in absent) or any(seat.movable and seat.node in names for seat in job.seats)
+    passed = sum(name not in names for name in job.roster)
+    if needs_all or not names <= {*job.roster} or passed < needed(file.stragglers.quorum, len(job.roster)):
+        return None
+    return tuple(sorted(names))
 
 
 def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:

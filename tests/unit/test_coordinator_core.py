@@ -80,6 +80,49 @@ def test_an_offline_node_of_the_roster_is_waited_for_visibly():
     assert world.status()["state"] == "running"
 
 
+def test_with_a_quorum_a_job_begins_without_an_absent_node_and_names_it():
+    world = fleet()
+    world.submit(nodes={"select": {"names": ["pi-1", "pi-2", "pi-3", "pi-9"]}}, stragglers={"quorum": 0.75})
+    world.run(3.0)
+    status = world.status()
+    assert status["state"] == "running"
+    assert world.live() == {"server": "cloud-1", "trainer-0": "pi-1", "trainer-1": "pi-2", "trainer-2": "pi-3"}
+    assert "trainer-3 waits for pi-9: never seen" in status["line"]
+    texts = [event["text"] for event in world.body("job.logs", job="digits")["events"]]
+    assert "preflight passed on 4 of 5 nodes, without pi-9: training begins" in texts
+    world.nodes["pi-9"] = StandIn("pi-9")
+    world.boot("pi-9")
+    world.run(2.0)
+    assert world.live()["trainer-3"] == "pi-9"
+
+
+@pytest.mark.parametrize(("quorum", "names"), [(1.0, ["pi-1", "pi-2", "pi-9"]), (0.9, ["pi-1", "pi-8", "pi-9"])])
+def test_a_job_waits_while_the_quorum_of_its_nodes_has_not_passed(quorum: float, names: list[str]):
+    world = fleet()
+    world.submit(nodes={"select": {"names": names}}, stragglers={"quorum": quorum})
+    world.run(30.0)
+    assert world.status()["state"] == "preparing"
+    assert "waiting for" in world.status()["line"]
+
+
+def test_a_quorum_does_not_overlook_what_a_node_found_to_be_wrong():
+    world = fleet()
+    world.nodes["pi-3"].problems["digits"] = ("data set 'digits' not found",)
+    world.submit(stragglers={"quorum": 0.5})
+    world.run(3.0)
+    assert world.status()["state"] == "failed"
+
+
+def test_a_quorum_does_not_begin_without_the_node_of_the_server():
+    world = World(StandIn("pi-1"), StandIn("pi-2"))
+    world.run(1.0)
+    world.submit(stragglers={"quorum": 0.5})
+    server = next(task["node"] for task in world.status()["tasks"] if task["task"] == "server")
+    world.kill(server, 0.0)
+    world.run(2.0)
+    assert world.status()["state"] == "preparing"
+
+
 def test_count_waits_until_so_many_nodes_are_there():
     world = fleet(edges=1)
     world.submit(nodes={"count": 2})
