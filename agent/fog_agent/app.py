@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import secrets
 import signal
@@ -12,7 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fog_agent import probes
 from fog_agent.config import AgentConfig, datasets, load_config, state_dir
@@ -21,9 +20,10 @@ from fog_agent.daemon import Daemon, Inbox, StopAsked
 from fog_agent.gauges import Gauges
 from fog_agent.state import StateDir
 from fog_agent.workers import Workers
+from fog_common import envelope
 from fog_common.bus.base import Will
 from fog_common.energy.meter import Meter
-from fog_common.errors import FogError
+from fog_common.errors import ConfigError, FogError
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence
 
@@ -68,9 +68,10 @@ def run(config: AgentConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 ok, 2 bad configuration, 3 broker not reachable, 4 the state folder is in use."""
-    arguments = _parser().parse_args(argv)
+    """Exit codes: 0 ok, 1 a fault of the agent, 2 bad configuration or command line, 3 broker not reachable, 4 the state folder is in use."""
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
+        arguments = _parser().parse_args(given)
         if arguments.command == "run":
             return run(load_config(arguments.config))
         if arguments.command == "check":
@@ -81,17 +82,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return install(arguments.config, prefix=arguments.prefix, start=not arguments.no_start, show=arguments.print)
     except FogError as error:
-        if getattr(arguments, "debug", False):
-            traceback.print_exc()
-        if getattr(arguments, "json", False):
-            print(json.dumps({"schema_version": 1, "status": "error", "error": {"code": error.exit_code, "message": str(error)}}))  # noqa: T201
-        else:
-            print(f"fog-agent: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        return _failed(error, error.exit_code, given)
+    except Exception as error:
+        return _failed(error, 1, given)
+
+
+def _failed(error: Exception, exit_code: int, given: Sequence[str]) -> int:
+    if "--debug" in given:
+        traceback.print_exception(error)
+    shown = error if isinstance(error, FogError) else envelope.fault(error, "fog-agent")
+    if "--json" in given:
+        print(envelope.failed(shown, exit_code))  # noqa: T201
+    else:
+        print(f"fog-agent: {envelope.one_line(shown)}", file=sys.stderr)  # noqa: T201
+    return exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fog-agent", description="The agent of a node: announces it, runs and watches its workers.")
+    parser = _Parser(prog="fog-agent", description="The agent of a node: announces it, runs and watches its workers.")
     parser.add_argument("--version", action="version", version=f"fog-agent {probes.version()}")
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="run | check | install")
     described = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import queue
 import stat
@@ -14,6 +13,7 @@ from typing import Any, Final
 from fog_agent import probes
 from fog_agent.config import AgentConfig, datasets, state_dir
 from fog_agent.state import StateDir
+from fog_common import envelope
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
 from fog_common.energy.meter import Meter
@@ -33,9 +33,8 @@ def check(config: AgentConfig, as_json: bool = False) -> int:
         except FogError as error:
             problems.append(error)
     if as_json:
-        failed = {"code": problems[0].exit_code, "message": "; ".join(map(str, problems))} if problems else None
-        answer = {"schema_version": 1, "status": "error", "error": failed} if failed else {"schema_version": 1, "status": "ok", "data": found}
-        print(json.dumps(answer))  # noqa: T201
+        worst = type(problems[0])("; ".join(map(str, problems))) if problems else None
+        print(envelope.failed(worst, worst.exit_code) if worst else envelope.ok(found))  # noqa: T201
     else:
         for key, value in found.items():
             print(f"{key:<10} {', '.join(value) or 'none' if isinstance(value, list) else value}")  # noqa: T201

@@ -25,6 +25,7 @@ state: `waiting_nodes | queued | preparing | running | finished | failed | cance
 
 STATUS = SUMMARY plus
 - `now`, `view`, `user`, `wall_s` (since started_at, until ended_at; 0 before), `problems: [text]`
+- `refused`: the job failed because the preflight found that its nodes cannot run it as it is (`problems` say why)
 - `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
 - `watching: [node]`: online nodes that came later and have no slot; they take the next that gets free
 - `tasks: [{task, role, slot, parent, node, site, tier, live, incarnation, since, round, labels, phase, rss_bytes}]`

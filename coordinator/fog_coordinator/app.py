@@ -7,7 +7,8 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
+from fog_common import envelope
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.ids import COORDINATOR, checked_id
@@ -32,17 +34,18 @@ File = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Con
 Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST[:PORT]", help="In place of the file's.")]
 Fleet = Annotated[str | None, typer.Option("--fleet", help="In place of the file's.")]
 Folder = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help="In place of the file's.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks with errors, and a talkative log.")]
 
 
 @app.command()
-def run(config: File = None, broker: Broker = None, fleet: Fleet = None, state: Folder = None, debug: Debug = False) -> None:
+def run(config: File = None, broker: Broker = None, fleet: Fleet = None, state: Folder = None, json: Json = False, debug: Debug = False) -> None:
     """Run until SIGTERM. Jobs go on while the coordinator is away; it takes them up again."""
-    _guarded(debug, lambda: serve(_settings(config, broker, fleet, state, debug)))
+    _guarded(lambda: serve(_settings(config, broker, fleet, state, debug)))
 
 
 @app.command()
-def check(config: File = None, broker: Broker = None, fleet: Fleet = None, state: Folder = None, debug: Debug = False) -> None:
+def check(config: File = None, broker: Broker = None, fleet: Fleet = None, state: Folder = None, json: Json = False, debug: Debug = False) -> None:
     """Is the configuration usable? Opens the journal, does not connect."""
 
     def action() -> int:
@@ -50,11 +53,15 @@ def check(config: File = None, broker: Broker = None, fleet: Fleet = None, state
         folder = state_dir(settings)
         with _locked(folder):
             tables = _journal(settings, folder).load()
-        typer.echo(f"ok: fleet {settings.fleet}, broker {settings.broker.host}:{settings.broker.port}, state in {folder}")
-        typer.echo(f"    {len(tables['nodes'])} nodes, {len(tables['jobs'])} jobs in the journal")
+        broker_at, nodes, jobs = f"{settings.broker.host}:{settings.broker.port}", len(tables["nodes"]), len(tables["jobs"])
+        if json:
+            typer.echo(envelope.ok({"fleet": settings.fleet, "broker": broker_at, "state_dir": str(folder), "nodes": nodes, "jobs": jobs}))
+            return 0
+        typer.echo(f"ok: fleet {settings.fleet}, broker {broker_at}, state in {folder}")
+        typer.echo(f"    {nodes} nodes, {jobs} jobs in the journal")
         return 0
 
-    _guarded(debug, action)
+    _guarded(action)
 
 
 def serve(config: CoordinatorConfig) -> int:
@@ -127,19 +134,44 @@ def _version() -> str:
         return "0"
 
 
-def _guarded(debug: bool, action: Callable[[], int]) -> None:
+def _guarded(action: Callable[[], int]) -> None:
+    raise typer.Exit(action())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(given: list[str]) -> int:
     try:
-        code = action()
+        code = app(given, prog_name="fog-coordinator", standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return 130
     except FogError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    raise typer.Exit(code)
+        return _failed(error, error.exit_code, given)
+    except Exception as error:
+        explain = getattr(error, "format_message", None)  # a usage error of typer's parser
+        if explain is None:
+            return _failed(error, 1, given)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "fog-coordinator"
+        message = (explain() or "no command given").rstrip(".")
+        return _failed(ConfigError(f"{message}{' ' if message.endswith('?') else '; '}see `{path} --help`"), 2, given)
+    return code if isinstance(code, int) else 0
 
 
-def main() -> None:
-    app()
+def _failed(error: Exception, exit_code: int, given: list[str]) -> int:
+    if "--debug" in given:
+        traceback.print_exception(error)
+    shown = error if isinstance(error, FogError) else envelope.fault(error, "fog-coordinator")
+    if "--json" in given:
+        typer.echo(envelope.failed(shown, exit_code))
+    else:
+        typer.echo(f"error: {envelope.one_line(shown)}", err=True)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -463,7 +463,7 @@ class Core:
             return True
         pending, problems = lifecycle.preflight(job, self.registry)
         if problems and not any(item.online for item in pending):
-            job.problems = problems
+            job.problems, job.refused = problems, True
             self.end(now, job, FAILED, "; ".join(problems))
             return False
         without = lifecycle.missing(job, self.files[job.id], pending)

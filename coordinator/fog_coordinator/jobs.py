@@ -111,6 +111,8 @@ class Job(Struct):
     ended_at: float | None = None
     why: str = ""
     problems: list[str] = []
+    refused: bool = False
+    """The preflight found that the nodes cannot run the job as it is."""
     roster: list[str] = []
     """Node of each slot."""
     watching: list[str] = []

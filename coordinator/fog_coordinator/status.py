@@ -74,6 +74,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         "view": job.view,
         "user": job.user,
         "wall_s": 0.0 if job.started_at is None else max(0.0, (job.ended_at if job.ended_at is not None else now) - job.started_at),
+        "refused": job.refused,
         "problems": [*job.problems, *_troubles(core, job)],
         "waits": [wait.body(now) for wait in waits(core, now, job)],
         "watching": [name for name in job.watching if (node := core.registry.get(name)) and node.online] if job.state in PLACED else [],

@@ -1,20 +1,18 @@
 """What fogctl says: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
 
---json: `{"schema_version": 1, "status": "ok", "data": …}` or `{…, "status": "error", "error": {"kind", "message", "exit_code", …}}` on
-stdout and nothing else there; what stands in an exception's `details` stands beside its message. Otherwise results go to stdout, notes and errors to stderr.
+--json: the envelope of fog_common.envelope on stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-SCHEMA_VERSION: Final = 1
+from fog_common import envelope
 
 
 @dataclass(slots=True)
@@ -32,7 +30,7 @@ class Output:
     def result(self, data: Any, lines: Iterable[str] = ()) -> None:
         """The command's result, once: `data` as JSON, or `lines` for a person."""
         if self.json:
-            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "ok", "data": _finite(data)}, ensure_ascii=False, default=str))
+            _write(envelope.ok(data))
             return
         for line in lines:
             _write(line)
@@ -64,12 +62,10 @@ class Output:
         """One line: what is wrong, what to do. The traceback only with --debug."""
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
-        message = " ".join(str(error).split()) or type(error).__name__
         if self.json:
-            body = {"kind": type(error).__name__, "message": message, "exit_code": exit_code, **_finite(getattr(error, "details", {}))}
-            _write(json.dumps({"schema_version": SCHEMA_VERSION, "status": "error", "error": body}, ensure_ascii=False, default=str))
+            _write(envelope.failed(error, exit_code))
         else:
-            print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"error: {envelope.one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -108,17 +104,6 @@ def literal(value: Any) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are not JSON: null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _write(line: str) -> None:

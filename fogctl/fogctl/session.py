@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fog_common import envelope
 from fogctl.output import Output
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def guarded(out: Output, action: Callable[[], None]) -> int:
     except Exception as error:
         if out.debug:
             raise
-        out.error(RuntimeError(f"{type(error).__name__}: {error} (a fault of fogctl; --debug shows where)"), 1)
+        out.error(envelope.fault(error, "fogctl"), 1)
         return 1
     return 0
 

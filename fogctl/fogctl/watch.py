@@ -184,9 +184,10 @@ def checked_end(status: Status) -> Status:
     why = status["why"] or "; ".join(status["problems"]) or "no reason is known"
     if status["state"] == "cancelled":
         raise JobFailed(f"{status['job']} was cancelled in round {status['round']} of {status['rounds']}")
-    if not status["history"] and status["started_at"] is None:
+    if status.get("refused"):
         raise ConfigError(f"{status['job']}: {grouped(status['problems']) or why}")
-    raise JobFailed(f"{status['job']} failed in round {status['round']} of {status['rounds']}: {why}; see `fogctl job logs {status['job']}`")
+    where = f"in round {status['round']} of {status['rounds']}" if status["started_at"] is not None else "before its first round"
+    raise JobFailed(f"{status['job']} failed {where}: {why}; see `fogctl job logs {status['job']}`")
 
 
 def summary(status: Status) -> list[tuple[str, str]]:

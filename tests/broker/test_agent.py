@@ -349,6 +349,14 @@ def test_a_wrong_configuration_is_one_line_and_exit_2(tmp_path):
     assert f"{path}:2: heartbeats: unknown key" in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--nope"], ["walk"], []])
+def test_a_wrong_command_line_is_one_line_and_exit_2(arguments):
+    result = command(*arguments)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "--help" in result.stderr
+    told = json.loads(command(*arguments, "--json").stdout)
+    assert (told["status"], told["error"]["exit_code"]) == ("error", 2)
+
+
 def test_check_says_what_is_right_and_what_is_not(tmp_path, address, broker):
     agent = Agent(tmp_path / "a", address, datasets={"machines": str(tmp_path / "none")})
     result = command("check", "--config", agent.config, "--json")

@@ -428,7 +428,10 @@ def test_how_a_job_ended_is_the_exit_code() -> None:
         checked_end(status_of("cancelled", 2))
     problems = ["pi-1: no data set mnist", "pi-2: lenet5 does not fit", "pi-3: no data set mnist"]
     with pytest.raises(ConfigError, match=r"^digits-1: pi-1, pi-3: no data set mnist; pi-2: lenet5 does not fit$"):
-        checked_end(status_of("failed", 0, started_at=None, problems=problems))
+        checked_end(status_of("failed", 0, started_at=None, problems=problems, refused=True))
+    crashed = ["pi-1: its worker ended 5 times: exit code 1: no space left"]
+    with pytest.raises(JobFailed, match=r"^digits-1 failed before its first round: pi-1: its worker ended 5 times"):
+        checked_end(status_of("failed", 0, started_at=None, problems=crashed, why=crashed[0]))
 
 
 def test_a_status_says_what_is_waited_for_and_labels_its_figures() -> None:
@@ -463,5 +466,5 @@ def test_a_fault_of_ours_is_one_line_too_unless_debug(capsys: pytest.CaptureFixt
     runner = CliRunner()
     result = runner.invoke(app, ["--json"])
     assert result.exit_code == 1
-    assert "a fault of fogctl; --debug shows where" in error_of(result.stdout)["message"]
+    assert "a fault of fogctl in test_cli.py:" in error_of(result.stdout)["message"]
     assert isinstance(runner.invoke(app, ["--debug"]).exception, KeyError)

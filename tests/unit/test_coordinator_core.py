@@ -66,6 +66,7 @@ def test_problems_of_all_nodes_are_named_and_fail_the_job():
     status = world.status()
     assert status["state"] == "failed"
     assert status["problems"] == ["pi-1: data set 'digits' not found", "pi-3: torch is missing"]
+    assert status["refused"]
     assert all(not node.jobs for node in world.nodes.values())  # nothing is left behind
 
 
@@ -146,6 +147,7 @@ def test_a_worker_that_never_gets_ready_fails_its_job():
         core.on_heartbeat(world.now, Heartbeat("pi-1", node.nonce, 1, (worker,), uptime_s=10.0 + incarnation))
     world.perform()
     assert world.status()["why"] == "pi-1: its worker ended 5 times: exit code 1: no space left"
+    assert not world.status()["refused"]
 
 
 def test_jobs_that_compete_for_nodes_wait_in_order():

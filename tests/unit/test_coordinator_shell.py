@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from fog_common.bus.base import Connected, Received
 from fog_common.errors import ConfigError
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Request
-from fog_coordinator.app import app
+from fog_coordinator import app
 from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
 from fog_coordinator.effects import Row
@@ -125,10 +126,32 @@ def test_where_the_state_is():
     assert state_dir(CoordinatorConfig(), {"HOME": "/home/ada"}) == Path("/home/ada/.local/state/foglearn/coordinator")
 
 
-def test_check_says_what_it_would_use(tmp_path: Path):
-    done = CliRunner().invoke(app, ["check", "--state-dir", str(tmp_path), "--fleet", "lab", "--broker", "10.0.0.5:1884"])
-    assert done.exit_code == 0
-    assert "fleet lab, broker 10.0.0.5:1884" in done.output
+class Done(NamedTuple):
+    exit_code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """`fog-coordinator ARGUMENTS`, in this process."""
+
+    def call(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            app.main(arguments)
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_check_says_what_it_would_use(command: Callable[..., Done], tmp_path: Path):
+    given = ("check", "--state-dir", str(tmp_path), "--fleet", "lab", "--broker", "10.0.0.5:1884")
+    done = command(*given)
+    assert (done.exit_code, done.err) == (0, "")
+    assert "fleet lab, broker 10.0.0.5:1884" in done.out
+    envelope = json.loads(command(*given, "--json").out)
+    assert (envelope["schema_version"], envelope["status"], envelope["data"]["fleet"], envelope["data"]["jobs"]) == (1, "ok", "lab", 0)
 
 
 @pytest.mark.parametrize(
@@ -140,20 +163,36 @@ def test_check_says_what_it_would_use(tmp_path: Path):
         (["--state-dir", "/proc/nothing"], 2, "state_dir"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], code: int, text: str):
-    done = CliRunner().invoke(app, ["check", *arguments])
-    assert done.exit_code == code
-    assert text in done.output
-    assert len(done.output.strip().splitlines()) == 1
+def test_wrong_options_are_one_line(command: Callable[..., Done], arguments: list[str], code: int, text: str):
+    done = command("check", *arguments)
+    assert (done.exit_code, done.out) == (code, "")
+    assert text in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    told = json.loads(command("check", *arguments, "--json").out)
+    assert (told["status"], told["error"]["exit_code"]) == ("error", code)
+    assert text in told["error"]["message"]
 
 
-def test_two_coordinators_cannot_share_a_folder(tmp_path: Path):
-    from fog_coordinator.app import _locked
+@pytest.mark.parametrize("arguments", [["run", "--nope"], ["walk"], ["run", "--config"]])
+def test_a_wrong_command_line_is_one_line_and_exit_2(command: Callable[..., Done], arguments: list[str]):
+    done = command(*arguments)
+    assert (done.exit_code, len(done.err.strip().splitlines())) == (2, 1)
+    assert "--help" in done.err
 
-    with _locked(tmp_path):
-        done = CliRunner().invoke(app, ["check", "--state-dir", str(tmp_path)])
+
+def test_a_fault_of_ours_is_one_line_without_debug(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(app, "_journal", lambda *_: {}["nothing"])
+    done = command("check", "--state-dir", str(tmp_path))
+    assert (done.exit_code, len(done.err.strip().splitlines())) == (1, 1)
+    assert "KeyError" in done.err
+    assert "Traceback" in command("check", "--state-dir", str(tmp_path), "--debug").err
+
+
+def test_two_coordinators_cannot_share_a_folder(command: Callable[..., Done], tmp_path: Path):
+    with app._locked(tmp_path):
+        done = command("check", "--state-dir", str(tmp_path))
     assert done.exit_code == 4
-    assert "another coordinator" in done.output
+    assert "another coordinator" in done.err
 
 
 # -- the service -----------------------------------------------------------------------------
