@@ -69,7 +69,9 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
     began = time.monotonic()
     if sites > agents or (sites and broker == "embedded"):
         raise ConfigError(f"--sites {sites}: at least one agent for each, and mosquitto as the broker (the embedded one knows no bridges)")
-    with LocalFleet(folder, agents, broker=broker, sites=sites) as fleet:
+    fleet = LocalFleet(folder, agents, broker=broker, sites=sites)
+    check_nodes(spec, fleet.places())
+    with fleet:
         assert fleet.broker is not None
         out.note(f"broker {fleet.broker.name}; coordinator; 1 cloud agent, {agents} agents; {fleet.metrics_url}")
         for site, own in fleet.site_brokers.items():
@@ -89,6 +91,22 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
         data |= {"broker_bytes": passed, "stray_bytes": strays}
         lines.append(f"{strays} bytes of a site's own traffic (d2d, casts of the site) were seen at another broker")
     return data, lines
+
+
+def check_nodes(spec: dict[str, Any], places: dict[str, tuple[str, str]]) -> None:
+    """ConfigError for a job whose `nodes` the demo's fleet can never meet: it would wait for them for ever. places: node -> (tier, site)."""
+    from fog_common.errors import ConfigError
+
+    nodes = spec["nodes"]
+    names, tiers, sites, count = nodes["select"]["names"], nodes["select"]["tier"], nodes["select"]["site"], nodes["count"]
+    there = ", ".join(f"{name} ({tier}, {site})" for name, (tier, site) in places.items())
+    if unknown := sorted(set(names) - places.keys()):
+        raise ConfigError(f"nodes.select.names: the demo has no {', '.join(unknown)}; it has {there}")
+    fit = [name for name, (tier, site) in places.items() if (name in names if names else not tiers or tier in tiers) and (not sites or site in sites)]
+    if not fit:
+        raise ConfigError(f"nodes.select: the demo has no such node; it has {there}")
+    if count is not None and count > len(fit):
+        raise ConfigError(f"nodes.count: {count} nodes wanted, the demo has {len(fit)} that fit; say --agents {count}")
 
 
 def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:

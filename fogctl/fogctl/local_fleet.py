@@ -123,6 +123,13 @@ class LocalFleet:
             return CLOUD_SITE
         return self.sites[self.agents.index(node) % len(self.sites)] if self.sites and node in self.agents else "home"
 
+    def tier_of(self, node: str) -> str:
+        return "cloud" if node == CLOUD_NODE else "edge"
+
+    def places(self) -> dict[str, tuple[str, str]]:
+        """(tier, site) of every node, started or not."""
+        return {node: (self.tier_of(node), self.site_of(node)) for node in (CLOUD_NODE, *self.agents)}
+
     def _start_sites(self) -> None:
         from fogctl import mosquitto
 
@@ -154,10 +161,9 @@ class LocalFleet:
         self.spawn("spawner", [sys.executable, "-m", "fog_agent.spawner", "--socket", str(self._spawner_socket)], stdin=subprocess.PIPE)
 
     def start_agent(self, node: str) -> None:
-        cloud = node == CLOUD_NODE
         config: dict[str, Any] = {
             "node": node,
-            "tier": "cloud" if cloud else "edge",
+            "tier": self.tier_of(node),
             "site": self.site_of(node),
             "fleet": self.fleet,
             "broker": self._broker_section(self.site_of(node)),

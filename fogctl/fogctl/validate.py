@@ -19,7 +19,7 @@ def validate(session: Session, file: Annotated[Path, typer.Argument(metavar="FIL
     from fog_learning.job import job_spec
     from fog_learning.jobfile import load_job
 
-    job = load_job(file)
+    job = load_job(file, fit=True)
     where = "each node's own" if job.data.local else f"{job.data.partition.kind} partition of"
     line = f"{file}: ok: {job.name}, {job.method['name']} over {job.model.get('name', job.model.get('import'))}, {where} {job.data.name}, {job.train.rounds} rounds"
     session.out.result({"file": str(file), "job": job_spec(job)}, [line])

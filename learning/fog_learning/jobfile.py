@@ -14,14 +14,39 @@ from typing import Any
 
 from fog_common import config
 from fog_common.errors import ConfigError
+from fog_learning.data import known_shape
 from fog_learning.job import Job, Topology, check
 from fog_learning.methods import resolve_method
-from fog_learning.models import check_model
+from fog_learning.models import check_model, resolve_model
 
 
-def load_job(path: str | Path) -> Job:
-    """The job in a file, completely checked."""
-    return _checked(config.read(path))
+def load_job(path: str | Path, fit: bool = False) -> Job:
+    """The job in a file, completely checked. fit: also against what is known of its data set by name, which only the nodes' files settle."""
+    document = config.read(path)
+    job = _checked(document)
+    if fit:
+        try:
+            check_fit(job)
+        except ConfigError as error:
+            raise document.located(error) from None
+    return job
+
+
+def check_fit(job: Job) -> None:
+    """ConfigError if the model does not fit a data set of which the shape and the classes are known by its name."""
+    known = known_shape(job.data.name)
+    if known is None:
+        return
+    shape, classes = known
+    said, wanted = job.model.get("input_shape"), job.model.get("classes")
+    if said is not None and tuple(said) != shape:
+        raise ConfigError(f"model.input_shape: {list(said)}, but examples of {job.data.name} have shape {list(shape)}; remove the key")
+    if wanted is not None and wanted < classes:
+        raise ConfigError(f"model.classes: {wanted} outputs, but {job.data.name} has {classes} classes; say {classes} or more, or remove the key")
+    try:
+        resolve_model(job.model, shape, classes)
+    except ConfigError as error:
+        raise ConfigError(f"model: {error}") from None
 
 
 def job_from(spec: Mapping[str, Any], source: str = "") -> Job:

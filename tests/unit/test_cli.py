@@ -157,6 +157,23 @@ def test_a_model_shows_what_its_blocks_cost(capsys: pytest.CaptureFixture[str]) 
     assert "total" in out
 
 
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ("{select: {names: [agent-1, pi-9]}}", "nodes.select.names: the demo has no pi-9; it has cloud-1 (cloud, cloud), agent-1 (edge, home)"),
+        ("{select: {tier: [thing, fog]}}", "nodes.select: the demo has no such node; it has cloud-1"),
+        ("{select: {site: [hall-2]}}", "nodes.select: the demo has no such node"),
+        ("{select: {tier: [edge]}, count: 5}", "nodes.count: 5 nodes wanted, the demo has 2 that fit; say --agents 5"),
+    ],
+)
+def test_a_demo_whose_nodes_can_never_be_there_is_refused_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path, nodes: str, said: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"name: a\nmethod: {{name: fedavg}}\nmodel: {{name: mlp}}\nnodes: {nodes}\n")
+    code, out, err = run(capsys, "demo", "--job", str(path), "--agents", "2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
 def test_help_knows_the_exit_codes_and_every_command_has_json() -> None:
     runner = CliRunner()
     top = runner.invoke(fogctl.app, ["--help"])

@@ -130,6 +130,34 @@ def test_a_bad_job_from_the_wire_is_told_the_same_way(tmp_path: Path, change: di
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("sections", "line", "said"),
+    [
+        ({"model": "model: {name: mlp, classes: 3}"}, 3, "model.classes: 3 outputs, but digits has 10 classes; say 10 or more, or remove the key"),
+        ({"model": "model: {name: mlp, input_shape: [64], classes: 10}"}, 3, "model.input_shape: [64], but examples of digits have shape [1, 8, 8]"),
+        ({"model": "model: {name: lenet5}"}, 3, "model: model lenet5, block c2: a 5x5 convolution does not fit"),
+        ({"model": "model: {name: cnn}", "data": "data: {name: uci-har}"}, 3, "model: model cnn, block c1: a 3x3 convolution needs images"),
+    ],
+)
+def test_a_model_that_does_not_fit_a_known_data_set_is_told_without_nodes(
+    tmp_path: Path, sections: dict[str, str | None], line: int, said: str
+) -> None:
+    path = job_file(tmp_path, **sections)
+    load_job(path)  # the nodes' own files have the last word
+    with pytest.raises(ConfigError) as caught:
+        load_job(path, fit=True)
+    assert str(caught.value).startswith(f"{path}:{line}: {said}")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_models_of_all_examples_fit(path: Path) -> None:
+    load_job(path, fit=True)
+
+
+def test_a_data_set_that_only_nodes_know_is_not_judged(tmp_path: Path) -> None:
+    load_job(job_file(tmp_path, data="data: {name: machines}", model="model: {name: lenet5, classes: 2}"), fit=True)
+
+
 def test_the_types_name_a_range_for_every_number() -> None:
     """A key that takes any number is a key that nobody has thought about."""
     loose = []
