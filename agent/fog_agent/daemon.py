@@ -113,7 +113,7 @@ class Daemon:
             case Connected(_, refused):
                 log.info("connected broker=%s:%d", self._config.broker.host, self._config.broker.port)
                 if refused:
-                    log.error("the broker refused subscriptions, check its ACL for user %s: %s", self._config.broker.username, ", ".join(refused))
+                    log.error("this node hears nothing of the coordinator: the broker refuses %s; correct its access list", ", ".join(refused))
                 self._core.on_profile(self._profile())
                 self._core.on_connected(now)
             case Disconnected(why):

@@ -26,7 +26,7 @@ from msgspec import Struct
 from fog_agent import hosting, pipe, probes
 from fog_agent.opqueue import OpQueue
 from fog_agent.store import JobStore
-from fog_common.bus.base import Connected, Disconnected, Received
+from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.effects import Changed, Compute, Listen, Persist, Withdraw
 from fog_common.errors import FogError, WireError
@@ -103,6 +103,8 @@ class Worker:
         self._speed: dict[str, float] = {}
         self._phase = "starting"
         self._problems: list[str] = []
+        self._denied: list[str] = []
+        """Filters that the broker refused on this connection."""
         self._host: Host | None = None
         self._bus: MqttBus | None = None
         self._bench: Workbench | None = None
@@ -152,8 +154,11 @@ class Worker:
         match item:
             case Received(topic, payload):
                 self._receive(now, topic, payload)
-            case Connected(max_payload):
+            case Connected(max_payload, refused):
+                self._denied, self._urgent = list(refused), self._urgent or bool(refused)
                 self._connected(now, max_payload)
+            case Denied(filters):
+                self._denied, self._urgent = [*self._denied, *filters], True
             case Disconnected(why):
                 log.warning("broker connection lost why=%s", why)
                 if host is not None:
@@ -404,7 +409,7 @@ class Worker:
             incarnation=self._setup.incarnation,
             phase=self._phase,
             view=host.view if host else 0,
-            problems=tuple(self._problems),
+            problems=(*self._problems, *self._deafness()),
             tasks=host.task_states(now, desired.history_seen if desired else 0) if host else (),
             replicas=host.replica_states() if host else (),
             sent=Planes(**self._sent),
@@ -415,6 +420,13 @@ class Worker:
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))
+
+    def _deafness(self) -> tuple[str, ...]:
+        """What the broker does not let this worker hear; with it the job waits for ever."""
+        if not self._denied:
+            return ()
+        user = self._setup.broker.username
+        return (f"the broker refuses user {user!r} the subscription {', '.join(self._denied)}; correct its access list",)
 
 
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:

@@ -43,6 +43,8 @@ class Core:
         self.version = version
         self.check = check or _checked
         self.started_at: float | None = None
+        self.denied: tuple[str, ...] = ()
+        """Subscriptions that the broker refuses us: set by the shell, told by `ping`."""
         self.registry = Registry(rules.silent_s, [body for _, body in tables.get("nodes", [])])
         self.jobs: dict[str, Job] = {}
         self.files: dict[str, JobFile] = {}

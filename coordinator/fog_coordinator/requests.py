@@ -100,6 +100,7 @@ def _ping(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> An
         "nodes": len(core.registry),
         "nodes_online": sum(node.online for node in core.registry),
         "jobs_active": sum(job.state not in ENDED for job in core.jobs.values()),
+        "denied": list(core.denied),
     }
     return body, None
 

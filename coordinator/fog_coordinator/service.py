@@ -137,8 +137,11 @@ class Service:
 
     def _handle(self, item: Item, now: float) -> None:
         match item:
-            case Connected():
+            case Connected(_, refused):
                 log.info("connected")
+                if refused:
+                    log.error("the coordinator is deaf: the broker refuses %s; correct its access list", ", ".join(refused))
+                self._core.denied = refused
                 notify(f"STATUS=connected, fleet {self._fleet}")
                 self._connected = True
                 self._core.on_connected(now)

@@ -94,6 +94,8 @@ class Client:
         self._bus = (connect or _mqtt)(settings, f"fogctl-{self.user}-{self.session}", self._events.put)
         self._connected = False
         self._why = "no answer"
+        self.denied: tuple[str, ...] = ()
+        """Subscriptions that the broker refuses us."""
         self.on_bulk: Callable[[topics.Route, bytes], None] = lambda route, payload: None
         """Gets the frames of transfers to this session, on the caller's thread, while a request waits or `pump` runs."""
 
@@ -184,8 +186,8 @@ class Client:
 
     def _handle(self, event: BusEvent | None) -> Reply | None:
         match event:
-            case Connected():
-                self._connected = True
+            case Connected(_, refused):
+                self._connected, self.denied = True, refused
             case Disconnected(why):
                 self._connected, self._why = False, why
                 if "Not authorized" in why or "Bad user name or password" in why:

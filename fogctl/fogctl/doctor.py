@@ -115,6 +115,11 @@ def fleet(session: Session) -> Iterator[Check]:
 
 def _messages(client: Client) -> Iterator[Check]:
     """Round trip to our own inbox, and whether the broker drops what others would send in our name or we in theirs."""
+    if client.denied:
+        yield Check(
+            "inbox", "failed", f"the broker refuses user {client.user!r} the subscription {', '.join(client.denied)}", "correct its access list", 4
+        )
+        return
     began = time.monotonic()
     own, forged = client.echo("own"), client.echo("forged", sender="doctor-forged")
     took = client.hear({own, forged}, until={own}, at_most_s=client.timeout_s)
@@ -147,6 +152,10 @@ def _coordinator(client: Client) -> Check:
     except FogError as error:
         return Check(
             "coordinator", "failed", str(error), f"start `fog-coordinator run` with this broker and fleet {client.settings.fleet!r}", error.exit_code
+        )
+    if denied := body.get("denied"):
+        return Check(
+            "coordinator", "failed", f"answers, but the broker refuses it the subscription {', '.join(denied)}", "correct its access list", 4
         )
     online, known = body["nodes_online"], body["nodes"]
     text = f"answers, {online} of {known} nodes online, {body['jobs_active']} jobs active, version {body['version']}"

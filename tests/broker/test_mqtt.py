@@ -16,7 +16,7 @@ import pytest
 
 from fog_common.bus import mqtt
 from fog_common.bus.backoff import Backoff
-from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received, Will
+from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, Received, Will
 from fog_common.bus.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
 from fog_common.bus.sendqueue import MAX_TRIES
@@ -213,7 +213,8 @@ def test_the_brokers_own_packet_limit_counts(connect: Any, tmp_path: Path) -> No
 
 
 class Grumpy(threading.Thread):
-    """A broker that speaks 3.1.1 and closes the connection on the first QoS 1 PUBLISH; `mute`: it never says a word."""
+    """A broker that speaks 3.1.1, refuses subscriptions of `secret/…`, and closes the connection on the first QoS 1 PUBLISH; `mute`: it never
+    says a word."""
 
     def __init__(self, mute: bool = False) -> None:
         super().__init__(daemon=True)
@@ -238,6 +239,13 @@ class Grumpy(threading.Thread):
             body = stream.read(stream.read(1)[0])
             if head[0] >> 4 == 1 and not self.mute:
                 sock.sendall(b"\x20\x02\x00" + (b"\x00" if body[6] == 4 else b"\x01"))
+            elif head[0] >> 4 == 8:
+                reasons, at = b"", 2
+                while at < len(body):
+                    size = int.from_bytes(body[at : at + 2])
+                    reasons += b"\x80" if body[at + 2 : at + 2 + size].startswith(b"secret/") else b"\x00"
+                    at += size + 3
+                sock.sendall(b"\x90" + bytes([2 + len(reasons)]) + body[:2] + reasons)
             elif head[0] >> 4 == 3:
                 self.publishes += 1
                 stream.close()
@@ -259,6 +267,16 @@ def test_a_message_that_makes_the_broker_hang_up_is_given_up(connect: Any, monke
         inbox.next(Disconnected)
     inbox.next(Connected)
     assert (grumpy.publishes, ada.dropped, ada.queued_bytes) == (MAX_TRIES, 1, 0)
+    ada.close()
+    grumpy.close()
+
+
+def test_refused_subscriptions_are_told_with_the_connection_and_after_it(connect: Any) -> None:
+    grumpy = Grumpy()
+    ada, inbox = connect(grumpy.port, "ada", "open/a", "secret/a")
+    assert inbox.next(Connected).refused == ("secret/a",)
+    ada.subscribe("open/b", "secret/b")
+    assert inbox.next(Denied).filters == ("secret/b",)
     ada.close()
     grumpy.close()
 

@@ -15,7 +15,7 @@ import pytest
 from fog_common.bus.base import Connected, Received
 from fog_common.errors import ConfigError
 from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Request
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Reply, Request
 from fog_coordinator import app
 from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
@@ -234,6 +234,19 @@ class Desk:
     def ask(self, verb: str, **arguments: Any) -> None:
         topic = topics.REQUEST.at(fleet="main", sender="ada", kind="request~s1")
         self.turn(Received(topic, messages.encode(Request("r1", verb, arguments))))
+
+
+def test_a_coordinator_that_may_not_listen_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    desk = Desk(tmp_path)
+    desk.turn(Connected(0, ("fog/v1/main/ctl/+/+",)))
+    assert "the coordinator is deaf: the broker refuses fog/v1/main/ctl/+/+" in caplog.text
+    desk.ask("ping")
+    reply = desk.wire.sent[-1][1]
+    assert isinstance(reply, Reply)
+    assert reply.body["denied"] == ["fog/v1/main/ctl/+/+"]
+    desk.turn(Connected())
+    assert desk.core.denied == ()
+    desk.journal.close()
 
 
 def test_a_full_disk_holds_back_what_depends_on_it_and_nothing_is_lost(tmp_path: Path):

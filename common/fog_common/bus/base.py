@@ -24,13 +24,20 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Denied:
+    """The broker refused these filters, which were asked for on a connection that stands: nothing will arrive on them."""
+
+    filters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     topic: str
     payload: bytes
     retain: bool = False
 
 
-BusEvent = Connected | Disconnected | Received
+BusEvent = Connected | Denied | Disconnected | Received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fog_common.bus.access import MQTT_MAX_PAYLOAD, password, payload_limit, tls_context
 from fog_common.bus.backoff import Backoff, Ending
-from fog_common.bus.base import BrokerConfig, Connected, Disconnected, OnEvent, Received, Will
+from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, OnEvent, Received, Will
 from fog_common.bus.line import Line
 from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Letter, SendQueue
 
@@ -427,10 +427,12 @@ class _Session:
         bus.line.renew()
 
     def _on_subscribe(self, client: paho.Client, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Any) -> None:
-        for name, reason in zip(self._subscribing.pop(mid, []), reasons, strict=False):
-            if reason.is_failure:
-                self._refused.append(name)
-                log.error("the broker refuses the subscription %s: %s; check its access list", name, reason)
+        refused = [name for name, reason in zip(self._subscribing.pop(mid, []), reasons, strict=False) if reason.is_failure]
+        self._refused += refused
+        for name in refused:
+            log.error("the broker refuses user %r the subscription %s; check its access list", self.bus.config.username, name)
+        if refused and self.up_at:  # else Connected says it
+            self.bus.line.emit(Denied(tuple(refused)))
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self._arrived += 1
