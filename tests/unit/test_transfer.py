@@ -7,7 +7,7 @@ import random
 import pytest
 
 from fog_common.errors import FogError, TooLarge
-from fog_common.transfer import frames
+from fog_common.transfer import assembly, frames
 from fog_common.transfer.endpoint import Address, BlobMeta, Limits, Publish
 from support.letternet import KIND, Net, Site, Weather, content
 
@@ -517,6 +517,21 @@ def test_chunks_that_many_miss_are_cast_again() -> None:
     assert len(ada.acked) == 4
     assert ada.endpoint.counters["casts_repaired"] == 3
     assert "repaired_chunks" not in ada.endpoint.counters
+
+
+def test_a_member_far_behind_drops_what_it_has_no_room_for_and_gets_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "FIRST_BYTES", 8 * 4096)
+    monkeypatch.setattr(assembly, "AHEAD_BYTES", 20 * 4096)
+    net = Net()
+    ada, nodes = group(net, 4, SMALL)
+    model = ada.add(noise(400_000))
+    net.lose = lambda frame, receiver: frame.plane == "cast" and receiver == "n2" and 0 < (chunk_of(frame) or 0) < 60
+    ada.endpoint.cast(0.0, "hall", "trainer", [node.address for node in nodes], content("s", "trainer", b"", model), "k")
+    net.run()
+    assert len(ada.acked) == 4
+    assert only(nodes[2]) == noise(400_000)
+    assert nodes[2].endpoint.counters["chunks_far_ahead"] > 0
+    assert all("chunks_far_ahead" not in node.endpoint.counters for node in nodes if node is not nodes[2])
 
 
 def test_a_frozen_member_does_not_stop_the_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fog_common.errors import WireError
 from fog_common.transfer import frames
+from fog_common.transfer.assembly import Assembly
 from fog_common.transfer.endpoint import Limits, Publish
 from fog_common.transfer.frames import Ack, BlobState, Chunk, LetterState, Offer, Origin, Part, Probe
 from fog_common.transfer.window import Ranges, beyond_bytes, bits, mask_of
@@ -53,6 +55,33 @@ def test_chunks_in_any_order_make_the_blob() -> None:
     site.endpoint.take()
     assert site.blobs[DIGEST] == MODEL
     assert site.endpoint.counters == {"duplicate_chunks": 1}
+
+
+@pytest.mark.parametrize("first", [0, (2 << 30) // 262_144 - 1], ids=["the first chunk", "the last chunk"])
+def test_a_blob_that_is_announced_and_not_sent_costs_little_memory(first: int) -> None:
+    """2 GiB announced, one chunk sent."""
+    part = Part(DIGEST, 2 << 30, 1, 262_144)
+    site = Net().site("bob", limits=Limits(max_blob_bytes=2 << 30))
+    tracemalloc.start()
+    try:
+        feed(site, frames.encode(offer(parts=(part,))), chunk(first, bytes(262_144), total=part.count))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    assert site.endpoint.rejected == {}
+
+
+def test_a_blob_grows_with_what_arrives() -> None:
+    part = Part(DIGEST, 64 << 20, 1, 1 << 20)
+    growing = Assembly(part, 0.0)
+    most = 0
+    for index in (1, 0, 9, *range(2, 9), *range(10, 64)):
+        assert not growing.ahead(index)
+        growing.add(index, memoryview(bytes([index]) * (1 << 20)))
+        assert len(growing.buffer) <= max(8 << 20, (index + 1) << 20, 2 * most)
+        most = max(most, len(growing.buffer))
+    assert growing.complete
+    assert growing.content() == b"".join(bytes([index]) * (1 << 20) for index in range(64))
 
 
 def test_received_blobs_cannot_be_written_to() -> None:
@@ -144,7 +173,7 @@ def test_a_promise_of_much_allocates_nothing() -> None:
     feed(site, *(frames.encode(offer(seq=i, base=0, parts=(Part(f"~{i}", 1_000_000, i, 4000),))) for i in range(1, 300)))
     assert site.endpoint.rejected == {"full": 299 - 256}
     (source,) = site.endpoint._receiver._sources.values()
-    assert all(assembly.buffer is None for assembly in source.assemblies.values())
+    assert not any(assembly.buffer for assembly in source.assemblies.values())
 
 
 def test_bytes_that_do_not_match_their_name_are_asked_for_again_and_then_refused() -> None:

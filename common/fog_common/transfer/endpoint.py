@@ -38,7 +38,7 @@ class Endpoint:
         self.me, self.fleet, self.job, self.incarnation = me, fleet, job, incarnation
         self.limits = limits
         self.counters: dict[str, int] = {}
-        """repaired_chunks, repeated_letters, casts_repaired, probes, repeated_offers, duplicate_chunks, idle_dropped."""
+        """repaired_chunks, repeated_letters, casts_repaired, probes, repeated_offers, duplicate_chunks, chunks_far_ahead, idle_dropped."""
         self.rejected: dict[str, int] = {}
         """Frames that were dropped, by reason."""
         origin = Origin(incarnation, me.site, me.tier, me.kind)

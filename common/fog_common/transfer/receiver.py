@@ -126,6 +126,10 @@ class Receiver:
         if assembly.has(head.place):
             self._count("duplicate_chunks")
             return
+        if assembly.ahead(head.place):
+            self._count("chunks_far_ahead")
+            source.flush = True
+            return
         if assembly.add(head.place, content):
             source.flush = True
         if assembly.complete:
