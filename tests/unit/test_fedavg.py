@@ -19,6 +19,7 @@ from fog_common.machine import (
     Handle,
     Joined,
     Left,
+    Measure,
     Peer,
     Ran,
     Rewound,
@@ -192,6 +193,14 @@ def test_the_adaptive_deadline_of_the_first_round_comes_from_its_own_arrivals() 
     commands = server.step(Delivered("bob", update(1)), 12.0)  # median 11, MAD 1
     assert commands[-1] == WakeAt(15.0)
     assert kinds(server.step(Woke(), 15.0)) == ["mean"]
+
+
+def test_a_trainer_speaks_for_its_own_slot_only() -> None:
+    server = opened(ADA, BOB)
+    for said in (update(1), Update(1, Blob("x", 4), 99, Slots.of(0, 1)), Update(1, Blob("x", 4), 99, Slots()), Trouble(1, Slots.of(1), "no disk")):
+        assert server.step(Delivered("ada", said), 1.0) == [Measure("bad_updates", 1)]
+    assert server.answers == []
+    assert kinds(server.step(Delivered("bob", update(1)), 2.0)) == ["accumulate"], "bob's own is counted"
 
 
 def test_a_repeated_update_is_not_added() -> None:

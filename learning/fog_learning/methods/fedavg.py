@@ -136,6 +136,8 @@ class Server(Machine):
             case Left(peer) if peer.role == "trainer":
                 self.trainers.pop(peer.task, None)
                 return self._close_if_ready(now)
+            case Delivered(sender, Update() | Trouble() as said) if not self._owns(sender, said.slots):
+                return [Measure("bad_updates", 1)]
             case Delivered(_, Update() as update):
                 return self._hear(update, now)
             case Delivered(_, Trouble(number, slots, why)) if self.phase == "open" and number == self.round:
@@ -207,6 +209,10 @@ class Server(Machine):
         return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
 
     # -- updates come ------------------------------------------------------------------
+
+    def _owns(self, sender: str, slots: Slots) -> bool:
+        """A trainer speaks for its own slot. One that has just left is no longer known here; the host has let its last word through."""
+        return sender not in self.trainers or slots.members == (self.trainers[sender],)
 
     def _hear(self, update: Update, now: float) -> list[Command]:
         number = update.round
