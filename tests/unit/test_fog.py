@@ -216,6 +216,20 @@ def test_only_a_fraction_of_the_clusters_takes_part_and_not_always_the_same():
     assert len({record.examples for record in records}) > 1
 
 
+def test_clusters_are_sampled_beside_trainers_of_the_root_that_always_take_part():
+    peers = (*tree(2, 2, 2, 2), Peer("t8", "trainer", 8, "n8", "s8", "thing", parent="root"))
+    _, _, watch = run(peers, job(rounds=8, mode="vertical", clusters=0.5))
+    assert all(len(slots) == 5 and 8 in slots for slots in watch.included.values())
+    assert {slot for slots in watch.included.values() for slot in slots} == set(range(9))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sampled_clusters_are_counted_once_whatever_crashes(seed: int):
+    peers = (*tree(2, 2, 1), Peer("t5", "trainer", 5, "n5", "s5", "thing", parent="root"))
+    schedule, finish, watch = run(peers, job(rounds=4, mode="vertical", clusters=0.6), seed, Faults(duplicate=0.2, crashes=6))
+    assert weights_of(schedule, finish) == watch.rounds[4]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_in_block_rounds_happen_between_two_updates_to_the_parent(seed: int):
     schedule, finish, _ = run(tree(2, 3), job(rounds=2, mode="vertical", period=3), seed, Faults(duplicate=0.2), tolerance=0.0)

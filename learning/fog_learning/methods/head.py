@@ -119,7 +119,7 @@ class Head(Struct):
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
         for name in before.keys() - self.children.keys():
             self._await(name, before[name], now)
-        new = tuple(name for name in self.children if name not in self.called)
+        new = tuple(name for name in self.children if name not in self.called and (name not in before or self.children[name].role != "aggregator"))
         if self.phase != "gathering":
             return []
         self.holders = tuple(name for name in self.holders if name in self.children)
@@ -133,7 +133,7 @@ class Head(Struct):
         """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
-        sampled = any(other not in self.called for other in self.children)
+        sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
         self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
@@ -219,20 +219,21 @@ class Head(Struct):
     # -- a round opens ---------------------------------------------------------------------
 
     def open(self, number: int, root: int, above: Line, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
-        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members, when they head
-        clusters of their own (chosen under the seed)."""
+        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members that head clusters
+        of their own (chosen under the seed); those that own data always take part."""
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue = None, False
-        names = tuple(self.children)
-        if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
-            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
-            names = tuple(sorted(dice.sample(names, max(1, math.ceil(fraction * len(names) - 1e-9)))))
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
-        self.called = tuple(sorted({*names, *self.awaited})) if fraction >= 1.0 else names
+        heads = sorted({*self.awaited, *(name for name, child in self.children.items() if child.role == "aggregator")})
+        if fraction < 1.0 and heads:
+            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
+            heads = dice.sample(heads, max(1, math.ceil(fraction * len(heads) - 1e-9)))
+        self.called = tuple(sorted({*heads, *(name for name, child in self.children.items() if child.role != "aggregator")}))
+        names = tuple(name for name in self.called if name in self.children)
         self._decide()
         after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
         self.closes_at = None if after is None else now + after
