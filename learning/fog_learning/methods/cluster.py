@@ -49,7 +49,10 @@ for what an earlier one had, and what was meant for the earlier one does not cou
 
 
 class Call(Struct, frozen=True, tag=True):
-    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these."""
+    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these.
+
+    whole: `weights` holds all blocks; else all but those that stay with the trainers for now. base: a whole model with these blocks, for
+    one who lacks them."""
 
     number: int
     root: int
@@ -58,6 +61,8 @@ class Call(Struct, frozen=True, tag=True):
     line: Line
     d2d: bool = False
     relay: tuple[str, ...] = ()
+    whole: bool = True
+    base: Ref | None = None
 
 
 class Pass(Struct, frozen=True, tag=True):
@@ -66,6 +71,13 @@ class Pass(Struct, frozen=True, tag=True):
     number: int
     line: Line
     relay: tuple[str, ...]
+
+
+class Lacking(Struct, frozen=True, tag=True):
+    """Member -> head: the Call is not whole, and I have no blocks of my own that fit it (I am new, or missed the last whole round)."""
+
+    number: int
+    line: Line
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -141,7 +153,7 @@ class Stuck(Struct, frozen=True, tag=True):
     missing: tuple[str, ...]
 
 
-Said = Ready | Update | Trouble | Settled | Stuck
+Said = Lacking | Ready | Update | Trouble | Settled | Stuck
 
 # -- what the head knows of them -----------------------------------------------------------
 

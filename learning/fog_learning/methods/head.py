@@ -5,7 +5,7 @@
 | accumulate | sum?, add           | n              | sum     |             |
 | mean       | sum                 |                | weights |             |
 | spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
-| join       | like, slice0, slice1 … |                | weights |             |
+| join       | like, slice0, slice1 … | without     | weights |             |
 
 error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
 else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of 1 in 10^5.
@@ -28,6 +28,7 @@ from fog_learning.methods.cluster import (
     Call,
     Child,
     Consensus,
+    Lacking,
     Line,
     Links,
     More,
@@ -68,6 +69,12 @@ class Head(Struct):
     opening: int = 0
     """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
     weights: Ref | None = None
+    whole: bool = True
+    """weights hold all blocks of the model."""
+    base: Ref | None = None
+    """A whole model for members who lack the other blocks, if there may be such."""
+    without: str = ""
+    """Blocks that the members' updates lack, with commas."""
     d2d: bool = False
     why: str = ""
     """Why this cluster averages the way it does."""
@@ -214,14 +221,26 @@ class Head(Struct):
 
     def _call(self) -> Call:
         assert self.weights is not None
-        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d)
+        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d, whole=self.whole)
 
     # -- a round opens ---------------------------------------------------------------------
 
-    def open(self, number: int, root: int, above: Line, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
+    def open(
+        self,
+        number: int,
+        root: int,
+        above: Line,
+        weights: Ref,
+        now: float,
+        fraction: float = 1.0,
+        whole: bool = True,
+        base: Ref | None = None,
+        without: str = "",
+    ) -> list[Command]:
         """Call the members to round `number`. above: line of the call that this follows. fraction: of the members that head clusters
         of their own (chosen under the seed); those that own data always take part."""
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
+        self.whole, self.base, self.without = whole, base, without
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
@@ -267,6 +286,9 @@ class Head(Struct):
 
     def hear(self, sender: str, said: Said, now: float) -> list[Command]:
         match said:
+            case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
+                # not `latest`: that would take the place of a Call that this member is to pass on
+                return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
             case Ready() | Update(epoch=()):
                 return self._answered(sender, said, now)
             case Trouble(number, line, why, empty) if (
@@ -463,9 +485,10 @@ class Head(Struct):
             self._end(self.slices[0])
             return []
         self.phase = "joining"
-        assert self.weights is not None
+        like = self.base or self.weights
+        assert like is not None
         slices = {f"slice{part}": self.slices[part] for part in sorted(self.slices)}
-        return [Run("join", {"like": self.weights, **slices}, ("joined", self.number, self.opening))]
+        return [Run("join", {"like": like, **slices}, ("joined", self.number, self.opening), {"without": self.without})]
 
     # -- what a person sees ----------------------------------------------------------------
 

@@ -53,11 +53,11 @@ class Member(Struct):
         if call.line < self.line:
             return []
         if self.call is None or (call.line, call.number) >= (self.call.line, self.call.number):
-            self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
+            self.call, self.head = msgspec.structs.replace(call, relay=(), base=None), call.head
         now = [each for each in self.passes if (each.number, each.line) == (call.number, call.line)]
         self.passes = [each for each in self.passes if each not in now]
         names = [*call.relay, *(name for each in now for name in each.relay)]
-        return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+        return [Send(name, msgspec.structs.replace(call, relay=(), base=None), latest=True) for name in dict.fromkeys(names)]
 
     def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin", "elsewhere"]:
         """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, begin, or

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fog_common.errors import OpError
-from fog_learning.ops.values import Weights
+from fog_learning.ops.values import Weights, blocks_of, only
 
 if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
@@ -63,8 +63,8 @@ def settle(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers
 
 
 def join(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """weights: the slices put together again, with names, shapes and dtypes of `like`."""
-    like: Weights = inputs["like"]
+    """weights: the slices put together again, with names, shapes and dtypes of `like`, less its blocks `without` (names with commas)."""
+    like = only(inputs["like"], blocks_of(numbers.get("without")), inside=False)
     flat = torch.cat([inputs[f"slice{i}"]["slice"] for i in range(len(inputs) - 1)])
     if len(flat) != sum(tensor.numel() for tensor in like.values()):
         raise OpError(f"the slices hold {len(flat)} values, the model {sum(tensor.numel() for tensor in like.values())}")

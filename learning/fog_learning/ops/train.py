@@ -31,18 +31,21 @@ def train(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers)
 
     Batches are those of steps first_step … of the slot; first_step defaults to (round - 1) * steps. prox_mu: FedProx adds
     prox_mu/2 |w - weights|². layers: `weights` holds only these blocks, `own` the others (absent: as first made), and so do
-    the outputs. Gives the slot's number of training rows, and the mean loss of the batches.
+    the outputs. without: the outputs' `weights` lacks these blocks, they are in `own`; inputs: what `weights` lacks comes from `own`. Gives the slot's number of training rows, and the mean loss of the batches.
     """
     slot, steps = bench.slot_of(task, numbers), int(numbers["steps"])
     first = int(numbers.get("first_step", (int(numbers.get("round", 1)) - 1) * steps))
-    layers = blocks_of(numbers.get("layers"))
+    layers, without = blocks_of(numbers.get("layers")), blocks_of(numbers.get("without"))
     module = bench.module().train()
     bench.load(module, inputs.get("own"), inputs["weights"])
     loss = descend(bench, module, slot, range(first, first + steps), float(numbers.get("lr", bench.job.train.lr)), float(numbers.get("prox_mu", 0.0)))
     weights = on_grid(bench.weights_of(module))
     if bad := next((name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None):
         raise OpError(f"training diverged: {bad} is not finite after {steps} steps; lower train.lr ({bench.job.train.lr:g})")
-    outputs = {"weights": only(weights, layers), "own": only(weights, layers, inside=False)} if layers else {"weights": weights}
+    outputs = {"weights": weights}
+    if layers or without:
+        apart, inside = layers or without, bool(layers)
+        outputs = {"weights": only(weights, apart, inside), "own": only(weights, apart, not inside)}
     return outputs, {"examples": float(len(bench.train_rows(slot))), "loss": loss, "steps": float(steps)}
 
 
