@@ -18,8 +18,8 @@ def tree(*clusters: int, between: int = 0) -> tuple[Peer, ...]:
     for index, size in enumerate(clusters):
         parent = f"g{index // between}" if between else "root"
         if between and index % between == 0:
-            peers.append(Peer(parent, "aggregator", -1, f"f{parent}", "fog", "fog", parent="root"))
-        peers.append(Peer(f"a{index}", "aggregator", -1, f"e{index}", f"s{index}", "edge", parent=parent))
+            peers.append(Peer(parent, "aggregator", -1, f"f{parent}", "fog", "fog", parent="root", layer=2))
+        peers.append(Peer(f"a{index}", "aggregator", -1, f"e{index}", f"s{index}", "edge", parent=parent, layer=1))
         for _ in range(size):
             peers.append(Peer(f"t{slot}", "trainer", slot, f"n{slot}", f"s{index}", "thing", parent=f"a{index}"))
             slot += 1

@@ -81,17 +81,21 @@ class Lacking(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """Member -> head (d2d): my input of this round is there and durable."""
+    """Member -> head (d2d): my input of this round is there and durable. counts: as in Update."""
 
     number: int
     line: Line
     examples: int
     slots: Slots
     numbers: Numbers = {}
+    counts: tuple[int, ...] = ()
 
 
 class Update(Struct, frozen=True, tag=True):
-    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on."""
+    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on.
+
+    counts: examples of each slot, in their order, if there are in-block rounds (which may hold different slots).
+    """
 
     number: int
     line: Line
@@ -102,6 +106,7 @@ class Update(Struct, frozen=True, tag=True):
     epoch: Epoch = ()
     part: int = 0
     of: int = 1
+    counts: tuple[int, ...] = ()
 
 
 class Trouble(Struct, frozen=True, tag=True):
@@ -169,6 +174,12 @@ class Answer(Struct):
     slots: Slots
     examples: int
     numbers: Numbers
+    counts: tuple[int, ...] = ()
+
+    def by_slot(self) -> dict[int, int]:
+        """Examples of each slot; {} where they were not told."""
+        counts = self.counts or ((self.examples,) if len(self.slots) == 1 else ())
+        return dict(zip(self.slots, counts, strict=True)) if counts else {}
 
 
 class Agreed(Struct, frozen=True):
@@ -179,3 +190,5 @@ class Agreed(Struct, frozen=True):
     slots: Slots
     members: int
     numbers: Numbers
+    counts: dict[int, int] = {}
+    """Examples by slot, as far as they were told."""

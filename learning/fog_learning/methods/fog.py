@@ -9,7 +9,7 @@ federated averaging in a tree: the result is that of the flat star, to rounding.
 Ops: `init`, `train`, `evaluate` as in fedavg; those of the cluster are listed in head.py (the head) and mixing.py (the members).
 
 Schedules: `clusters` is the fraction of a parent's clusters that take part in a round; `period` the number of in-block rounds that an
-inner node runs with its children for each update that it sends up. `deep` names blocks that are averaged only every `deep_every` rounds
+inner node runs with its children for each update that it sends up, for all or for each layer. `deep` names blocks that are averaged only every `deep_every` rounds
 of the root (periods layer by layer): in between they stay with the trainers, and neither calls nor updates carry them. The root and the
 heads keep the newest whole model for members who have no such blocks of their own, and to rate and hand out a model at any time.
 """
@@ -74,8 +74,10 @@ class Aggregator(Alarm, kw_only=True):
     """Asked for one."""
     block: int = 0
     """In-block rounds that are done of the parent's round."""
-    slots: Slots = Slots()
-    """All that is in the block so far."""
+    period: int = 1
+    """In-block rounds of a parent's round."""
+    counts: dict[int, int] = field(default_factory=dict)
+    """Examples by slot of all that is in the block so far: a slot may be in one of its rounds and miss another."""
     deserted: bool = False
     """Our parent knows that nobody is here."""
     saved: int = 0
@@ -135,7 +137,7 @@ class Aggregator(Alarm, kw_only=True):
                 self.lacks = not self._has_base(call)
                 if self.lacks:
                     return [Send(call.head, Lacking(call.number, call.line), keep=call.root)]
-                self.doing, self.newest, self.block, self.slots, self.deserted = call, call.number, 0, Slots(), False
+                self.doing, self.newest, self.block, self.counts, self.deserted = call, call.number, 0, {}, False
                 return self._after(self._open(call.weights, now), now)
         return []
 
@@ -153,7 +155,7 @@ class Aggregator(Alarm, kw_only=True):
     def _open(self, weights: Ref, now: float) -> list[Command]:
         call, root = self.doing, self.doing.root if self.doing else 0
         assert call is not None
-        number = (call.number - 1) * self.plan.period + self.block + 1
+        number = (call.number - 1) * self.period + self.block + 1
         whole = self.blocks.is_whole(root) if self.block else call.whole
         return self.head.open(number, root, call.line, weights, now, self.plan.clusters, whole, self.base, self.blocks.without(root))
 
@@ -173,12 +175,16 @@ class Aggregator(Alarm, kw_only=True):
             return commands
         self.head.agreed = None
         self.block += 1
-        self.slots |= agreed.slots
-        if self.block < self.plan.period:
+        self.counts = dict(sorted({**self.counts, **agreed.counts}.items()))
+        if self.block < self.period:
             return [*commands, *self._after(self._open(agreed.weights, now), now)]
         self.doing, self.since = None, now
         self.saved = max(self.saved + 1, call.number)
-        given = self.member.give(call, agreed.weights, agreed.examples, self.slots, agreed.numbers)
+        counts: tuple[int, ...] = ()
+        examples, slots = agreed.examples, agreed.slots
+        if self.plan.has_blocks:  # the weight of all that is in it, not of the last round alone
+            counts, examples, slots = tuple(self.counts.values()), sum(self.counts.values()), Slots.of(*self.counts)
+        given = self.member.give(call, agreed.weights, examples, slots, agreed.numbers, counts)
         return [*commands, Save(self.saved), *given]
 
 
@@ -345,7 +351,7 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
         objective=plan.objective,
     )
     if peer.role == "aggregator":
-        return Aggregator(plan=plan, blocks=blocks, me=peer.task, head=head, member=member)
+        return Aggregator(plan=plan, blocks=blocks, me=peer.task, head=head, member=member, period=plan.in_block(max(1, peer.layer)))
     return Server(plan=plan, blocks=blocks, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
 
 

@@ -26,8 +26,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """d2d: the head sends the weights to one member, who passes them on; or to each."""
     clusters: Fraction = 1.0
     """Of the clusters under a node, the fraction that takes part in a round. Trainers directly under it always do."""
-    period: Count = 1
-    """In-block rounds of an inner node for each of its parent's rounds."""
+    period: Count | list[Count] = 1
+    """In-block rounds of an inner node for each of its parent's rounds: of all of them, or layer by layer, the lowest first (1 above the last)."""
     deep: list[BlockName] = []
     """Layer-wise periods: these blocks are averaged only every `deep_every` rounds of the root, and in the last; in between each trainer keeps its own."""
     deep_every: Count = 1
@@ -37,6 +37,16 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """auto: what links cost."""
     objective: Objective = "energy"
     """auto: what is to be small."""
+
+    def in_block(self, layer: int) -> int:
+        """In-block rounds of the inner nodes of this layer, 1 being the lowest."""
+        if isinstance(self.period, int):
+            return self.period
+        return self.period[layer - 1] if layer <= len(self.period) else 1
+
+    @property
+    def has_blocks(self) -> bool:
+        return self.period > 1 if isinstance(self.period, int) else any(period > 1 for period in self.period)
 
 
 class Blocks(Struct, frozen=True):
@@ -65,6 +75,11 @@ def check(job: Job, plan: Struct) -> None:
         raise ConfigError("evaluation.where: fog evaluates at the root; expected central or none, got federated")
     if plan.clusters < 1.0 and job.topology.layers == []:
         raise ConfigError("method.clusters: a star (topology.layers: []) has no clusters to choose from; remove one of the two")
+    layers = job.topology.layers
+    if isinstance(plan.period, list) and layers is not None and len(plan.period) > len(layers):
+        raise ConfigError(
+            f"method.period names {len(plan.period)} layers of inner nodes, topology.layers {len(layers)}; remove the last of method.period"
+        )
     if plan.deep_every > 1 and not plan.deep:
         raise ConfigError("method.deep_every: say which blocks are averaged less often (method.deep), or remove the key")
     if plan.deep and MODELS.get(str(job.model.get("name"))) is not None:  # a user's own module is checked on a node, by the preflight

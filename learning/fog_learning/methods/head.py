@@ -326,7 +326,7 @@ class Head(Struct):
         self.recent.append(now - self.opened_at)
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
-        self.answers[sender] = Answer(said.slots, said.examples, said.numbers)
+        self.answers[sender] = Answer(said.slots, said.examples, said.numbers, said.counts)
         if self.phase == "agreeing":  # it is back in time: the others begin again, with it
             return self._agree(now)
         adding: list[Command] = []
@@ -417,7 +417,9 @@ class Head(Struct):
         errors = [answer.numbers["consensus_error"] for answer in counted if "consensus_error" in answer.numbers]
         if self.d2d or errors:
             numbers["consensus_error"] = max([*errors, *([self.error] if self.d2d else [])])
-        self.phase, self.agreed, self.sum, self.weights = "idle", Agreed(weights, examples, slots, len(counted), numbers), None, None
+        counts = {slot: n for answer in counted for slot, n in answer.by_slot().items()}
+        self.agreed = Agreed(weights, examples, slots, len(counted), numbers, counts)
+        self.phase, self.sum, self.weights = "idle", None, None
         self.settled, self.slices, self.pulled = {}, {}, {}
 
     # -- d2d: the members agree ------------------------------------------------------------
