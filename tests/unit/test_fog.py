@@ -11,7 +11,7 @@ from fog_common.errors import ConfigError
 from fog_common.machine import Command, Delivered, Event, Finish, Joined, Left, Measure, Peer, Rewound, Run, Save, Send
 from fog_learning.job import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.cluster import Call, Ready, Update
+from fog_learning.methods.cluster import Call, Pass, Ready, Update
 from fog_learning.methods.consensus import full, ring
 from fog_learning.methods.tradeoff import LinkCosts, choose
 from support.plain_ops import OPS, SLOTS, examples, flat, gain, shares
@@ -182,6 +182,47 @@ def test_the_head_calls_one_member_who_passes_the_weights_on():
     Schedule(job(rounds=1, mode="d2d", consensus={"turns": 1}), 0, OPS, 0, Faults(duplicate=0.0), watch, star(4)).run()
     assert len([to for sender, to in calls if sender == "root"]) == 1
     assert {to for _, to in calls} == {"t0", "t1", "t2", "t3"}
+
+
+@pytest.mark.parametrize("mode", ["vertical", "d2d"])
+def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode: str):
+    """Whose Call came first, and whether a neighbour had one when the head was told of the newcomer."""
+    calls: list[tuple[str, str]] = []
+    asked: list[str] = []
+
+    def watch(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        if (
+            isinstance(event, Joined)
+            and seat.peer.task == "a1"
+            and event.peer.task == "t4"
+            and any("t4" in getattr(x.message, "relay", ()) for x in sent(commands))
+        ):
+            asked.extend(x.to for x in sent(commands) if isinstance(x.message, Pass))
+        if seat.peer.task == "t4" and isinstance(event, Delivered) and isinstance(event.message, Call):
+            calls.append((event.sender, event.message.head))
+
+    def sent(commands: list[Command]) -> list[Send]:
+        return [command for command in commands if isinstance(command, Send)]
+
+    relayed = 0
+    for seed in range(12):
+        calls.clear()
+        asked.clear()
+        spec = job(rounds=8, mode=mode, consensus={"shrink": 1e-10})
+        Schedule(spec, 0, OPS, seed, Faults(duplicate=0.0, absent=("t4",)), watch, tree(2, 3)).run()
+        if asked:
+            relayed += 1
+            assert asked[0] in ("t2", "t3")
+            assert calls[0] == (asked[0], "a1")
+    assert relayed, "it never joined in a round: the test shows nothing"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_vertical_round_goes_on_when_the_neighbour_who_should_pass_the_call_is_gone(seed: int):
+    faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8, leaves=1, absent=("t1", "t4"), spare=("root",))
+    _, finish, watch = run(tree(2, 3), job(rounds=4, mode="vertical"), seed, faults)
+    assert not finish.why
+    assert sorted(watch.included) == [1, 2, 3, 4]
 
 
 # -- schedules -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     uplink: Literal["sample", "diversity"] = "sample"
     """d2d: one member, chosen at random under the seed, sends all; or each sends a disjoint slice."""
     downlink: Literal["relay", "direct"] = "relay"
-    """d2d: the head sends the weights to one member, who passes them on; or to each."""
+    """relay: who joins in a round gets the weights from a neighbour of its site; d2d: all but one do. direct: the head sends them to each."""
     clusters: Fraction = 1.0
     """Of the clusters under a node, the fraction that takes part in a round. Trainers directly under it always do."""
     period: Count | list[Count] = 1

@@ -81,8 +81,8 @@ class Head(Struct):
     called: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     """Members that have the Call of this round: they answered, or got it from here."""
-    relayer: str = ""
-    """The member that was asked last to pass the Call on."""
+    relayers: tuple[str, ...] = ()
+    """Members that were asked to pass the Call on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ class Head(Struct):
         if self.d2d:
             self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
         widened = self._widen(new) if new else []
-        orphans = self._call_orphans() if self.d2d and self.relayer not in self.children else []
+        orphans = self._call_orphans() if any(name not in self.children for name in self.relayers) else []
         return [*widened, *orphans, *self._close_if_ready(now)]
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
@@ -186,10 +186,11 @@ class Head(Struct):
             return self._ask(parts) if self.settled else self._agree(now)
         if self.phase != "gathering":
             return []
-        return [*(self._call_orphans() if name == self.relayer else []), *self._close_if_ready(now)]
+        return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
 
     def _call_orphans(self) -> list[Command]:
         """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed."""
+        self.relayers = tuple(name for name in self.relayers if name in self.holders and name in self.children)
         orphans = tuple(name for name in self.missing() if name not in self.holders and name in self.children)
         return self._hand_on(orphans) if orphans else []
 
@@ -207,17 +208,29 @@ class Head(Struct):
         return self._hand_on(names) if names else []
 
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
-        """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
-        call = self._call()
-        if not self.d2d or self.downlink == "direct":
-            self.holders = tuple(sorted({*self.holders, *names}))
-            return [Send(name, call, latest=True) for name in names]
-        near = [name for name in self.holders if name in self.children and name not in names]
-        self.relayer = near[0] if near else names[0]
-        if near:
-            return [Send(self.relayer, Pass(self.number, self.line, names))]
-        self.holders = (*self.holders, self.relayer)
-        return [Send(self.relayer, msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+        """Give the Call to members who do not have it: through a neighbour of their site who has; if there is none, d2d through the first
+        of them, else to each. downlink: direct: to each."""
+        call, commands = self._call(), []
+        if self.downlink == "relay":
+            near: dict[str, str] = {}  # site -> the first of its members who has it
+            for name in self.holders:
+                if name in self.children and name not in names:
+                    near.setdefault(self.children[name].site, name)
+            for site, giver in near.items():
+                if served := tuple(name for name in names if self.children[name].site == site):
+                    commands.append(Send(giver, Pass(self.number, self.line, served)))
+                    self._relays(giver)
+            names = tuple(name for name in names if self.children[name].site not in near)
+        if names and self.d2d and self.downlink == "relay":
+            self.holders = (*self.holders, names[0])
+            self._relays(names[0])
+            return [*commands, Send(names[0], msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+        self.holders = tuple(sorted({*self.holders, *names}))
+        return [*commands, *(Send(name, call, latest=True) for name in names)]
+
+    def _relays(self, name: str) -> None:
+        if name not in self.relayers:
+            self.relayers = (*self.relayers, name)
 
     def _call(self) -> Call:
         assert self.weights is not None
@@ -243,7 +256,7 @@ class Head(Struct):
         self.whole, self.base, self.without = whole, base, without
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
-        self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
+        self.answers, self.troubled, self.empty, self.holders, self.relayers, self.broken = {}, {}, (), (), (), []
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue = None, False
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
