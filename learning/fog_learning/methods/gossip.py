@@ -8,7 +8,13 @@ A **crew** is the set of live peers (and their incarnations), and of links that 
 from the newest round, a newcomer takes the model of one who is there, and the consensus that was going on begins again from its inputs.
 Messages of another crew do not count.
 
-Ops: `init`, `train`, `evaluate` as in fedavg; `pair`, `mix`, `settle`, `sketch` as in mixing.py; `spread` as in head.py.
+tracking (Liu et al. 2023, "Decentralized gradient tracking with local steps", K-GT with eta_s = 1): K local steps of lr on g_i + c_i from x_i
+to x_i'; with z_i = (x_i - x_i') / (K lr) and the weights W of an exchange, x_i = sum_j W_ij x_j' and c_i += sum_j W_ij z_j - z_i. The sum of
+the c_i stays 0, as all count alike; when the crew changes, or somebody skips a round, all begin again with c_i = 0.
+
+Ops: `init`, `train`, `evaluate` as in fedavg; `pair`, `mix`, `settle`, `sketch` as in mixing.py; `spread` as in head.py. tracking: `train` takes
+`correction` (c_i; absent: 0) and the number `tracking`, its `weights` hold z_i, too; `track` takes settled, trained and correction, and gives
+weights (without z) and correction.
 """
 
 from __future__ import annotations
@@ -52,7 +58,14 @@ from fog_learning.methods.gossip_messages import Ask, Cut, Here, Instance, Model
 from fog_learning.methods.mixing import Mixing, Share
 from fog_learning.methods.observer import Observer
 
-_OPS = {"init": "making the first weights", "trained": "training", "paired": "averaging", "mixed": "averaging", "settled": "averaging"}
+_OPS = {
+    "init": "making the first weights",
+    "trained": "training",
+    "paired": "averaging",
+    "mixed": "averaging",
+    "settled": "averaging",
+    "tracked": "averaging",
+}
 
 
 def instance_of(peer: Peer) -> Instance:
@@ -104,6 +117,8 @@ class GossipPeer(Alarm, kw_only=True):
     weights: Ref | None = None
     input: Ref | None = None
     """Trained in the round after `done`, not mixed yet."""
+    correction: Ref | None = None
+    """tracking: what is added to each gradient; None: nothing."""
     examples: int = 0
     loss: float = 0.0
     begun: int = 0
@@ -155,9 +170,10 @@ class GossipPeer(Alarm, kw_only=True):
                 self.input, self.examples, self.loss = refs["weights"], int(numbers["examples"]), numbers["loss"]
                 return self._mix(now)
             case Ran(("settled", *epoch), refs) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
-                self.weights = refs["weights"]
-                wanted = (self.done + 1) % self.plan.sketch_every == 0 or self.done + 1 >= self.rounds
-                return self._sketch() if wanted else self._over(None, False, now)
+                return self._settled(refs["weights"], now)
+            case Ran(("tracked", *epoch), refs) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
+                self.weights, self.correction = refs["weights"], refs["correction"]
+                return self._rest(now)
             case Ran(("sketched", *epoch), refs, numbers) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
                 return self._over(refs["sketch"], numbers.get("exact", 0.0) == 1.0, now)
             case Ran():
@@ -196,7 +212,7 @@ class GossipPeer(Alarm, kw_only=True):
         self.cuts = [cut for cut in self.cuts if not any(end[0] in known and known[end[0]] > end[1:] for end in cut)]
         crew = crew_of(self.peers.values(), self._dead())
         if crew != self.crew:
-            self.crew, self.here, self.met, self.gift = crew, {}, {}, None
+            self.crew, self.here, self.met, self.gift, self.correction = crew, {}, {}, None, None
         self.here = {name: here for name, here in self.here.items() if here.meeting > self.met.get(name, 0)}
         self.mixing, self.since, self.stuck_at = Mixing(), now, None
         self.begun += 1
@@ -223,9 +239,12 @@ class GossipPeer(Alarm, kw_only=True):
         self.met = {name: here.meeting for name, here in self.here.items()}
         target = max(here.next for here in self.here.values())
         commands: list[Command] = []
+        if any(here.next < target for here in self.here.values()):  # all see that: the corrections of all begin anew
+            self.correction = None
         if self.done + 1 < target:  # the others are further: what was trained and not mixed is our model now
             first, self.done = self.done + 1, target - 1
-            self.weights, self.input = self.input or self.weights, None
+            trained = None if self.plan.tracking else self.input  # it holds more than the model then: the step is lost
+            self.weights, self.input = trained or self.weights, None
             commands += self._report(Report(self.done, 0, Slots(), {}, first=first))
         givers = [name for name in self.peers if self.here[name].next == target and not self.here[name].new]
         strangers = [name for name in self.peers if self.here[name].new and target > 1]
@@ -285,8 +304,10 @@ class GossipPeer(Alarm, kw_only=True):
             "steps": self.plan.local_steps,
             "prox_mu": self.plan.prox_mu,
             "layers": "",
+            "tracking": int(self.plan.tracking),
         }
-        return [Run("train", {"weights": self.weights}, ("trained", self.begun), numbers)]
+        refs = {"weights": self.weights} if self.correction is None else {"weights": self.weights, "correction": self.correction}
+        return [Run("train", refs, ("trained", self.begun), numbers)]
 
     def _mix(self, now: float) -> list[Command]:
         assert self.input is not None
@@ -298,7 +319,8 @@ class GossipPeer(Alarm, kw_only=True):
         row = metropolis(graph)[me]
         turns = (say.turns or 1) if len(names) > 1 else 0
         links = {names[j]: row[j] for j in graph[me]}
-        return self._mixed(self.mixing.begin((self.done + 1, self.crew), links, turns, self.input, self.examples), now)
+        n = 1 if self.plan.tracking else self.examples  # a sum of corrections that is 0 needs equal weights
+        return self._mixed(self.mixing.begin((self.done + 1, self.crew), links, turns, self.input, n), now)
 
     def _mixed(self, commands: list[Command], now: float) -> list[Command]:
         at = (self.meetings, self.done + 1, self.mixing.turn)
@@ -311,6 +333,20 @@ class GossipPeer(Alarm, kw_only=True):
         self.phase = "settling"
         settle = Run("settle", {"value": self.mixing.value}, ("settled", *self.mixing.epoch), {"m": self.mixing.mass, "part": 0, "of": 1})
         return [*commands, settle]
+
+    def _settled(self, weights: Ref, now: float) -> list[Command]:
+        if not self.plan.tracking:
+            self.weights = weights
+            return self._rest(now)
+        assert self.input is not None
+        refs = {"settled": weights, "trained": self.input}
+        if self.correction is not None:
+            refs["correction"] = self.correction
+        return [Run("track", refs, ("tracked", *self.mixing.epoch))]
+
+    def _rest(self, now: float) -> list[Command]:
+        wanted = (self.done + 1) % self.plan.sketch_every == 0 or self.done + 1 >= self.rounds
+        return self._sketch() if wanted else self._over(None, False, now)
 
     def _sketch(self) -> list[Command]:
         assert self.mixing.value is not None
@@ -344,6 +380,9 @@ def check(job: Job, plan: Struct) -> None:
         raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")
     if job.stragglers.quorum < 1.0 or job.stragglers.late == "accept":
         raise ConfigError("stragglers: gossip waits for its neighbours; remove quorum and late")
+    if plan.tracking and (job.train.optimizer != "sgd" or job.train.momentum):
+        found = job.train.optimizer if job.train.optimizer != "sgd" else f"momentum {job.train.momentum:g}"
+        raise ConfigError(f"method.tracking corrects plain gradient steps: expected train.optimizer sgd with momentum 0, got {found}")
     usual, say = Consensus(), plan.consensus
     if unused := [key for key in ("shrink", "max_error", "max_turns") if getattr(say, key) != getattr(usual, key)]:
         raise ConfigError(f"method.consensus.{unused[0]}: gossip exchanges for a fixed number of turns; say turns, and remove the key")
@@ -352,7 +391,7 @@ def check(job: Job, plan: Struct) -> None:
 GOSSIP = Method(
     name="gossip",
     title="Decentralised SGD: neighbours average, there is no server",
-    source="Lian et al. 2017, Algorithm 1",
+    source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
     plan=Plan,
     roles=(Role("observer", Observer, where="cloud", stateful=True), Role("peer", GossipPeer, where="data", heritable=True)),
     messages=(Here, Silent, Model, Share, Report, Trouble, Ask, Told),

@@ -21,6 +21,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     prox_mu: NotNegative = 0.0
     consensus: Consensus = Consensus(graph="ring", turns=1)
     """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error and max_turns are refused."""
+    tracking: bool = False
+    """Gradient tracking with local steps (Liu et al. 2023, K-GT): each peer corrects its gradients by how they differ from its neighbours', so
+    that unequal data leaves no bias. Exchanges carry twice the bytes, and each peer counts the same, whatever its examples."""
     sketch_every: Annotated[int, Meta(ge=1)] = 1
     """Rounds between measurements of how far the peers are apart."""
 
