@@ -77,15 +77,16 @@ def step(slot: int, shallow: float, deep: float) -> tuple[float, float]:
     return 0.5 * shallow + 0.25 * deep + gain(slot), 0.5 * deep - 0.125 * shallow + 0.5 * gain(slot + 3)
 
 
-def train(task: str, inputs: Any, numbers: Any) -> Any:
+def train(task: str, inputs: Any, numbers: Any, period: int = 1) -> Any:
+    root = (numbers["round"] - 1) // period + 1
     slot, model = int(numbers["slot"]), {**(inputs.get("own") or {}), **inputs["weights"]}
     assert sorted(model) == ["fc1", "shallow"], "trained without its deep blocks"
-    newest = (numbers["round"] - 1) // EVERY * EVERY
+    newest = (root - 1) // EVERY * EVERY
     if numbers["without"] or "own" in inputs:
-        assert model["fc1"][-1] == pytest.approx(newest), f"{task} trains blocks of another whole round in round {numbers['round']}"
+        assert model["fc1"][-1] == pytest.approx(newest), f"{task} trains blocks of another whole round in round {root}"
     shallow, deep = step(slot, model["shallow"][0], model["fc1"][0])
     mine = [1.0 if slot == other else 0.0 for other in range(SLOTS)]
-    mark = newest if numbers["without"] else numbers["round"]
+    mark = newest if numbers["without"] else root
     after = {"shallow": [shallow, *mine], "fc1": [deep, *mine, float(mark)]}
     outputs = {"weights": {"shallow": after["shallow"]}, "own": {"fc1": after["fc1"]}} if numbers["without"] else {"weights": after}
     return outputs, {"examples": examples(slot), "loss": 1.0}
@@ -223,6 +224,48 @@ def test_no_trainer_goes_on_with_blocks_that_are_too_old_whatever_crashes(seed: 
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8)
     schedule, finish, watch = run(peers, spec, seed, faults, tolerance=1e-9 if mode == "vertical" else 1e-6)
     assert model_of(schedule, finish) == watch.rounds[ROUNDS]
+
+
+def in_blocks_of_two(task: str, inputs: Any, numbers: Any) -> Any:
+    return train(task, inputs, numbers, period=2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_block_rounds_average_what_the_round_of_the_root_does(seed: int):
+    groups = [[0, 1], [2, 3, 4]]
+    shallow, deep = 0.0, [0.0] * 5
+    for number in range(1, ROUNDS + 1):
+        ends = []
+        for group in groups:
+            n, own = [examples(slot) for slot in group], shallow
+            for _ in range(2):
+                trained = {slot: step(slot, own, deep[slot]) for slot in group}
+                own = sum(count * trained[slot][0] for count, slot in zip(n, group, strict=True)) / sum(n)
+                for slot in group:
+                    deep[slot] = trained[slot][1]
+                if number in WHOLE:
+                    mean = sum(count * deep[slot] for count, slot in zip(n, group, strict=True)) / sum(n)
+                    for slot in group:
+                        deep[slot] = mean
+            ends.append((own, sum(n)))
+        shallow = sum(n * own for own, n in ends) / sum(n for _, n in ends)
+        if number in WHOLE:
+            deep = [sum(examples(slot) * deep[slot] for slot in range(5)) / sum(n for _, n in ends)] * 5
+    schedule = Schedule(job(mode="vertical", period=2), 0, {**OPS, "train": in_blocks_of_two}, seed, Faults(duplicate=0.2), Watch(), tree(2, 3))
+    model = model_of(schedule, schedule.run())
+    assert (model["shallow"][0], model["fc1"][0]) == pytest.approx((shallow, deep[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_block_rounds_with_deep_blocks_survive_crashes(seed: int):
+    faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8)
+    mode = ["vertical", "d2d"][seed % 2]
+    spec = job(mode=mode, period=[2], uplink="diversity", consensus={"graph": "ring", "shrink": 1e-12, "stall_s": 500.0})
+    schedule = Schedule(spec, 0, {**OPS, "train": in_blocks_of_two}, seed, faults, peers=[tree(3, 2), tree(1, 2, 2)][seed // 2 % 2])
+    model = model_of(schedule, schedule.run())
+    assert sum(model["shallow"][1:]) == pytest.approx(1.0, abs=1e-6)
+    assert sum(model["fc1"][1:-1]) == pytest.approx(1.0, abs=1e-6)
+    assert model["fc1"][-1] == pytest.approx(ROUNDS)
 
 
 def test_a_newcomer_in_the_middle_gets_a_whole_model_once():
