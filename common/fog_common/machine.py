@@ -93,6 +93,8 @@ class Peer(Struct, frozen=True):
     """View in which this instance of the task was placed."""
     parent: str = ""
     """Task id of the one that aggregates for this one; '' for the root."""
+    layer: int = 0
+    """Of an inner node of the tree, from the data up: 1 heads nodes with data. 0: it is none."""
 
     @property
     def live(self) -> bool:

@@ -42,6 +42,8 @@ class Seat(Struct):
     parent: str = ""
     home: tuple[str, str] = ("", "")
     """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
+    layer: int = 0
+    """Of the head of a cluster: 1 is the lowest."""
     heir: bool = False
     """A task with data that a peer of its site takes over when its node leaves, or is gone for good."""
     incarnation: int = 0
@@ -79,6 +81,7 @@ class Seat(Struct):
             incarnation=self.incarnation,
             since=self.since,
             parent=self.parent,
+            layer=self.layer,
         )
 
 

@@ -8,37 +8,15 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Command, Event, Finish, Measure, Peer, Run, Save, Send
-from fog_learning.job import Evaluation, Job, Stragglers, Train
+from fog_common.machine import Command, Delivered, Event, Finish, Joined, Left, Measure, Peer, Rewound, Run, Save, Send
+from fog_learning.job import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.cluster import Call
+from fog_learning.methods.cluster import Call, Pass, Ready, Update
 from fog_learning.methods.consensus import full, ring
 from fog_learning.methods.tradeoff import LinkCosts, choose
 from support.plain_ops import OPS, SLOTS, examples, flat, gain, shares
 from support.schedules import Faults, Schedule, Seat
-
-# -- fleets ------------------------------------------------------------------------------------
-
-
-def star(trainers: int) -> tuple[Peer, ...]:
-    return (
-        Peer("root", "server", -1, "c", "cloud", "cloud"),
-        *(Peer(f"t{i}", "trainer", i, f"n{i}", "s0", "thing", parent="root") for i in range(trainers)),
-    )
-
-
-def tree(*clusters: int, between: int = 0) -> tuple[Peer, ...]:
-    """A server over aggregators of so many trainers; between > 0: groups of so many aggregators under one more layer."""
-    peers, slot = [Peer("root", "server", -1, "c", "cloud", "cloud")], 0
-    for index, size in enumerate(clusters):
-        parent = f"g{index // between}" if between else "root"
-        if between and index % between == 0:
-            peers.append(Peer(parent, "aggregator", -1, f"f{parent}", "fog", "fog", parent="root"))
-        peers.append(Peer(f"a{index}", "aggregator", -1, f"e{index}", f"s{index}", "edge", parent=parent))
-        for _ in range(size):
-            peers.append(Peer(f"t{slot}", "trainer", slot, f"n{slot}", f"s{index}", "thing", parent=f"a{index}"))
-            slot += 1
-    return tuple(peers)
+from support.trees import star, tree
 
 
 def job(rounds: int = 3, stragglers: Stragglers = Stragglers(), **method: Any) -> Job:
@@ -206,6 +184,47 @@ def test_the_head_calls_one_member_who_passes_the_weights_on():
     assert {to for _, to in calls} == {"t0", "t1", "t2", "t3"}
 
 
+@pytest.mark.parametrize("mode", ["vertical", "d2d"])
+def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode: str):
+    """Whose Call came first, and whether a neighbour had one when the head was told of the newcomer."""
+    calls: list[tuple[str, str]] = []
+    asked: list[str] = []
+
+    def watch(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        if (
+            isinstance(event, Joined)
+            and seat.peer.task == "a1"
+            and event.peer.task == "t4"
+            and any("t4" in getattr(x.message, "relay", ()) for x in sent(commands))
+        ):
+            asked.extend(x.to for x in sent(commands) if isinstance(x.message, Pass))
+        if seat.peer.task == "t4" and isinstance(event, Delivered) and isinstance(event.message, Call):
+            calls.append((event.sender, event.message.head))
+
+    def sent(commands: list[Command]) -> list[Send]:
+        return [command for command in commands if isinstance(command, Send)]
+
+    relayed = 0
+    for seed in range(12):
+        calls.clear()
+        asked.clear()
+        spec = job(rounds=8, mode=mode, consensus={"shrink": 1e-10})
+        Schedule(spec, 0, OPS, seed, Faults(duplicate=0.0, absent=("t4",)), watch, tree(2, 3)).run()
+        if asked:
+            relayed += 1
+            assert asked[0] in ("t2", "t3")
+            assert calls[0] == (asked[0], "a1")
+    assert relayed, "it never joined in a round: the test shows nothing"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_vertical_round_goes_on_when_the_neighbour_who_should_pass_the_call_is_gone(seed: int):
+    faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8, leaves=1, absent=("t1", "t4"), spare=("root",))
+    _, finish, watch = run(tree(2, 3), job(rounds=4, mode="vertical"), seed, faults)
+    assert not finish.why
+    assert sorted(watch.included) == [1, 2, 3, 4]
+
+
 # -- schedules -----------------------------------------------------------------------------------
 
 
@@ -214,6 +233,20 @@ def test_only_a_fraction_of_the_clusters_takes_part_and_not_always_the_same():
     records = schedule.seats["root"].machine.progress()[1]  # type: ignore[union-attr]
     assert [record.numbers["slots"] for record in records] == [4.0] * 8
     assert len({record.examples for record in records}) > 1
+
+
+def test_clusters_are_sampled_beside_trainers_of_the_root_that_always_take_part():
+    peers = (*tree(2, 2, 2, 2), Peer("t8", "trainer", 8, "n8", "s8", "thing", parent="root"))
+    _, _, watch = run(peers, job(rounds=8, mode="vertical", clusters=0.5))
+    assert all(len(slots) == 5 and 8 in slots for slots in watch.included.values())
+    assert {slot for slots in watch.included.values() for slot in slots} == set(range(9))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sampled_clusters_are_counted_once_whatever_crashes(seed: int):
+    peers = (*tree(2, 2, 1), Peer("t5", "trainer", 5, "n5", "s5", "thing", parent="root"))
+    schedule, finish, watch = run(peers, job(rounds=4, mode="vertical", clusters=0.6), seed, Faults(duplicate=0.2, crashes=6))
+    assert weights_of(schedule, finish) == watch.rounds[4]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -231,12 +264,92 @@ def test_in_block_rounds_happen_between_two_updates_to_the_parent(seed: int):
     assert weights_of(schedule, finish)[0] == pytest.approx(w, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
+def test_each_layer_has_a_period_of_its_own():
+    """Two in-block rounds of the edge nodes for each of three of the fog nodes."""
+    spec = job(rounds=2, mode="vertical", period=[2, 3])
+    schedule, finish, _ = run(tree(2, 1, 2, between=2), spec, 1, Faults(duplicate=0.2), tolerance=0.0)
+
+    def block(groups: Any, w: float, times: int) -> tuple[float, int]:
+        """groups: slots, or lists of groups, which run blocks of their own."""
+        if isinstance(groups, int):
+            return 0.5 * w + gain(groups), examples(groups)
+        n = 0
+        for _ in range(times):
+            ends = [block(group, w, 2) for group in groups]
+            n = sum(count for _, count in ends)
+            w = sum(count * end for end, count in ends) / n
+        return w, n
+
+    w = 0.0
+    for _ in range(2):
+        ends = [block([[0, 1], [2]], w, 3), block([[3, 4]], w, 3)]
+        w = sum(count * end for end, count in ends) / sum(count for _, count in ends)
+    assert weights_of(schedule, finish)[0] == pytest.approx(w, rel=1e-12)
+
+
+def test_periods_of_layers_that_do_not_exist_are_refused():
+    spec = Job("x", {"name": "fog", "period": [2, 2]}, {"name": "mlp"}, topology=Topology(layers=[Layer(on="edge")]))
+    with pytest.raises(ConfigError, match=r"method\.period names 2 layers of inner nodes, topology\.layers 1"):
+        resolve_method(spec)
+
+
+class BlockWatch(Watch):
+    """With in-block rounds: what anyone gives counts the examples of exactly the slots that it names, and the root weighs its members so."""
+
+    def __init__(self) -> None:
+        super().__init__(tolerance=0.0)
+        self.given: dict[tuple[int, str], Ready | Update] = {}
+
+    def __call__(self, schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Send) and isinstance(command.message, Ready | Update) and not getattr(command.message, "epoch", ()):
+                said = command.message
+                assert said.examples == sum(examples(slot) for slot in said.slots)
+        if seat.peer.task == "root":
+            if isinstance(event, Rewound):
+                self.given.clear()
+            if isinstance(event, Joined | Left):  # the part of a lost instance in a consensus is lost, what it gave upwards is not
+                lost = event.peer.task
+                self.given = {key: said for key, said in self.given.items() if key[1] != lost or isinstance(said, Update)}
+            if isinstance(event, Delivered) and isinstance(event.message, Ready | Update) and not getattr(event.message, "epoch", ()):
+                self.given.setdefault((event.message.number, event.sender), event.message)
+        super().__call__(schedule, seat, event, commands)
+
+    def check(self, number: int, weights: list[float], root: Any) -> None:
+        super().check(number, weights, root)
+        given = [update for (round_, _), update in self.given.items() if round_ == number]
+        total = sum(update.examples for update in given)
+        record = next(record for record in [*root.unrated, *root.history] if record.round == number)
+        assert (record.examples, record.numbers["slots"]) == (total, sum(len(update.slots) for update in given))
+        assert sum(weights[1:]) == pytest.approx(1.0, abs=1e-6)
+        for update in given:
+            assert sum(weights[1 + slot] for slot in update.slots) == pytest.approx(update.examples / total, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_in_block_rounds_survive_crashes(seed: int):
     mode = "d2d" if seed % 2 else "vertical"
-    spec = job(rounds=2, mode=mode, period=3, consensus={"shrink": 1e-10, "stall_s": 500.0})
-    schedule, finish, watch = run(tree(2, 1, 2, between=2), spec, seed, Faults(duplicate=0.2, crashes=6), tolerance=0.0)
-    assert weights_of(schedule, finish) == watch.rounds[2]
+    period = [3, [3, 2]][seed // 2 % 2]
+    spec = job(rounds=2, mode=mode, period=period, consensus={"shrink": 1e-10, "stall_s": 500.0})
+    watch = BlockWatch()
+    leaves = Faults(duplicate=0.2, crashes=6, leaves=seed % 3, spare=("root",))
+    schedule = Schedule(spec, 0, OPS, seed, leaves if seed % 4 < 2 else Faults(duplicate=0.2, crashes=6), watch, tree(2, 1, 2, between=2))
+    assert weights_of(schedule, schedule.run()) == watch.rounds[2]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_slot_that_misses_the_last_in_block_round_still_counts_in_the_block(seed: int):
+    """t1 is lost after its first training: what it gave is in the cluster's weights, and in its weight at the root."""
+    watch = BlockWatch()
+    schedule = Schedule(job(rounds=1, mode="vertical", period=2), 0, OPS, seed, Faults(duplicate=0.0), watch, tree(2, 2))
+    while schedule.seats["root"].finished is None:
+        schedule.act()
+        aggregator: Any = schedule.seats["a0"].machine
+        if aggregator.block == 1 and schedule.seats["t1"].peer.live:
+            schedule._kill("t1", publish=True)
+    record = schedule.seats["root"].machine.progress()[1][0]  # type: ignore[union-attr]
+    assert record.numbers["slots"] == 4
+    assert record.examples == sum(examples(slot) for slot in range(4))
 
 
 def test_quorum_closes_a_round_without_the_slowest():

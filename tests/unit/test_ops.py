@@ -145,6 +145,34 @@ def test_named_layers_are_shared_and_the_others_stay():
     assert equal(Weights({**two["weights"], **two["own"]}), reference)
 
 
+def test_blocks_that_an_update_is_without_come_back_as_own():
+    bench, numbers = bench_for(), {"round": 1, "slot": 1, "steps": 3}
+    weights = first_of(bench)
+    whole = bench.run("train", "t1", {"weights": weights}, numbers)[0]["weights"]
+    parts, _ = bench.run("train", "t1", {"weights": weights}, {**numbers, "without": "fc1"})
+    assert {name.split(".")[0] for name in parts["weights"]} == {"head"}
+    assert {name.split(".")[0] for name in parts["own"]} == {"fc1"}
+    assert equal({**parts["own"], **parts["weights"]}, whole)
+    again, _ = bench.run("train", "t1", {"weights": parts["weights"], "own": parts["own"]}, {**numbers, "round": 2})
+    assert equal(again["weights"], bench.run("train", "t1", {"weights": whole}, {**numbers, "round": 2})[0]["weights"])
+    assert bench.run("evaluate", "t1", parts, {})[1] == bench.run("evaluate", "t1", {"weights": whole}, {})[1]
+
+
+def test_gradient_tracking_corrects_every_step_and_tells_the_mean_of_the_steps():
+    bench = bench_for(Job("digits", {"name": "gossip"}, {"name": "mlp", "hidden": [16]}, train=Train(lr=0.1, dtype="float64")))
+    weights, numbers = first_of(bench), {"round": 1, "slot": 1, "steps": 1, "tracking": 1}
+    plain = bench.run("train", "t1", {"weights": weights}, numbers)[0]["weights"]
+    pull = {name: torch.full_like(tensor, 0.01 * i, dtype=torch.float64) for i, (name, tensor) in enumerate(weights.items())}
+    pulled = bench.run("train", "t1", {"weights": weights, "correction": Weights(pull)}, numbers)[0]["weights"]
+    for name, c in pull.items():
+        assert torch.allclose(pulled[name], plain[name] - 0.1 * c, rtol=0, atol=1e-12)
+        assert torch.allclose(plain[f"z/{name}"], (weights[name] - plain[name]) / 0.1, rtol=0, atol=1e-12)
+        assert torch.allclose(pulled[f"z/{name}"], plain[f"z/{name}"] + c, rtol=0, atol=1e-9)
+    tracked, _ = bench.run("track", "t1", {"settled": plain, "trained": pulled, "correction": Weights(pull)}, {})
+    assert list(tracked["weights"]) == list(weights)
+    assert all(torch.allclose(c, torch.zeros_like(c), atol=1e-9) for c in tracked["correction"].values())  # c - (z + c) + z
+
+
 def test_divergence_is_said():
     bench = bench_for(msgspec.structs.replace(JOB, train=Train(lr=1e30)))
     with pytest.raises(OpError, match=r"training diverged: .* lower train\.lr"):

@@ -214,7 +214,7 @@ def grow(seats: list[Seat], roles: Sequence[Role], tree: Tree, nodes: Mapping[st
         site, tier = (nodes[head.node].profile.site, nodes[head.node].profile.tier) if head.node in nodes else head.home
         for role in roles:
             seat = Seat(f"{role.name}-{ids[number]}", role.name, -1, head.node, site, tier, stateful=role.stateful, parent=task(head.parent))
-            seat.home = head.home
+            seat.home, seat.layer = head.home, head.layer
             seats.append(seat)
     return sorted(seats, key=lambda seat: (seat.slot, seat.role))
 

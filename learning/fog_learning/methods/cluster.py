@@ -49,7 +49,10 @@ for what an earlier one had, and what was meant for the earlier one does not cou
 
 
 class Call(Struct, frozen=True, tag=True):
-    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these."""
+    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these.
+
+    whole: `weights` holds all blocks; else all but those that stay with the trainers for now. base: a whole model with these blocks, for
+    one who lacks them."""
 
     number: int
     root: int
@@ -58,6 +61,8 @@ class Call(Struct, frozen=True, tag=True):
     line: Line
     d2d: bool = False
     relay: tuple[str, ...] = ()
+    whole: bool = True
+    base: Ref | None = None
 
 
 class Pass(Struct, frozen=True, tag=True):
@@ -68,18 +73,29 @@ class Pass(Struct, frozen=True, tag=True):
     relay: tuple[str, ...]
 
 
+class Lacking(Struct, frozen=True, tag=True):
+    """Member -> head: the Call is not whole, and I have no blocks of my own that fit it (I am new, or missed the last whole round)."""
+
+    number: int
+    line: Line
+
+
 class Ready(Struct, frozen=True, tag=True):
-    """Member -> head (d2d): my input of this round is there and durable."""
+    """Member -> head (d2d): my input of this round is there and durable. counts: as in Update."""
 
     number: int
     line: Line
     examples: int
     slots: Slots
     numbers: Numbers = {}
+    counts: tuple[int, ...] = ()
 
 
 class Update(Struct, frozen=True, tag=True):
-    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on."""
+    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on.
+
+    counts: examples of each slot, in their order, if there are in-block rounds (which may hold different slots).
+    """
 
     number: int
     line: Line
@@ -90,6 +106,7 @@ class Update(Struct, frozen=True, tag=True):
     epoch: Epoch = ()
     part: int = 0
     of: int = 1
+    counts: tuple[int, ...] = ()
 
 
 class Trouble(Struct, frozen=True, tag=True):
@@ -141,7 +158,7 @@ class Stuck(Struct, frozen=True, tag=True):
     missing: tuple[str, ...]
 
 
-Said = Ready | Update | Trouble | Settled | Stuck
+Said = Lacking | Ready | Update | Trouble | Settled | Stuck
 
 # -- what the head knows of them -----------------------------------------------------------
 
@@ -157,6 +174,12 @@ class Answer(Struct):
     slots: Slots
     examples: int
     numbers: Numbers
+    counts: tuple[int, ...] = ()
+
+    def by_slot(self) -> dict[int, int]:
+        """Examples of each slot; {} where they were not told."""
+        counts = self.counts or ((self.examples,) if len(self.slots) == 1 else ())
+        return dict(zip(self.slots, counts, strict=True)) if counts else {}
 
 
 class Agreed(Struct, frozen=True):
@@ -167,3 +190,5 @@ class Agreed(Struct, frozen=True):
     slots: Slots
     members: int
     numbers: Numbers
+    counts: dict[int, int] = {}
+    """Examples by slot, as far as they were told."""

@@ -44,8 +44,6 @@ sum over its rows divided by total. graph and tail live in one process between t
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -56,7 +54,7 @@ from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fcddt_front import Front
 from fog_learning.methods.fcddt_messages import AUTO, Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
 from fog_learning.methods.fcddt_trunk import Trunk
-from fog_learning.models import MODELS, resolve_model
+from fog_learning.models import MODELS, nominal_spec
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
@@ -82,13 +80,7 @@ def check(job: Job, plan: Struct) -> None:
     if plan.cut == AUTO and entry is None:
         raise ConfigError("method.cut: auto needs a model of ours; say which block of your module is the last on the nodes (`fogctl models show`)")
     if entry is not None:  # a user's own module is cut on a node, by the preflight
-        cut_at(plan if plan.cut != AUTO else replace(plan, cut=1), block_names(job.model))
-
-
-def block_names(model: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a zoo model's blocks, which do not depend on the data."""
-    whole = {"classes": 10, **model}
-    return resolve_model(whole, tuple(model.get("input_shape") or (3, 32, 32)), whole["classes"]).block_names
+        cut_at(plan if plan.cut != AUTO else replace(plan, cut=1), nominal_spec(job.model).block_names)
 
 
 FCDDT = Method(

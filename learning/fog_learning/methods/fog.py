@@ -9,7 +9,9 @@ federated averaging in a tree: the result is that of the flat star, to rounding.
 Ops: `init`, `train`, `evaluate` as in fedavg; those of the cluster are listed in head.py (the head) and mixing.py (the members).
 
 Schedules: `clusters` is the fraction of a parent's clusters that take part in a round; `period` the number of in-block rounds that an
-inner node runs with its children for each update that it sends up.
+inner node runs with its children for each update that it sends up, for all or for each layer. `deep` names blocks that are averaged only every `deep_every` rounds
+of the root (periods layer by layer): in between they stay with the trainers, and neither calls nor updates carry them. The root and the
+heads keep the newest whole model for members who have no such blocks of their own, and to rate and hand out a model at any time.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from fog_common.errors import ConfigError
 from fog_common.machine import (
     Command,
     Delivered,
     Event,
     Failed,
     Finish,
+    Handle,
     Joined,
     Left,
     Machine,
@@ -41,168 +43,41 @@ from fog_common.machine import (
     Slots,
     Started,
     Waiting,
-    WakeAt,
     Woke,
 )
-from fog_learning.job import Count, Evaluation, Fraction, Job, NotNegative
+from fog_learning.job import Evaluation, Job
+from fog_learning.methods.alarm import Alarm
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.cluster import Call, Consensus, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_learning.methods.cluster import Call, Lacking, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_learning.methods.fog_plan import Blocks, Plan, check
+from fog_learning.methods.fog_trainer import Trainer
 from fog_learning.methods.head import Head
 from fog_learning.methods.member import Member
 from fog_learning.methods.mixing import Share
-from fog_learning.methods.tradeoff import LinkCosts, Objective
-
-
-class Plan(Struct, frozen=True, forbid_unknown_fields=True):
-    mode: Literal["vertical", "d2d", "auto"] = "auto"
-    local_steps: Count = 10
-    """Optimiser steps per round on each node with data."""
-    prox_mu: NotNegative = 0.0
-    consensus: Consensus = Consensus()
-    uplink: Literal["sample", "diversity"] = "sample"
-    """d2d: one member, chosen at random under the seed, sends all; or each sends a disjoint slice."""
-    downlink: Literal["relay", "direct"] = "relay"
-    """d2d: the head sends the weights to one member, who passes them on; or to each."""
-    clusters: Fraction = 1.0
-    """Of the clusters under a node, the fraction that takes part in a round."""
-    period: Count = 1
-    """In-block rounds of an inner node for each of its parent's rounds."""
-    absent_s: NotNegative = 30.0
-    """A head that is lost is placed again; its parent's round waits so long for it before it closes without its cluster."""
-    costs: LinkCosts = LinkCosts()
-    """auto: what links cost."""
-    objective: Objective = "energy"
-    """auto: what is to be small."""
-
-
-class _Alarm(Machine, kw_only=True):
-    """What all three roles share: one wake-up for the deadline of a round and the stall of a consensus."""
-
-    alarm: float | None = None
-    """The wake-up that is set."""
-
-    def step(self, event: Event, now: float) -> list[Command]:
-        if isinstance(event, Woke):
-            self.alarm = None
-        commands = self.react(event, now)
-        times = [time for time in self.times() if time is not None]
-        if times and min(times) != self.alarm:
-            self.alarm = min(times)
-            commands = [*commands, WakeAt(self.alarm)]
-        return commands
-
-    def react(self, event: Event, now: float) -> list[Command]:
-        raise TypeError(f"{type(self).__name__} does not define react()")
-
-    def times(self) -> tuple[float | None, ...]:
-        return ()
-
-
-# -- a node with data ----------------------------------------------------------------------
-
-
-class Trainer(_Alarm, kw_only=True):
-    plan: Plan
-    slot: int
-    member: Member
-    newest: int = 0
-    doing: Call | None = None
-    begun: int = 0
-    """Trainings begun: one may be begun again, and the first still be running."""
-    next: Call | None = None
-    """The newest call that came while another was worked on: one at a time."""
-    saved: int = 0
-    since: float = 0.0
-
-    def react(self, event: Event, now: float) -> list[Command]:
-        match event:
-            case Started() | Rewound():
-                self.since = now
-            case Delivered(_, Call() as call):
-                return [*self.member.called(call), *self._called(call)]
-            case Delivered(sender, said):
-                return self.member.hear(sender, said, now)
-            case Ran(("trained", _, begun), refs, numbers) if begun == self.begun:
-                return self._trained(refs["weights"], numbers, now)
-            case Failed(("trained", _, begun), why) if begun == self.begun and self.doing is not None:
-                call = self.doing
-                self.newest = call.number - 1  # asked again, it tries again
-                return [Send(call.head, Trouble(call.number, call.line, f"training failed: {why}"), latest=True), *self._go_on(now)]
-            case Ran():
-                return self.member.ran(event, now)
-            case Failed():
-                return self.member.op_failed(event)
-            case Woke():
-                return self.member.woke(now)
-        return []
-
-    def times(self) -> tuple[float | None, ...]:
-        return (self.member.stuck_at,)
-
-    def waiting(self, now: float) -> Waiting | None:
-        return None if self.doing else self.member.waiting(now) or Waiting("round", since=self.since)
-
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.newest, ()
-
-    def _called(self, call: Call) -> list[Command]:
-        match self.member.verdict(call, self.doing, self.newest):
-            case "elsewhere":
-                return self.member.elsewhere(call)
-            case "again":
-                self.newest, self.doing, self.next = call.number, None, None
-                self.begun += 1
-                return self.member.give_again(call)
-            case "adopt":
-                self.doing, self.next = call, None
-            case "begin" if self.doing is None:
-                return self._begin(call)
-            case "begin":
-                self.next = call
-        return []
-
-    def _begin(self, call: Call) -> list[Command]:
-        self.doing, self.newest = call, call.number
-        self.begun += 1
-        numbers: dict[str, float | int | str] = {
-            "round": call.number,
-            "slot": self.slot,
-            "steps": self.plan.local_steps,
-            "prox_mu": self.plan.prox_mu,
-            "layers": "",
-        }
-        return [Run("train", {"weights": call.weights}, ("trained", call.number, self.begun), numbers)]
-
-    def _trained(self, weights: Ref, numbers: Numbers, now: float) -> list[Command]:
-        call = self.doing
-        if call is None:
-            return []
-        after = self._go_on(now)
-        if after:  # the head has closed this round, or began it anew: it would not count
-            return [Measure("late_updates", 1), *after]
-        self.saved = max(self.saved + 1, call.number)
-        given = self.member.give(call, weights, int(numbers["examples"]), Slots.of(self.slot), {"loss": numbers["loss"]})
-        return [Save(self.saved), *given, Measure("loss", numbers["loss"])]
-
-    def _go_on(self, now: float) -> list[Command]:
-        call, self.doing, self.next, self.since = self.next, None, None, now
-        return [] if call is None else self._begin(call)
-
 
 # -- an inner node -------------------------------------------------------------------------
 
 
-class Aggregator(_Alarm, kw_only=True):
+class Aggregator(Alarm, kw_only=True):
     plan: Plan
+    blocks: Blocks
     me: str
     head: Head
     member: Member
     newest: int = 0
     doing: Call | None = None
+    base: Ref | None = None
+    """deep: the newest whole model that the root sent."""
+    basis: int = -1
+    """The root's round that it is from; -1: it is not for members who lack blocks."""
+    lacks: bool = False
+    """Asked for one."""
     block: int = 0
     """In-block rounds that are done of the parent's round."""
-    slots: Slots = Slots()
-    """All that is in the block so far."""
+    period: int = 1
+    """In-block rounds of a parent's round."""
+    counts: dict[int, int] = field(default_factory=dict)
+    """Examples by slot of all that is in the block so far: a slot may be in one of its rounds and miss another."""
     deserted: bool = False
     """Our parent knows that nobody is here."""
     saved: int = 0
@@ -222,7 +97,7 @@ class Aggregator(_Alarm, kw_only=True):
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(_, Call() as call):
                 return [*self.member.called(call), *self._called(call, now)]
-            case Delivered(sender, Ready() | Update() | Trouble() | Settled() | Stuck() as said):
+            case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
             case Delivered(sender, said):
                 return self.member.hear(sender, said, now)
@@ -238,7 +113,8 @@ class Aggregator(_Alarm, kw_only=True):
         return (self.member.stuck_at, self.head.wakes_at())
 
     def waiting(self, now: float) -> Waiting | None:
-        return self.head.waiting() or self.member.waiting(now) or Waiting("round", since=self.since)
+        round_ = Waiting("whole model, to begin with" if self.lacks else "round", since=self.since)
+        return self.head.waiting() or self.member.waiting(now) or round_
 
     def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
         return self.newest, ()
@@ -258,14 +134,30 @@ class Aggregator(_Alarm, kw_only=True):
                 self.doing, self.deserted = call, False
                 return self._after([], now)
             case "begin":
-                self.doing, self.newest, self.block, self.slots, self.deserted = call, call.number, 0, Slots(), False
+                self.lacks = not self._has_base(call)
+                if self.lacks:
+                    return [Send(call.head, Lacking(call.number, call.line), keep=call.root)]
+                self.doing, self.newest, self.block, self.counts, self.deserted = call, call.number, 0, {}, False
                 return self._after(self._open(call.weights, now), now)
         return []
 
+    def _has_base(self, call: Call) -> bool:
+        """Keep the whole model that the call brings. Whether there is one for members who will lack their blocks in this round."""
+        if not self.blocks.deep:
+            return True
+        newest = self.blocks.newest_whole(call.root)
+        if call.whole:  # if this round is whole, too, nobody will lack anything, and these may be in-block weights of the parent
+            self.base, self.basis = call.weights, -1 if self.blocks.is_whole(call.root) else newest
+        elif call.base is not None:
+            self.base, self.basis = call.base, newest
+        return call.whole or self.basis == newest
+
     def _open(self, weights: Ref, now: float) -> list[Command]:
-        assert self.doing is not None
-        number = (self.doing.number - 1) * self.plan.period + self.block + 1
-        return self.head.open(number, self.doing.root, self.doing.line, weights, now, self.plan.clusters)
+        call, root = self.doing, self.doing.root if self.doing else 0
+        assert call is not None
+        number = (call.number - 1) * self.period + self.block + 1
+        whole = self.blocks.is_whole(root) if self.block else call.whole
+        return self.head.open(number, root, call.line, weights, now, self.plan.clusters, whole, self.base, self.blocks.without(root))
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
         """Look whether the cluster's round has ended."""
@@ -283,34 +175,41 @@ class Aggregator(_Alarm, kw_only=True):
             return commands
         self.head.agreed = None
         self.block += 1
-        self.slots |= agreed.slots
-        if self.block < self.plan.period:
+        self.counts = dict(sorted({**self.counts, **agreed.counts}.items()))
+        if self.block < self.period:
             return [*commands, *self._after(self._open(agreed.weights, now), now)]
         self.doing, self.since = None, now
         self.saved = max(self.saved + 1, call.number)
-        given = self.member.give(call, agreed.weights, agreed.examples, self.slots, agreed.numbers)
+        counts: tuple[int, ...] = ()
+        examples, slots = agreed.examples, agreed.slots
+        if self.plan.has_blocks:  # the weight of all that is in it, not of the last round alone
+            counts, examples, slots = tuple(self.counts.values()), sum(self.counts.values()), Slots.of(*self.counts)
+        given = self.member.give(call, agreed.weights, examples, slots, agreed.numbers, counts)
         return [*commands, Save(self.saved), *given]
 
 
 # -- the root ------------------------------------------------------------------------------
 
 
-class Server(_Alarm, kw_only=True):
+class Server(Alarm, kw_only=True):
     plan: Plan
+    blocks: Blocks
     evaluation: Evaluation
     rounds: int
     me: str
     head: Head
-    phase: Literal["starting", "idle", "running", "rating", "done"] = "starting"
+    phase: Literal["starting", "idle", "running", "rating", "stopping", "done"] = "starting"
     round: int = 0
     weights: Ref | None = None
+    base: Ref | None = None
+    """deep: the newest whole model. It is `weights` after a round that averaged all."""
     since: float = 0.0
     unrated: list[RoundRecord] = field(default_factory=list)
     history: list[RoundRecord] = field(default_factory=list)
 
     def react(self, event: Event, now: float) -> list[Command]:
-        if self.phase == "done":
-            return []
+        if self.phase in ("stopping", "done"):
+            return self._stopped(event) if self.phase == "stopping" else []
         match event:
             case Started(roster):
                 self.head.meet(roster, self._mine(roster))
@@ -324,10 +223,11 @@ class Server(_Alarm, kw_only=True):
                 return self._open(now) if self.phase == "idle" else self._after(joined, now)
             case Left(peer) if self._is_mine(peer):
                 return self._after(self.head.left(peer.task, now), now)
-            case Delivered(sender, Ready() | Update() | Trouble() | Settled() | Stuck() as said):
+            case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
             case Ran(("init",), refs):
                 self.weights = refs["weights"]
+                self.base = self.weights if self.blocks.deep else None
                 return [Save(0), *self._open(now)]
             case Ran(("rated", number), _, numbers):
                 return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
@@ -366,7 +266,8 @@ class Server(_Alarm, kw_only=True):
         assert self.weights is not None
         self.phase = "running"
         self.round += 1
-        return self.head.open(self.round, self.round, (), self.weights, now, self.plan.clusters)
+        whole = self.blocks.newest_whole(self.round) == self.round - 1
+        return self.head.open(self.round, self.round, (), self.weights, now, self.plan.clusters, whole, self.base, self.blocks.without(self.round))
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
         agreed = self.head.agreed
@@ -376,10 +277,13 @@ class Server(_Alarm, kw_only=True):
             return commands
         self.head.agreed = None
         self.weights, number = agreed.weights, self.round
+        if self.blocks.deep and self.blocks.is_whole(number):
+            self.base = self.weights
         record = RoundRecord(number, now, agreed.members, agreed.examples, {**agreed.numbers, "slots": float(len(agreed.slots))})
         measured = [Measure(name, agreed.numbers[name]) for name in sorted(agreed.numbers) if name != "consensus_error"]
         rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or number == self.rounds)
-        rating = [Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})] if rated else []
+        refs = {"weights": self.weights} if self.base in (None, self.weights) else {"weights": self.weights, "own": self.base}
+        rating = [Run("evaluate", refs, ("rated", number), {"round": number})] if rated else []
         if rated:
             self.unrated.append(record)
         else:
@@ -402,6 +306,24 @@ class Server(_Alarm, kw_only=True):
         self.phase = "done"
         return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
 
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
+        """deep: what was averaged last, and the other blocks as they were averaged last."""
+        if self.weights is None or self.base in (None, self.weights):
+            return super().stop(why, roster, now)
+        self.phase = "stopping"
+        total = Handle("whole")
+        add = Run("accumulate", {"sum": total, "add": self.weights}, ("summed",), {"n": 1}, {"sum": total})
+        return [add, Run("mean", {"sum": total, "base": self.base}, ("whole",))]
+
+    def _stopped(self, event: Event) -> list[Command]:
+        match event:
+            case Ran(("whole",), refs):
+                self.phase, self.weights = "done", refs["weights"]
+                return [Finish({"weights": self.weights}, dict(self.history[-1].numbers) if self.history else {})]
+            case Failed(("summed" | "whole",), why):
+                return self._fail(f"putting the whole model together failed: {why}")
+        return []
+
     def _fail(self, why: str) -> list[Command]:
         self.phase = "done"
         return [Finish(why=why)]
@@ -412,9 +334,10 @@ class Server(_Alarm, kw_only=True):
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
+    blocks = Blocks(tuple(plan.deep), plan.deep_every, job.train.rounds)
     member = Member(seed=job.seed, consensus=plan.consensus, head=peer.parent)
     if peer.role == "trainer":
-        return Trainer(plan=plan, slot=peer.slot, member=member)
+        return Trainer(plan=plan, blocks=blocks, slot=peer.slot, member=member)
     head = Head(
         me=peer.task,
         seed=job.seed,
@@ -428,16 +351,8 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
         objective=plan.objective,
     )
     if peer.role == "aggregator":
-        return Aggregator(plan=plan, me=peer.task, head=head, member=member)
-    return Server(plan=plan, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
-
-
-def check(job: Job, plan: Struct) -> None:
-    assert isinstance(plan, Plan)
-    if job.evaluation.where == "federated":
-        raise ConfigError("evaluation.where: fog evaluates at the root; expected central or none, got federated")
-    if job.stragglers.late == "accept":
-        raise ConfigError("stragglers.late: fog drops what comes after its round; expected drop, got accept")
+        return Aggregator(plan=plan, blocks=blocks, me=peer.task, head=head, member=member, period=plan.in_block(max(1, peer.layer)))
+    return Server(plan=plan, blocks=blocks, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
 
 
 FOG = Method(
@@ -450,7 +365,7 @@ FOG = Method(
         Role("aggregator", Aggregator, where="layer", stateful=True),
         Role("trainer", Trainer, where="data", heritable=True),
     ),
-    messages=(Call, Pass, Ready, Update, Trouble, Links, Settled, More, Pull, Stuck, Share),
+    messages=(Call, Lacking, Pass, Ready, Update, Trouble, Links, Settled, More, Pull, Stuck, Share),
     root="server",
     build=build,
     check=check,

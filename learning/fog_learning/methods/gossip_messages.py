@@ -20,12 +20,20 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Optimiser steps between two exchanges."""
     prox_mu: NotNegative = 0.0
     consensus: Consensus = Consensus(graph="ring", turns=1)
-    """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error, max_turns are not used."""
+    """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error and max_turns are refused."""
+    tracking: bool = False
+    """Gradient tracking with local steps (Liu et al. 2023, K-GT): each peer corrects its gradients by how they differ from its neighbours', so
+    that unequal data leaves no bias. Exchanges carry twice the bytes, and each peer counts the same, whatever its examples."""
     sketch_every: Annotated[int, Meta(ge=1)] = 1
     """Rounds between measurements of how far the peers are apart."""
 
 
 # -- what they say -------------------------------------------------------------------------
+
+Instance = tuple[str, int, int]
+"""(task, view in which it was placed, incarnation) of a peer."""
+Cut = tuple[Instance, Instance]
+"""The two ends of a link that carries nothing, in order. It holds as long as both instances live."""
 
 
 class Here(Struct, frozen=True, tag=True):
@@ -36,6 +44,17 @@ class Here(Struct, frozen=True, tag=True):
     new: bool
     meeting: int = 0
     """Counts the sender's meetings. A later one of the same crew: somebody was thought to be gone, and only its neighbours were told."""
+    cuts: tuple[Cut, ...] = ()
+    """Links that the sender leaves out."""
+
+
+class Silent(Struct, frozen=True, tag=True):
+    """Peer -> all peers: these neighbours have been silent for too long. Who has long given what is missed here knows that the link is dead."""
+
+    crew: int
+    round: int
+    turn: int
+    missing: tuple[str, ...]
 
 
 class Model(Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@
 | accumulate | sum?, add           | n              | sum     |             |
 | mean       | sum                 |                | weights |             |
 | spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
-| join       | like, slice0, slice1 … |                | weights |             |
+| join       | like, slice0, slice1 … | without     | weights |             |
 
 error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
 else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of 1 in 10^5.
@@ -28,6 +28,7 @@ from fog_learning.methods.cluster import (
     Call,
     Child,
     Consensus,
+    Lacking,
     Line,
     Links,
     More,
@@ -68,14 +69,20 @@ class Head(Struct):
     opening: int = 0
     """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
     weights: Ref | None = None
+    whole: bool = True
+    """weights hold all blocks of the model."""
+    base: Ref | None = None
+    """A whole model for members who lack the other blocks, if there may be such."""
+    without: str = ""
+    """Blocks that the members' updates lack, with commas."""
     d2d: bool = False
     why: str = ""
     """Why this cluster averages the way it does."""
     called: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     """Members that have the Call of this round: they answered, or got it from here."""
-    relayer: str = ""
-    """The member that was asked last to pass the Call on."""
+    relayers: tuple[str, ...] = ()
+    """Members that were asked to pass the Call on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
@@ -121,21 +128,21 @@ class Head(Struct):
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
         for name in before.keys() - self.children.keys():
             self._await(name, before[name], now)
-        new = tuple(name for name in self.children if name not in self.called)
+        new = tuple(name for name in self.children if name not in self.called and (name not in before or self.children[name].role != "aggregator"))
         if self.phase != "gathering":
             return []
         self.holders = tuple(name for name in self.holders if name in self.children)
         if self.d2d:
             self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
         widened = self._widen(new) if new else []
-        orphans = self._call_orphans() if self.d2d and self.relayer not in self.children else []
+        orphans = self._call_orphans() if any(name not in self.children for name in self.relayers) else []
         return [*widened, *orphans, *self._close_if_ready(now)]
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
         """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
-        sampled = any(other not in self.called for other in self.children)
+        sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
         self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
@@ -184,10 +191,11 @@ class Head(Struct):
             return self._ask(parts) if self.settled else self._agree(now)
         if self.phase != "gathering":
             return []
-        return [*(self._call_orphans() if name == self.relayer else []), *self._close_if_ready(now)]
+        return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
 
     def _call_orphans(self) -> list[Command]:
         """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed."""
+        self.relayers = tuple(name for name in self.relayers if name in self.holders and name in self.children)
         orphans = tuple(name for name in self.missing() if name not in self.holders and name in self.children)
         return self._hand_on(orphans) if orphans else []
 
@@ -205,39 +213,64 @@ class Head(Struct):
         return self._hand_on(names) if names else []
 
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
-        """Give the Call to members who do not have it. d2d: through a neighbour who has, else through the first of them."""
-        call = self._call()
-        if not self.d2d or self.downlink == "direct":
-            self.holders = tuple(sorted({*self.holders, *names}))
-            return [Send(name, call, latest=True) for name in names]
-        near = [name for name in self.holders if name in self.children and name not in names]
-        self.relayer = near[0] if near else names[0]
-        if near:
-            return [Send(self.relayer, Pass(self.number, self.line, names))]
-        self.holders = (*self.holders, self.relayer)
-        return [Send(self.relayer, msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+        """Give the Call to members who do not have it: through a neighbour of their site who has; if there is none, d2d through the first
+        of them, else to each. downlink: direct: to each."""
+        call, commands = self._call(), []
+        if self.downlink == "relay":
+            near: dict[str, str] = {}  # site -> the first of its members who has it
+            for name in self.holders:
+                if name in self.children and name not in names:
+                    near.setdefault(self.children[name].site, name)
+            for site, giver in near.items():
+                if served := tuple(name for name in names if self.children[name].site == site):
+                    commands.append(Send(giver, Pass(self.number, self.line, served)))
+                    self._relays(giver)
+            names = tuple(name for name in names if self.children[name].site not in near)
+        if names and self.d2d and self.downlink == "relay":
+            self.holders = (*self.holders, names[0])
+            self._relays(names[0])
+            return [*commands, Send(names[0], msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+        self.holders = tuple(sorted({*self.holders, *names}))
+        return [*commands, *(Send(name, call, latest=True) for name in names)]
+
+    def _relays(self, name: str) -> None:
+        if name not in self.relayers:
+            self.relayers = (*self.relayers, name)
 
     def _call(self) -> Call:
         assert self.weights is not None
-        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d)
+        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d, whole=self.whole)
 
     # -- a round opens ---------------------------------------------------------------------
 
-    def open(self, number: int, root: int, above: Line, weights: Ref, now: float, fraction: float = 1.0) -> list[Command]:
-        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members, when they head
-        clusters of their own (chosen under the seed)."""
+    def open(
+        self,
+        number: int,
+        root: int,
+        above: Line,
+        weights: Ref,
+        now: float,
+        fraction: float = 1.0,
+        whole: bool = True,
+        base: Ref | None = None,
+        without: str = "",
+    ) -> list[Command]:
+        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members that head clusters
+        of their own (chosen under the seed); those that own data always take part."""
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
+        self.whole, self.base, self.without = whole, base, without
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
-        self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
+        self.answers, self.troubled, self.empty, self.holders, self.relayers, self.broken = {}, {}, (), (), (), []
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue, self.ended = None, False, False
-        names = tuple(self.children)
-        if fraction < 1.0 and names and all(child.role == "aggregator" for child in self.children.values()):
-            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
-            names = tuple(sorted(dice.sample(names, max(1, math.ceil(fraction * len(names) - 1e-9)))))
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
-        self.called = tuple(sorted({*names, *self.awaited})) if fraction >= 1.0 else names
+        heads = sorted({*self.awaited, *(name for name, child in self.children.items() if child.role == "aggregator")})
+        if fraction < 1.0 and heads:
+            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
+            heads = dice.sample(heads, max(1, math.ceil(fraction * len(heads) - 1e-9)))
+        self.called = tuple(sorted({*heads, *(name for name, child in self.children.items() if child.role != "aggregator")}))
+        names = tuple(name for name in self.called if name in self.children)
         self._decide()
         after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
         self.closes_at = None if after is None else now + after
@@ -271,6 +304,9 @@ class Head(Struct):
 
     def hear(self, sender: str, said: Said, now: float) -> list[Command]:
         match said:
+            case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
+                # not `latest`: that would take the place of a Call that this member is to pass on
+                return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
             case Ready() | Update(epoch=()):
                 return self._answered(sender, said, now)
             case Trouble(number, line, why, empty) if (
@@ -308,7 +344,7 @@ class Head(Struct):
         self.recent.append(now - self.opened_at)
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
-        self.answers[sender] = Answer(said.slots, said.examples, said.numbers)
+        self.answers[sender] = Answer(said.slots, said.examples, said.numbers, said.counts)
         if self.phase == "agreeing":  # it is back in time: the others begin again, with it
             return self._agree(now)
         adding: list[Command] = []
@@ -403,7 +439,9 @@ class Head(Struct):
         errors = [answer.numbers["consensus_error"] for answer in counted if "consensus_error" in answer.numbers]
         if self.d2d or errors:
             numbers["consensus_error"] = max([*errors, *([self.error] if self.d2d else [])])
-        self.phase, self.agreed, self.sum, self.weights = "idle", Agreed(weights, examples, slots, len(counted), numbers), None, None
+        counts = {slot: n for answer in counted for slot, n in answer.by_slot().items()}
+        self.agreed = Agreed(weights, examples, slots, len(counted), numbers, counts)
+        self.phase, self.sum, self.weights = "idle", None, None
         self.settled, self.slices, self.pulled = {}, {}, {}
 
     # -- d2d: the members agree ------------------------------------------------------------
@@ -471,9 +509,10 @@ class Head(Struct):
             self._end(self.slices[0])
             return []
         self.phase = "joining"
-        assert self.weights is not None
+        like = self.base or self.weights
+        assert like is not None
         slices = {f"slice{part}": self.slices[part] for part in sorted(self.slices)}
-        return [Run("join", {"like": self.weights, **slices}, ("joined", self.number, self.opening))]
+        return [Run("join", {"like": like, **slices}, ("joined", self.number, self.opening), {"without": self.without})]
 
     # -- what a person sees ----------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Member(Struct):
     examples: int = 0
     slots: Slots = Slots()
     numbers: Numbers = field(default_factory=dict)
+    counts: tuple[int, ...] = ()
     mixing: Mixing = field(default_factory=Mixing)
     reported: tuple[Epoch, int] = ((), 0)
     """(epoch, turn) whose sketch was asked for."""
@@ -53,11 +54,11 @@ class Member(Struct):
         if call.line < self.line:
             return []
         if self.call is None or (call.line, call.number) >= (self.call.line, self.call.number):
-            self.call, self.head = msgspec.structs.replace(call, relay=()), call.head
+            self.call, self.head = msgspec.structs.replace(call, relay=(), base=None), call.head
         now = [each for each in self.passes if (each.number, each.line) == (call.number, call.line)]
         self.passes = [each for each in self.passes if each not in now]
         names = [*call.relay, *(name for each in now for name in each.relay)]
-        return [Send(name, msgspec.structs.replace(call, relay=()), latest=True) for name in dict.fromkeys(names)]
+        return [Send(name, msgspec.structs.replace(call, relay=(), base=None), latest=True) for name in dict.fromkeys(names)]
 
     def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin", "elsewhere"]:
         """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, begin, or
@@ -75,11 +76,11 @@ class Member(Struct):
             return "adopt"
         return "begin" if later or call.number > newest else "drop"
 
-    def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers) -> list[Command]:
+    def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers, counts: tuple[int, ...] = ()) -> list[Command]:
         """The input of this round is there (the owner has put a Save before these commands)."""
         self.root, self.given_to = call.root, call.head
         self.number, self.base, self.examples, self.slots, self.numbers = call.number, _digest(call.weights), examples, slots, numbers
-        self.weights = weights
+        self.weights, self.counts = weights, counts
         self.mixing.stop()
         self.stuck_at = None
         return self.give_again(call)
@@ -91,8 +92,9 @@ class Member(Struct):
         """To a head that began anew, or did not hear it."""
         assert self.weights is not None
         if call.d2d:
-            return [Send(call.head, Ready(call.number, call.line, self.examples, self.slots, self.numbers), keep=call.root)]
-        return [Send(call.head, Update(call.number, call.line, self.weights, self.examples, self.slots, self.numbers), keep=call.root)]
+            return [Send(call.head, Ready(call.number, call.line, self.examples, self.slots, self.numbers, self.counts), keep=call.root)]
+        update = Update(call.number, call.line, self.weights, self.examples, self.slots, self.numbers, counts=self.counts)
+        return [Send(call.head, update, keep=call.root)]
 
     def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
         match said:

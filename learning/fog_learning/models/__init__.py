@@ -65,6 +65,12 @@ def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int
     return spec
 
 
+def nominal_spec(model: dict[str, Any]) -> ModelSpec:
+    """The spec of a zoo model on data of some shape, for what does not depend on the data: the names of its blocks."""
+    whole = {"classes": 10, **model}
+    return resolve_model(whole, tuple(model.get("input_shape") or (3, 32, 32)), whole["classes"])
+
+
 def _parse(model: dict[str, Any]) -> tuple[ModelEntry | None, Any, Shape | None, int | None]:
     rest = dict(model)
     classes, input_shape = rest.pop("classes", None), rest.pop("input_shape", None)

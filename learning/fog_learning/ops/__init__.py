@@ -40,13 +40,14 @@ OPS: dict[str, Op] = {
     "init": Op("train", (), ("layers?",), ("weights",)),
     "train": Op(
         "train",
-        ("weights", "own?"),
-        ("round", "slot", "steps", "prox_mu?", "layers?", "lr?", "first_step?"),
+        ("weights", "own?", "correction?"),
+        ("round", "slot", "steps", "prox_mu?", "layers?", "without?", "tracking?", "lr?", "first_step?"),
         ("weights", "own?"),
         ("examples", "loss", "steps"),
     ),
+    "track": Op("train", ("settled", "trained", "correction?"), (), ("weights", "correction")),
     # ops/evaluate.py
-    "evaluate": Op("evaluate", ("weights",), ("round?",), (), ("accuracy", "loss", "examples")),
+    "evaluate": Op("evaluate", ("weights", "own?"), ("round?",), (), ("accuracy", "loss", "examples")),
     "evaluate_local": Op("evaluate", ("weights", "own?"), ("slot", "layers?"), (), ("accuracy", "loss", "examples")),
     # ops/average.py: weighted means
     "accumulate": Op("average", ("sum?", "add"), ("n",), ("sum",), ("n",), consumes=("sum",)),
@@ -58,7 +59,7 @@ OPS: dict[str, Op] = {
     "pair": Op("consensus", ("weights",), ("n",), ("value", "sent")),
     "mix": Op("consensus", ("value", "sent", "from0…"), ("w0…",), ("value", "sent"), ("change",), consumes=("value",)),
     "settle": Op("consensus", ("value",), ("m", "part?", "of?"), ("weights",)),
-    "join": Op("consensus", ("like", "slice0…"), (), ("weights",)),
+    "join": Op("consensus", ("like", "slice0…"), ("without?",), ("weights",)),
     "sketch": Op("consensus", ("value",), ("size", "seed?"), ("sketch",), ("exact",)),
     "spread": Op("consensus", ("sketch0…",), ("m0…", "exact?"), (), ("error",)),
     # ops/split.py: the model cut between nodes and trunk (fcddt)

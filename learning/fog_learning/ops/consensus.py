@@ -7,6 +7,7 @@ Tensors are flattened in the order of their names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fog_common.errors import OpError
-from fog_learning.ops.values import Weights
+from fog_learning.ops.values import TRACE, Weights, blocks_of, only
 
 if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
@@ -63,8 +64,8 @@ def settle(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers
 
 
 def join(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """weights: the slices put together again, with names, shapes and dtypes of `like`."""
-    like: Weights = inputs["like"]
+    """weights: the slices put together again, with names, shapes and dtypes of `like`, less its blocks `without` (names with commas)."""
+    like = only(inputs["like"], blocks_of(numbers.get("without")), inside=False)
     flat = torch.cat([inputs[f"slice{i}"]["slice"] for i in range(len(inputs) - 1)])
     if len(flat) != sum(tensor.numel() for tensor in like.values()):
         raise OpError(f"the slices hold {len(flat)} values, the model {sum(tensor.numel() for tensor in like.values())}")
@@ -83,7 +84,7 @@ def sketch(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers
     than `size` values the sketch is y itself: exact = 1.
     """
     size = int(numbers["size"])
-    flat = _flat(inputs["value"])
+    flat = _flat({name: tensor for name, tensor in inputs["value"].items() if not name.startswith(TRACE)})
     if len(flat) <= size:
         return {"sketch": Weights({"sketch": flat})}, {"exact": 1.0}
     dice = np.random.default_rng([int(numbers.get("seed", 0)), size, len(flat)])
@@ -104,7 +105,7 @@ def spread(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers
     return {}, {"error": error if int(numbers.get("exact", 0)) else error * sqrt(2)}
 
 
-def _flat(value: Weights) -> Tensor:
+def _flat(value: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([value[name].reshape(-1).double() for name in sorted(value)])
 
 

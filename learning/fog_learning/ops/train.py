@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fog_common.errors import OpError
 from fog_learning.data.streams import stream
 from fog_learning.ops.average import on_grid
 from fog_learning.ops.optimise import State, update
-from fog_learning.ops.values import blocks_of, only
+from fog_learning.ops.values import TRACE, Weights, blocks_of, only
 
 if TYPE_CHECKING:
     from fog_learning.ops.workbench import Numbers, Result, Workbench
@@ -31,22 +32,49 @@ def train(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers)
 
     Batches are those of steps first_step … of the slot; first_step defaults to (round - 1) * steps. prox_mu: FedProx adds
     prox_mu/2 |w - weights|². layers: `weights` holds only these blocks, `own` the others (absent: as first made), and so do
-    the outputs. Gives the slot's number of training rows, and the mean loss of the batches.
+    the outputs. without: the outputs' `weights` lacks these blocks, they are in `own`; inputs: what `weights` lacks comes from `own`.
+    correction: added to every gradient. tracking = 1: `weights` holds, beside the model, `z/NAME` = (before - after) / (steps lr). Gives the slot's number of training rows, and the mean loss of the batches.
     """
     slot, steps = bench.slot_of(task, numbers), int(numbers["steps"])
     first = int(numbers.get("first_step", (int(numbers.get("round", 1)) - 1) * steps))
-    layers = blocks_of(numbers.get("layers"))
+    layers, without = blocks_of(numbers.get("layers")), blocks_of(numbers.get("without"))
+    lr, correction = float(numbers.get("lr", bench.job.train.lr)), inputs.get("correction")
     module = bench.module().train()
     bench.load(module, inputs.get("own"), inputs["weights"])
-    loss = descend(bench, module, slot, range(first, first + steps), float(numbers.get("lr", bench.job.train.lr)), float(numbers.get("prox_mu", 0.0)))
+    loss = descend(bench, module, slot, range(first, first + steps), lr, float(numbers.get("prox_mu", 0.0)), correction=correction)
     weights = on_grid(bench.weights_of(module))
     if bad := next((name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None):
         raise OpError(f"training diverged: {bad} is not finite after {steps} steps; lower train.lr ({bench.job.train.lr:g})")
-    outputs = {"weights": only(weights, layers), "own": only(weights, layers, inside=False)} if layers else {"weights": weights}
+    if int(numbers.get("tracking", 0)):
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        weights.update({TRACE + name: (inputs["weights"][name] - weights[name]) / (steps * lr) for name in trained})
+    outputs = {"weights": weights}
+    if layers or without:
+        apart, inside = layers or without, bool(layers)
+        outputs = {"weights": only(weights, apart, inside), "own": only(weights, apart, not inside)}
     return outputs, {"examples": float(len(bench.train_rows(slot))), "loss": loss, "steps": float(steps)}
 
 
-def descend(bench: Workbench, module: nn.Module, slot: int, steps: range, lr: float, prox_mu: float = 0.0, state: State | None = None) -> float:
+def track(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+    """weights: the model in `settled`; correction: the old one (absent: 0) - z of `trained` + z of `settled`, by names of parameters."""
+    settled, trained, old = inputs["settled"], inputs["trained"], inputs.get("correction")
+    weights = Weights({name: tensor for name, tensor in settled.items() if not name.startswith(TRACE)}, frozen=True)
+    names = [name.removeprefix(TRACE) for name in settled if name.startswith(TRACE)]
+    new = {name: (settled[TRACE + name].double() - trained[TRACE + name].double()) for name in names}
+    # float64: what is left of the sum of all corrections is rounding, and must not grow from round to round
+    return {"weights": weights, "correction": Weights({name: new[name] + old[name] if old else new[name] for name in names})}, {}
+
+
+def descend(
+    bench: Workbench,
+    module: nn.Module,
+    slot: int,
+    steps: range,
+    lr: float,
+    prox_mu: float = 0.0,
+    state: State | None = None,
+    correction: Mapping[str, Tensor] | None = None,
+) -> float:
     """Train `module` in place on the slot's batches of these steps; the mean of their losses, 0 without any."""
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     parameters = [parameter for _, parameter in named]
@@ -64,6 +92,10 @@ def descend(bench: Workbench, module: nn.Module, slot: int, steps: range, lr: fl
             with torch.no_grad():
                 pairs = zip(gradients, parameters, anchor, strict=True)
                 gradients = [None if g is None else g.add_(p - start, alpha=prox_mu) for g, p, start in pairs]
+        if correction is not None:
+            with torch.no_grad():
+                pulls = [correction[name].to(bench.device) for name, _ in named]
+                gradients = [c if g is None else g.add_(c) for g, c in zip(gradients, pulls, strict=True)]
         update(named, gradients, state, bench.job.train, lr, count)
         total += loss.detach()
     mean = float(total) / max(1, len(steps))

@@ -66,6 +66,10 @@ def decode(content: bytes | bytearray | memoryview) -> Weights:
     return value
 
 
+TRACE = "z/"
+"""Gradient tracking: tensors of this prefix travel with the model, by the names of its parameters, and are no part of it."""
+
+
 def blocks_of(names: Any) -> set[str]:
     """'c1,c2' -> {'c1', 'c2'}; '' -> the empty set."""
     return {name for name in str(names or "").split(",") if name}

@@ -301,9 +301,14 @@ class Workbench:
 
                 split_of(self)  # a cut that is not possible says so before the first step
         blocks = [name.split(".")[0] for name in (spec.parameter_shapes() if not spec.factory else module.state_dict())]
-        layers = self.job.method.get("layers")
-        unknown = sorted(blocks_of(",".join(layers)) - set(blocks)) if isinstance(layers, list) else []
-        return [f"method.layers names {', '.join(unknown)}; model {spec.name} has {', '.join(dict.fromkeys(blocks))}"] if unknown else []
+        problems = []
+        for key in ("layers", "deep"):
+            named = self.job.method.get(key)
+            if unknown := sorted(blocks_of(",".join(named)) - set(blocks)) if isinstance(named, list) else []:
+                problems.append(f"method.{key} names {', '.join(unknown)}; model {spec.name} has {', '.join(dict.fromkeys(blocks))}")
+            elif key == "deep" and isinstance(named, list) and not set(blocks) - set(named):
+                problems.append(f"method.deep names all blocks of model {spec.name}, so that nothing would be averaged in between; leave one out")
+        return problems
 
     def _check_data(self) -> list[str]:
         evaluates = self.job.evaluation.where == "central" and (not self.slots if self._evaluates is None else self._evaluates)

@@ -1,0 +1,28 @@
+"""A machine that needs several wake-ups has one alarm: it is set to the earliest of them."""
+
+from __future__ import annotations
+
+from fog_common.machine import Command, Event, Machine, WakeAt, Woke
+
+
+class Alarm(Machine, kw_only=True):
+    """Say in times() when to be woken, react to events in react()."""
+
+    alarm: float | None = None
+    """The wake-up that is set."""
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        if isinstance(event, Woke):
+            self.alarm = None
+        commands = self.react(event, now)
+        times = [time for time in self.times() if time is not None]
+        if times and min(times) != self.alarm:
+            self.alarm = min(times)
+            commands = [*commands, WakeAt(self.alarm)]
+        return commands
+
+    def react(self, event: Event, now: float) -> list[Command]:
+        raise TypeError(f"{type(self).__name__} does not define react()")
+
+    def times(self) -> tuple[float | None, ...]:
+        return ()
