@@ -58,6 +58,8 @@ class Seat(Struct):
     """The task runs at its new place: the next view need not say where it came from."""
     away_since: float | None = None
     """Since when its node is gone."""
+    link: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """(B/s, round trip in s, J/B) of its node as this instance went live; 0 = unknown. Later figures would raise the view each time."""
 
     @property
     def movable(self) -> bool:
@@ -79,6 +81,9 @@ class Seat(Struct):
             incarnation=self.incarnation,
             since=self.since,
             parent=self.parent,
+            bytes_s=self.link[0],
+            rtt_s=self.link[1],
+            byte_j=self.link[2],
         )
 
 

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Command, Event, Finish, Measure, Peer, Run, Save, Send
+from fog_common.machine import Command, Event, Finish, Handle, Measure, Peer, Ran, Run, Save, Send, Started
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.cluster import Call
@@ -262,6 +263,72 @@ def test_auto_goes_sideways_where_that_is_cheaper_and_says_why():
     assert dear.d2d_j == pytest.approx(2 * 4e6 * 1e-5 + (200 * 20 * 4e6 + 9 * 4e6) * 1e-7)
     assert choose(ring(10), 200, 4_000_000, costs, "uplink").d2d
     assert not choose(ring(10), 200, 4_000_000, costs, "latency").d2d
+
+
+def test_the_weights_go_down_to_one_member_or_to_all_and_that_is_counted():
+    relayed = choose(full(10), 1, 4_000_000, LinkCosts(), "uplink")
+    direct = choose(full(10), 1, 4_000_000, LinkCosts(), "uplink", relay=False)
+    assert (relayed.d2d_up_bytes, direct.d2d_up_bytes, relayed.vertical_up_bytes) == (2 * 4_000_000, 11 * 4_000_000, 20 * 4_000_000)
+    costs = LinkCosts(up_j_per_byte=1e-6, d2d_j_per_byte=0.0)
+    assert choose(full(10), 1, 4_000_000, costs, "energy", relay=False).d2d_j == pytest.approx(11 * 4e6 * 1e-6)
+
+
+def linked(bytes_s: float, byte_j: float, rtt_s: float = 0.02, members: int = 4) -> tuple[Peer, ...]:
+    """One cluster; the last member's link is as given, the others' are ten times as good."""
+    server, *trainers = star(members)
+    links = [(10 * bytes_s, byte_j / 10, rtt_s / 10)] * (members - 1) + [(bytes_s, byte_j, rtt_s)]
+    return server, *(replace(peer, bytes_s=rate, byte_j=j, rtt_s=trip) for peer, (rate, j, trip) in zip(trainers, links, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("peers", "method", "d2d"),
+    [
+        (linked(1e6, 2e-6), {}, True),  # an uplink of 2 uJ/B against 0.36 among neighbours
+        (linked(1e6, 1e-8), {}, False),  # a wired one: nothing to save
+        (linked(1e4, 1e-8), {"objective": "latency"}, False),  # one copy down and one up either way, and turns besides
+        (linked(1e6, 1e-8), {"objective": "uplink"}, True),
+        (linked(1e6, 2e-6), {"consensus": {"graph": "ring", "turns": 50}}, False),  # too many turns
+        (star(4), {}, True),  # nothing is known of the links: the job's costs, LTE and WiFi
+        (star(4), {"costs": {"up_j_per_byte": 1e-8}}, False),
+    ],
+)
+def test_auto_decides_by_the_links_of_the_members_and_says_why(peers: tuple[Peer, ...], method: dict[str, Any], d2d: bool):
+    notes: set[str] = set()
+    calls: set[bool] = set()
+
+    def watch(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        calls.update(command.message.d2d for command in commands if isinstance(command, Send) and isinstance(command.message, Call))
+        if seat.peer.role == "server" and seat.machine.note():  # type: ignore[union-attr]
+            notes.add(seat.machine.note())  # type: ignore[union-attr]
+
+    finish = Schedule(job(mode="auto", **method), 0, OPS, 0, Faults(), watch, peers).run()
+    assert not finish.why
+    assert calls == {d2d}
+    objective = method.get("objective", "energy")
+    assert all(note.startswith(f"{'d2d' if d2d else 'vertical'}: {objective}: d2d ") for note in notes)
+    assert notes
+
+
+def test_auto_weighs_the_slowest_and_dearest_link_of_those_called():
+    head = resolve_method(job(mode="auto"))[0].build(job(mode="auto"), resolve_method(job(mode="auto"))[1], star(4)[0]).head  # type: ignore[attr-defined]
+    peers = linked(2e6, 3e-6, 0.08)
+    head.meet(peers, ("t0", "t1", "t2", "t3"))
+    head.called = ("t0", "t1", "t2", "t3")
+    links = head._links()
+    assert (links.up_bytes_s, links.up_j_per_byte, links.up_latency_s) == (2e6, 3e-6, 0.04)
+    assert (links.d2d_bytes_s, links.d2d_j_per_byte) == (LinkCosts().d2d_bytes_s, LinkCosts().d2d_j_per_byte)
+    head.called = ("t0", "t1")
+    assert head._links().up_bytes_s == 2e7
+
+
+def test_auto_knows_the_size_of_the_first_weights():
+    """They are a handle at the root; the op that made them says how large they are."""
+    spec = job(mode="auto")
+    method, plan = resolve_method(spec)
+    server = method.build(spec, plan, star(4)[0])
+    server.step(Started(star(4)), 0.0)
+    server.step(Ran(("init",), {"weights": Handle("w")}, {"bytes": 4e6}), 0.0)
+    assert server.head.choice().vertical_up_bytes == 2 * 4 * 4_000_000  # type: ignore[attr-defined]
 
 
 def test_members_of_several_sites_average_upwards():

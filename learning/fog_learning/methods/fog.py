@@ -237,6 +237,9 @@ class Aggregator(_Alarm, kw_only=True):
     def times(self) -> tuple[float | None, ...]:
         return (self.member.stuck_at, self.head.wakes_at())
 
+    def note(self) -> str:
+        return self.head.note()
+
     def waiting(self, now: float) -> Waiting | None:
         return self.head.waiting() or self.member.waiting(now) or Waiting("round", since=self.since)
 
@@ -326,8 +329,8 @@ class Server(_Alarm, kw_only=True):
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(sender, Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
-            case Ran(("init",), refs):
-                self.weights = refs["weights"]
+            case Ran(("init",), refs, numbers):
+                self.weights, self.head.size_bytes = refs["weights"], int(numbers.get("bytes", 0))
                 return [Save(0), *self._open(now)]
             case Ran(("rated", number), _, numbers):
                 return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
@@ -343,6 +346,9 @@ class Server(_Alarm, kw_only=True):
 
     def times(self) -> tuple[float | None, ...]:
         return (self.head.wakes_at(),) if self.phase == "running" else ()
+
+    def note(self) -> str:
+        return self.head.note()
 
     def waiting(self, now: float) -> Waiting | None:
         if self.phase == "idle":

@@ -3,12 +3,12 @@
 | op         | inputs              | numbers in     | outputs | numbers out |
 |------------|---------------------|----------------|---------|-------------|
 | accumulate | sum?, add           | n              | sum     |             |
-| mean       | sum                 |                | weights |             |
+| mean       | sum                 |                | weights | bytes       |
 | spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
-| join       | like, slice0, slice1 … |                | weights |             |
+| join       | like, slice0, slice1 … |                | weights | bytes       |
 
 error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
-else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of 1 in 10^5.
+else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of less than 1 in 10^4.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Head(Struct):
     opening: int = 0
     """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
     weights: Ref | None = None
+    size_bytes: int = 0
+    """Of the weights, as far as it is known; 0 = not yet."""
     d2d: bool = False
     why: str = ""
     """Why this cluster averages the way it does."""
@@ -110,7 +112,7 @@ class Head(Struct):
         """mine: task ids of this cluster's members."""
         by_name = {peer.task: peer for peer in roster}
         self.born = (by_name[self.me].since, by_name[self.me].incarnation) if self.me in by_name else self.born
-        self.children = {name: Child(by_name[name].role, by_name[name].site) for name in sorted(mine)}
+        self.children = {name: Child.of(by_name[name]) for name in sorted(mine)}
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
         """After a restart in the middle of a round: members may have come or gone meanwhile."""
@@ -134,7 +136,7 @@ class Head(Struct):
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = any(other not in self.called for other in self.children)
-        self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
+        self.children = dict(sorted([*self.children.items(), (name, Child.of(peer))]))
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
             return lost
@@ -258,9 +260,19 @@ class Head(Struct):
     def choice(self) -> Choice:
         """What `auto` weighs for the members called now."""
         graph = self._graph(len(self.called))
-        size = self.weights.size if isinstance(self.weights, Blob) else 0
+        size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
         slices = len(graph) if self.uplink == "diversity" else 1
-        return choose(graph, self._turns(graph), size, self.costs, self.objective, slices)
+        return choose(graph, self._turns(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
+
+    def _links(self) -> LinkCosts:
+        """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
+        links = [self.children[name] for name in self.called if name in self.children]
+        rates = [link.bytes_s for link in links if link.bytes_s > 0.0]
+        trips, joules = max((link.rtt_s for link in links), default=0.0), max((link.byte_j for link in links), default=0.0)
+        known: dict[str, float] = {"up_bytes_s": min(rates)} if rates else {}
+        known |= {"up_latency_s": trips / 2} if trips > 0.0 else {}
+        known |= {"up_j_per_byte": joules} if joules > 0.0 else {}
+        return msgspec.structs.replace(self.costs, **known)
 
     # -- what members say ------------------------------------------------------------------
 
@@ -369,6 +381,7 @@ class Head(Struct):
     def ran(self, event: Ran) -> list[Command]:
         match event.tag:
             case ("mean" | "joined", _, opening) if opening == self.opening and self.phase in ("averaging", "joining"):
+                self.size_bytes = int(event.numbers.get("bytes", self.size_bytes))
                 self._end(event.refs["weights"])
             case ("spread", turns, *epoch) if tuple(epoch) == self.epoch and turns == self.turns and self.phase == "judging":
                 self.error = event.numbers["error"]
@@ -467,6 +480,10 @@ class Head(Struct):
         return [Run("join", {"like": self.weights, **slices}, ("joined", self.number, self.opening))]
 
     # -- what a person sees ----------------------------------------------------------------
+
+    def note(self) -> str:
+        """How this cluster averages, and why."""
+        return f"{'d2d' if self.d2d else 'vertical'}: {self.why}" if self.why else ""
 
     def waiting(self) -> Waiting | None:
         match self.phase:
