@@ -12,7 +12,7 @@ from fog_common.errors import ConfigError
 from fog_common.machine import Command, Event, Finish, Handle, Measure, Peer, Ran, Run, Save, Send, Started
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.cluster import Call
+from fog_learning.methods.cluster import Call, Links
 from fog_learning.methods.consensus import full, ring
 from fog_learning.methods.tradeoff import LinkCosts, choose
 from support.plain_ops import OPS, SLOTS, examples, flat, gain, shares
@@ -122,7 +122,7 @@ def test_a_vertical_tree_counts_every_slot_once_whatever_crashes(seed: int):
 
 
 @pytest.mark.parametrize("uplink", ["sample", "diversity"])
-@pytest.mark.parametrize("graph", ["full", "ring", "geometric", "small_world"])
+@pytest.mark.parametrize("graph", ["full", "ring", "geometric", "small_world", "measured"])
 @pytest.mark.parametrize("peers", [star(5), tree(2, 3), tree(3, 1, 1, between=2)], ids=["star", "two layers", "three layers"])
 def test_d2d_with_enough_turns_equals_the_flat_star(peers: tuple[Peer, ...], graph: str, uplink: str):
     spec = job(mode="d2d", uplink=uplink, consensus={"graph": graph, "shrink": 1e-10})
@@ -184,6 +184,51 @@ def test_a_link_that_is_silent_is_left_out_and_the_consensus_begins_again():
     assert schedule.measured["broken_links"] >= 1
     assert weights[0] == pytest.approx(flat(1, 5), abs=1e-6)
     assert weights[1:] == pytest.approx(shares(range(5)), abs=1e-6)
+
+
+@pytest.mark.parametrize("graph", ["measured", "ring"])
+def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_ends_is_a_new_instance(graph: str):
+    """Else each round would wait for it for `stall_s`."""
+    spec = job(rounds=6, mode="d2d", consensus={"graph": graph, "shrink": 1e-10, "stall_s": 50.0})
+    watch = Watch(1e-6)
+    schedule = Schedule(spec, 0, OPS, 1, Faults(duplicate=0.0), watch, star(5))
+    linked: dict[int, list[set[str]]] = {}
+
+    def saw(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        watch(schedule, seat, event, commands)
+        for command in commands:
+            if isinstance(command, Send) and isinstance(command.message, Links):
+                linked.setdefault(command.message.epoch[-1], []).extend({command.to, name} for name in command.message.links)
+
+    schedule.watch = saw
+    again = False
+    while schedule.seats["root"].finished is None:
+        schedule.act()
+        schedule.letters = [x for x in schedule.letters if not (type(x.message).__name__ == "Share" and {x.sender, x.to} == {"t0", "t1"})]
+        if not again and schedule.root_saved == 3:
+            again = True
+            old = schedule._kill("t1", publish=False)
+            schedule._return("t1", gone=(old,))
+    assert not schedule.seats["root"].finished.why
+    assert schedule.measured["broken_links"] == 2  # once, and once more for the new instance
+    tried = [number for number in sorted(linked) if {"t0", "t1"} in linked[number]]
+    assert tried[0] == 1
+    assert len(tried) == 2
+    assert all(number == 1 or number >= 4 for number in tried)
+    assert [record.numbers["slots"] for record in schedule.seats["root"].machine.progress()[1]] == [5.0] * 6  # type: ignore[union-attr]
+
+
+def test_links_that_the_cluster_cannot_do_without_are_tried_again():
+    spec = job(mode="d2d")
+    method, plan = resolve_method(spec)
+    head = method.build(spec, plan, star(3)[0]).head  # type: ignore[attr-defined]
+    head.meet(star(3), ("t0", "t1", "t2"))
+    head.broken = [("t0", "t2"), ("t1", "t2")]  # t2 was away, not its links
+    head._mend()
+    assert head.broken == []
+    head.broken = [("t0", "t2")]
+    head._mend()
+    assert head.broken == [("t0", "t2")]
 
 
 # -- what crosses the uplink ---------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -40,7 +41,7 @@ from fog_learning.methods.cluster import (
     Trouble,
     Update,
 )
-from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
+from fog_learning.methods.consensus import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
 from fog_learning.methods.mixing import Epoch
 from fog_learning.methods.rounds import deadline, needed
 from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
@@ -97,6 +98,7 @@ class Head(Struct):
     members: tuple[str, ...] = ()
     """Of the epoch, in index order of its graph."""
     broken: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of members, sorted, that do not reach each other: left out until one of them is a new instance."""
     turns: int = 0
     settled: dict[str, Settled] = field(default_factory=dict)
     pulled: dict[int, str] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Head(Struct):
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
         """After a restart in the middle of a round: members may have come or gone meanwhile."""
-        before = self.children
+        before, self.broken = self.children, []
         self.meet(roster, mine)
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
         for name in before.keys() - self.children.keys():
@@ -137,6 +139,7 @@ class Head(Struct):
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = any(other not in self.called for other in self.children)
         self.children = dict(sorted([*self.children.items(), (name, Child.of(peer))]))
+        self.broken = [pair for pair in self.broken if name not in pair]
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
             return lost
@@ -226,7 +229,8 @@ class Head(Struct):
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
-        self.answers, self.troubled, self.empty, self.holders, self.broken = {}, {}, (), (), []
+        self.answers, self.troubled, self.empty, self.holders = {}, {}, (), ()
+        self._mend()
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue = None, False
         names = tuple(self.children)
@@ -293,7 +297,7 @@ class Head(Struct):
                 self.settled[sender] = said
                 return self._judge() if len(self.settled) == len(self.members) else []
             case Stuck(epoch, missing) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members:
-                self.broken += [(min(sender, name), max(sender, name)) for name in missing]
+                self.broken = sorted({*self.broken, *((min(sender, name), max(sender, name)) for name in missing)})
                 return [Measure("broken_links", len(missing)), *self._agree(now)]
             case Update(epoch=epoch) if epoch == self.epoch and self.phase == "pulling" and self.pulled.get(said.part) == sender:
                 self.slices[said.part] = said.weights
@@ -422,6 +426,16 @@ class Head(Struct):
         say = self.consensus
         return min(say.max_turns, say.turns or turns_needed(second_eigenvalue(metropolis(graph)), say.shrink))
 
+    def _broken(self, names: Sequence[str]) -> set[tuple[int, int]]:
+        """The pairs that do not reach each other, as indices of these sorted names."""
+        return {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
+
+    def _mend(self) -> None:
+        """Links that the cluster cannot do without are tried again: nobody's data is to be left out for good."""
+        names = sorted(self.children)
+        part = {names[index]: number for number, each in enumerate(components(without(full(len(names)), self._broken(names)))) for index in each}
+        self.broken = [(a, b) for a, b in self.broken if part.get(a) == part.get(b)]
+
     def _agree(self, now: float) -> list[Command]:
         """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
         names = [name for name in sorted(self.answers) if name in self.children]
@@ -429,9 +443,9 @@ class Head(Struct):
             self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
             return [*self._call_orphans(), *self._close_if_ready(now)]
         graph = self._graph(len(names))
-        broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
+        broken = self._broken(names)
         if broken & edges_of(graph):
-            graph = graph_from(len(names), edges_of(graph) - broken)
+            graph = without(graph, broken)
             part = components(graph)[0]  # who cannot be reached by the others sits this round out
             new = {old: index for index, old in enumerate(part)}
             graph = tuple(tuple(new[other] for other in graph[old]) for old in part)
