@@ -66,5 +66,5 @@ def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objectiv
         "uplink": (float(d2d_bytes), float(vertical_bytes), "B over the uplink"),
     }[objective]
     d2d = mine < other
-    why = f"{objective}: d2d {mine:.3g} {unit} ({turns} turns on {links // 2} links), vertical {other:.3g} {unit}"
+    why = f"{objective}: d2d {mine:.3g} {unit} ({turns} turn{'' if turns == 1 else 's'} on {links // 2} links), vertical {other:.3g} {unit}"
     return Choice(d2d, why, 2 * up_s, d2d_s, vertical_j, d2d_j, vertical_bytes, d2d_bytes)
