@@ -273,6 +273,7 @@ class Host:
                     history=tuple(record for record in history if record.round > history_seen),
                     finished=task.finished,
                     why=task.why,
+                    note="" if task.finished else task.machine.note(),
                 )
             )
         running = {state.task for state in states}

@@ -95,6 +95,11 @@ class Peer(Struct, frozen=True):
     """Task id of the one that aggregates for this one; '' for the root."""
     layer: int = 0
     """Of an inner node of the tree, from the data up: 1 heads nodes with data. 0: it is none."""
+    bytes_s: float = 0.0
+    rtt_s: float = 0.0
+    """Of its node's link to the broker, each way, and there and back, as measured when this instance went live; 0 = unknown."""
+    byte_j: float = 0.0
+    """Energy of a byte at the node's interface, as its energy model is configured; 0 = unknown."""
 
     @property
     def live(self) -> bool:
@@ -260,6 +265,10 @@ class Machine(Struct, kw_only=True):
     def waiting(self, now: float) -> Waiting | None:
         """What this task waits for now, or None. Pure."""
         return None
+
+    def note(self) -> str:
+        """What a person may want to know of how this task works, e.g. a choice that it made and why; '' = nothing. Pure."""
+        return ""
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """Root task only: the job is to end (a budget is used up) with the model of this state, that of its newest Save.

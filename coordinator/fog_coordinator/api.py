@@ -18,7 +18,7 @@ clock (`now` is in every body that has times, so that `now - since` is a duratio
 | `node.list` | – | `{now, nodes: [NODE]}`, sorted by name |
 | `node.show` | `node` | `NODE` with `profile`, `workers: [{job, phase, incarnation, view, problems, tasks, gauges, counters}]`, `gauges`, `counters`, `energy_j` |
 | `node.drain` | `node`, `undo`? (bool) | `{node, state, moving: [task of job]}` |
-| `topology` | `job`?, or `spec`? (a job file as builtins) | `{now, job, nodes: [{id, parent, role, node, site, tier, state, slot, live}]}`: the tree of a job's tasks (of a `spec`: as it would be placed now; of neither: the fleet's), parents before children, parent null for the root |
+| `topology` | `job`?, or `spec`? (a job file as builtins) | `{now, job, nodes: [{id, parent, role, node, site, tier, state, slot, live, note?}]}`: the tree of a job's tasks (of a `spec`: as it would be placed now; of neither: the fleet's), parents before children, parent null for the root |
 
 SUMMARY = `{job, name, method, state, line, round, rounds, nodes, submitted_at, started_at, ended_at, why}`
 state: `waiting_nodes | queued | preparing | running | finished | failed | cancelled`; line: one sentence for a person.
@@ -28,7 +28,7 @@ STATUS = SUMMARY plus
 - `refused`: the job failed because the preflight found that its nodes cannot run it as it is (`problems` say why)
 - `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
 - `watching: [node]`: online nodes that came later and have no slot; they take the next that gets free
-- `tasks: [{task, role, slot, parent, node, site, tier, live, incarnation, since, round, labels, phase, rss_bytes}]`
+- `tasks: [{task, role, slot, parent, node, site, tier, live, incarnation, since, round, labels, note, phase, rss_bytes}]`: note: how the task works, for a person (fog: `d2d: energy: …`)
 - `history: [{round, wall_s, updates, examples, bytes, joules, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the
   start; accuracy and loss are null when not evaluated; the method's further numbers stand beside them
 - `metrics`: the last value of every number in the history; after the end also the result's

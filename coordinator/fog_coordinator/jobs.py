@@ -60,6 +60,8 @@ class Seat(Struct):
     """The task runs at its new place: the next view need not say where it came from."""
     away_since: float | None = None
     """Since when its node is gone."""
+    link: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """(B/s, round trip in s, J/B) of its node as this instance went live; 0 = unknown. Later figures would raise the view each time."""
 
     @property
     def movable(self) -> bool:
@@ -82,6 +84,9 @@ class Seat(Struct):
             since=self.since,
             parent=self.parent,
             layer=self.layer,
+            bytes_s=self.link[0],
+            rtt_s=self.link[1],
+            byte_j=self.link[2],
         )
 
 

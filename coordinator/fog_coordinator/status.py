@@ -238,6 +238,11 @@ def _troubles(core: Core, job: Job) -> list[str]:
     return found
 
 
+def notes(core: Core, job: Job) -> dict[str, str]:
+    """What the tasks of a job say of how they work; '' = nothing."""
+    return {seat.task: str(_task(core, job, seat)["note"]) for seat in job.seats}
+
+
 def _task(core: Core, job: Job, seat: Seat) -> dict[str, Any]:
     worker: WorkerState | None = None if job.state in ENDED else worker_of(job, core.registry.get(seat.node))
     state = next((state for state in worker.tasks if state.task == seat.task), None) if worker is not None else None
@@ -254,6 +259,7 @@ def _task(core: Core, job: Job, seat: Seat) -> dict[str, Any]:
         "since": seat.since,
         "round": state.round if state is not None else 0,
         "labels": list(state.labels) if state is not None else [],
+        "note": state.note if state is not None else "",
         "phase": worker.phase if worker is not None else "",
         "rss_bytes": worker.gauges.get("rss_bytes") if worker is not None else None,
     }

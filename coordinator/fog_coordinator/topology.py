@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fog_coordinator import status
 from fog_coordinator.jobs import Job, Seat
 from fog_coordinator.placement import simple, tree
 from fog_coordinator.registry import Node
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def of_job(core: Core, job: Job) -> list[dict[str, Any]]:
     """One entry per task, parents before children; before the job is placed as it would be placed now."""
     if job.seats:
-        return _entries(core, job.seats)
+        notes = status.notes(core, job)
+        return [{**entry, "note": notes[entry["id"]]} for entry in _entries(core, job.seats)]
     return of_file(core, core.files[job.id], core.methods[job.id], job.roster)
 
 

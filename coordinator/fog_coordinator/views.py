@@ -267,7 +267,7 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collect
         if seat.incarnation and (seat.node, seat.incarnation) != seat.last:
             if seat.ran:
                 returning.append(seat)
-            seat.since, seat.last = job.view, (seat.node, seat.incarnation)
+            seat.since, seat.last, seat.link = job.view, (seat.node, seat.incarnation), _link(registry.get(seat.node))
             done.append(f"view {job.view}: {seat.task} is live on {seat.node}, incarnation {seat.incarnation}")
         elif seat.incarnation and old is not None and not old.live:
             done.append(f"view {job.view}: {seat.task} is back on {seat.node}")
@@ -276,6 +276,12 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collect
     if job.lockstep and returning:
         done += _rewind(job, returning)
     return True, done
+
+
+def _link(node: Node | None) -> tuple[float, float, float]:
+    if node is None:
+        return 0.0, 0.0, 0.0
+    return node.profile.bandwidth_bytes_s or 0.0, node.profile.rtt_s or 0.0, node.profile.byte_j or 0.0
 
 
 def _rewind(job: Job, returning: list[Seat]) -> list[str]:

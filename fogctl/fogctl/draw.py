@@ -23,8 +23,8 @@ def label(entry: Entry) -> str:
 
 def remark(entry: Entry) -> str:
     """'edge, site hall-1, offline'"""
-    parts = [entry["tier"] or "unknown", f"site {entry['site']}" if entry["site"] else ""]
-    return ", ".join([part for part in (*parts, entry["state"] if entry["state"] != "online" else "") if part])
+    parts = [entry["tier"] or "unknown", f"site {entry['site']}" if entry["site"] else "", entry["state"] if entry["state"] != "online" else ""]
+    return ", ".join([part for part in parts if part])
 
 
 def text(entries: Sequence[Entry]) -> list[str]:
@@ -33,7 +33,8 @@ def text(entries: Sequence[Entry]) -> list[str]:
     lines: list[str] = []
 
     def walk(entry: Entry, before: str, mark: str, after: str) -> None:
-        lines.append(f"{before}{mark}{label(entry)}  ({remark(entry)})")
+        note = f"  {entry['note']}" if entry.get("note") else ""
+        lines.append(f"{before}{mark}{label(entry)}  ({remark(entry)}){note}")
         children = _folded(below.get(entry["id"], []), below)
         for index, child in enumerate(children):
             last = index == len(children) - 1

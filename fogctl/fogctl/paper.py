@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,14 +37,16 @@ def run(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl paper list`.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps, seeds and points: minutes on two cores.")] = False,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=100, metavar="K", help="Repetitions [as the experiment says].")] = None,
+    live: Annotated[bool, typer.Option("--live", help="A small run on real processes and brokers of this machine, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write Markdown, JSON and plots there.")] = None,
 ) -> None:
     """Run one experiment: the paper's value, ours with its standard deviation, bytes measured and by formula, every assumption."""
     from fog_sim.experiments import EXPERIMENTS, Settings, report, run_experiment
 
     began = time.monotonic()
-    outcome = run_experiment(name, Settings(quick=quick, seeds=seeds, say=session.out.note))
-    typed = " ".join(["fogctl paper run", name, *(["--quick"] if quick else []), *([f"--seeds {seeds}"] if seeds else [])])
+    outcome = run_experiment(name, Settings(quick=quick, seeds=seeds, say=session.out.note, live=partial(_on_a_fleet, session) if live else None))
+    flags = [*(["--quick"] if quick else []), *([f"--seeds {seeds}"] if seeds else []), *(["--live"] if live else [])]
+    typed = " ".join(["fogctl paper run", name, *flags])
     data = report.as_json(
         EXPERIMENTS[name], outcome, quick=quick, took_s=time.monotonic() - began, command=typed, date=time.strftime("%Y-%m-%d", time.gmtime())
     )
@@ -64,3 +68,20 @@ def run(
             data["no_plots"] = why
             session.out.note(why)
     session.out.result(data, lines)
+
+
+def _on_a_fleet(session: Session, spec: dict[str, Any], agents: int, sites: int) -> dict[str, Any]:
+    """STATUS of the job at its end, with `broker_bytes` and `stray_bytes` as in `fogctl demo --json`. JobFailed with its reason."""
+    from fogctl.local_fleet import LocalFleet
+    from fogctl.watch import checked_end, follow
+
+    with (
+        tempfile.TemporaryDirectory(prefix="foglearn-live-") as folder,
+        LocalFleet(Path(folder), agents, sites=sites) as fleet,
+        fleet.client() as client,
+    ):
+        fleet.wait_for_nodes(client, agents + 1)
+        status = follow(client, client.request("job.submit", spec=spec)["job"], session.out)
+        checked_end(status)
+        passed = {name: dict(tap.bytes) for name, tap in fleet.taps.items()}
+        return {**status, "broker_bytes": passed, "stray_bytes": sum(tap.strays for tap in fleet.taps.values())}

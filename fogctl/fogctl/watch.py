@@ -237,6 +237,7 @@ def details(status: Status) -> Iterator[str]:
             for task in status["tasks"]
         ]
         yield from (f"  {line}" for line in aligned([columns, *rows]))
+        yield from (f"  {task['task']}: {task['note']}" for task in status["tasks"] if task["note"])
 
 
 def _task_state(task: dict[str, Any], status: Status) -> str:

@@ -74,9 +74,9 @@ def _cut(job: Job, spec: ModelSpec) -> tuple[float, float]:
 
 def torch_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
     """The real ops, shared by all simulated nodes, and what they cost."""
-    from fog_learning.ops import Workbench
+    from fog_sim.exact import ExactBench
 
-    bench = Workbench(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
+    bench = ExactBench(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
     return bench, model_costs(job, bench.spec, len(bench.test_rows()), roster_size)
 
 

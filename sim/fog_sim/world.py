@@ -222,6 +222,7 @@ class Simulation:
                 torch=True,
                 bandwidth_bytes_s=link.up_bytes_s,
                 rtt_s=2 * link.latency_s,
+                byte_j=link.joules_per_byte or None,
             )
             local = _scaled(d2d, drawn) if d2d is not None and place.site != CLOUD_SITE else None
             if local is not None and fleet.bridge is not None and place.site not in self.broker.bridges:

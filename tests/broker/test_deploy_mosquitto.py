@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received
 from fog_common.bus.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
-from support.broker import Inbox, needs
+from support.broker import PATIENCE_S, Inbox, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
 SECRET = "a-password"
@@ -27,6 +28,8 @@ class Fleet:
         needs("mosquitto", find_mosquitto())
         needs("mosquitto", shutil.which("mosquitto_passwd"))
         self.folder, self.brokers, self.buses = folder, list[Broker](), list[MqttBus]()
+        self.texts = dict[int, str]()
+        """port -> configuration of the broker there."""
 
     def start(self, conf: str, users: tuple[str, ...] = (), acl: str = "", **words: str) -> Broker:
         port = free_port()
@@ -45,7 +48,13 @@ class Fleet:
         text = text.replace("/etc/foglearn/passwords", str(passwords)).replace("/etc/foglearn/acl", str(access))
         for word, value in words.items():
             text = text.replace(word, value)
+        self.texts[port] = text
         self.brokers.append(Broker.start("mosquitto", port=port, config=text, listener=False, log=folder / "log"))
+        return self.brokers[-1]
+
+    def restart(self, broker: Broker) -> Broker:
+        """The same one again, after it was killed; it remembers nothing."""
+        self.brokers.append(Broker.start("mosquitto", port=broker.port, config=self.texts[broker.port], listener=False, log=broker.log))
         return self.brokers[-1]
 
     def connect(self, broker: Broker, user: str, *filters: str) -> tuple[MqttBus, Inbox]:
@@ -190,6 +199,10 @@ def test_the_largest_packet_is_told(fleet: Fleet) -> None:
 # -- two brokers, bridged ------------------------------------------------------------------
 
 
+SOON = {"restart_timeout 1 30": "restart_timeout 1"}
+"""A bridge that tries again after a second."""
+
+
 class Bridged:
     """The cloud's broker and that of the site `hall`, with a connection for each party that takes part."""
 
@@ -197,7 +210,8 @@ class Bridged:
         bridge = (DEPLOY / "acl.bridge").read_text().replace("SITE", "hall")
         cloud = fleet.start("cloud.conf", users=("coordinator", "operator", "cloud-1", "auditor", "bridge-hall"), acl=bridge + AUDITOR)
         address = f"127.0.0.1:{cloud.port}"
-        site = fleet.start("site.conf", users=("pi-1", "pi-2", "auditor"), acl=AUDITOR, SITE="hall", CLOUD=address, SECRET=SECRET)
+        site = fleet.start("site.conf", users=("pi-1", "pi-2", "auditor"), acl=AUDITOR, SITE="hall", CLOUD=address, SECRET=SECRET, **SOON)
+        self.cloud = cloud
         self.cloud_audit, self.above = fleet.connect(cloud, "auditor", "#")
         self.site_audit, self.below = fleet.connect(site, "auditor", "#")
         self.coordinator, _ = fleet.connect(cloud, "coordinator")
@@ -286,3 +300,31 @@ def test_a_site_cannot_speak_in_the_coordinators_name(bridged: Bridged) -> None:
 def test_a_large_message_crosses(bridged: Bridged) -> None:
     bridged.pi_1.publish("fog/v1/main/to/cloud/cloud-1/pi-1/bulk~job", bytes(256 * 1024))
     assert len(bridged.cloud_1_inbox.next(Received).payload) == 256 * 1024
+
+
+def test_a_site_goes_on_while_the_clouds_broker_is_down_and_is_bridged_again_afterwards(fleet: Fleet, bridged: Bridged) -> None:
+    """What was for others in between is the sender's to repeat: nothing here relies on a broker's memory."""
+    bridged.settle()
+    bridged.cloud.kill()
+    own, abroad = "fog/v1/main/d2d/hall/pi-2/pi-1/bulk~job", "fog/v1/main/to/cloud/cloud-1/pi-1/bulk~job"
+    for number in range(50):
+        bridged.pi_1.publish(own, b"own %d" % number, 1)
+        bridged.pi_1.publish(abroad, b"in vain", 1)
+    bridged.pi_1.publish(own, b"end of the outage", 1)
+    heard = bridged.below.until(b"end of the outage")
+    assert [payload for payload in heard if payload.startswith(b"own")] == [b"own %d" % number for number in range(50)]
+
+    again = fleet.restart(bridged.cloud)
+    auditor, above = fleet.connect(again, "auditor", "#")
+    _, there = fleet.connect(again, "cloud-1", "fog/v1/main/to/cloud/cloud-1/+/+")
+    end = time.monotonic() + PATIENCE_S
+    while b"repeated" not in there.payloads():
+        assert time.monotonic() < end, "the bridge did not come back"
+        bridged.pi_1.publish(own, b"own, meanwhile", 1)
+        bridged.pi_1.publish(abroad, b"repeated", 1)
+        time.sleep(0.05)
+    bridged.pi_1.publish(abroad, b"end up", 1)
+    above.until(b"end up")
+    auditor.publish("fog/v1/main/to/hall/pi-1/cloud-1/bulk~job", b"and down", 1)
+    assert bridged.pi_1_inbox.next(Received, lambda event: event.payload == b"and down")
+    assert [event.topic for event in above.seen if isinstance(event, Received) and "/d2d/" in event.topic] == []

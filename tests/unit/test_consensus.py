@@ -27,6 +27,7 @@ from fog_learning.methods.consensus import (
     small_world,
     transfer,
     turns_needed,
+    without,
 )
 from fog_learning.methods.mixing import Epoch, Mixing, Share
 
@@ -253,3 +254,11 @@ def test_a_member_says_whose_share_is_missing_and_goes_on_when_more_turns_are_wa
 def test_edges_of_is_the_inverse_of_graph_from():
     assert edges_of(graph_from(4, {(0, 1), (2, 3)})) == {(0, 1), (2, 3)}
     assert components(graph_from(4, {(1, 2)})) == [(1, 2), (0,), (3,)]
+
+
+def test_a_graph_without_broken_links_is_held_together_by_those_that_are_left():
+    assert edges_of(without(ring(5), {(0, 1)})) == edges_of(ring(5)) - {(0, 1)}
+    whole = without(ring(5), {(0, 1), (2, 3)})  # in two parts, but others reach each other
+    assert components(whole) == [(0, 1, 2, 3, 4)]
+    assert not {(0, 1), (2, 3)} & edges_of(whole)
+    assert components(without(full(3), {(0, 2), (1, 2)})) == [(0, 1), (2,)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Announce, Desired, Heartbeat, Identify, Planes, Presence, TaskState, WorkerState
@@ -39,6 +40,24 @@ def test_a_job_is_placed_prepared_and_begins():
     assert status["state"] == "running"
     assert world.live() == {"server": "cloud-1", "trainer-0": "pi-1", "trainer-1": "pi-2", "trainer-2": "pi-3"}
     assert status["view"] == 2  # one for the placement, one for the start: changes share a view
+
+
+def test_peers_carry_the_links_that_were_measured_when_they_went_live():
+    world = fleet(edges=1)
+    core, node = world.core, world.nodes["pi-1"]
+    assert core is not None
+    core.on_announce(world.now, Announce("pi-1", node.nonce, replace(node.profile, bandwidth_bytes_s=2e6, rtt_s=0.03, byte_j=2e-6)))
+    world.submit()
+    world.run(2.0)
+
+    def told() -> dict[str, tuple[float, float, float]]:
+        return {peer.task: (peer.bytes_s, peer.rtt_s, peer.byte_j) for peer in world.told[-1][1].tasks}
+
+    assert told() == {"server": (0.0, 0.0, 0.0), "trainer-0": (2e6, 0.03, 2e-6)}
+    view = world.status()["view"]
+    core.on_announce(world.now, Announce("pi-1", node.nonce, replace(node.profile, bandwidth_bytes_s=3e6, rtt_s=0.01, byte_j=2e-6)))
+    world.run(2.0)
+    assert world.status()["view"] == view  # a new figure is no new placement
 
 
 def test_no_task_is_live_before_every_preflight_has_passed():

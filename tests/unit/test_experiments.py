@@ -210,11 +210,15 @@ def test_fog_saves_uplink_and_rows_say_how_much():
     assert rows["fedavg d2d"].ours == 0
 
 
-def test_vertical_fog_is_the_star():
-    case = Case(size=2, clusters=2, graph={}, data="digits", model={"name": "mlp", "hidden": [16]}, rounds=3, target=0.5, lr=0.2, batch=16)
-    flat = fog_vs_fl.play(case, {"name": "fedavg"}, None, 0)
-    tree = fog_vs_fl.play(case, {"name": "fog", "mode": "vertical"}, case.tree(), 0)
-    assert tree.rated == pytest.approx(flat.rated)
+@pytest.mark.slow
+def test_the_quick_run_keeps_what_the_paper_promises():
+    outcome = fog_vs_fl.run(ONE_SEED)
+    assert outcome.findings
+    assert not [finding for finding in outcome.findings if finding.startswith("DOES NOT HOLD")]
+    figures = {(row.more["cluster_size"], row.column): row.ours for row in outcome.rows if row.column in fog_vs_fl.PAPER}
+    assert {size for size, _ in figures} == {5, 10, 25}
+    assert all((figures[size, "uplink_saved"] or 0.0) >= 0.8 for size in (10, 25))
+    assert all((figures[size, "energy_saved"] or 0.0) >= 0.5 for size in (5, 10, 25))
 
 
 def test_d2d_bytes_do_not_pass_the_uplink():

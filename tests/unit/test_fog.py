@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Command, Delivered, Event, Finish, Joined, Left, Measure, Peer, Rewound, Run, Save, Send
+from fog_common.machine import Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
 from fog_learning.job import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.cluster import Call, Pass, Ready, Update
+from fog_learning.methods.cluster import Call, Links, Pass, Ready, Update
 from fog_learning.methods.consensus import full, ring
 from fog_learning.methods.tradeoff import LinkCosts, choose
 from support.plain_ops import OPS, SLOTS, examples, flat, gain, shares
@@ -99,7 +100,7 @@ def test_a_vertical_tree_counts_every_slot_once_whatever_crashes(seed: int):
 
 
 @pytest.mark.parametrize("uplink", ["sample", "diversity"])
-@pytest.mark.parametrize("graph", ["full", "ring", "geometric", "small_world"])
+@pytest.mark.parametrize("graph", ["full", "ring", "geometric", "small_world", "measured"])
 @pytest.mark.parametrize("peers", [star(5), tree(2, 3), tree(3, 1, 1, between=2)], ids=["star", "two layers", "three layers"])
 def test_d2d_with_enough_turns_equals_the_flat_star(peers: tuple[Peer, ...], graph: str, uplink: str):
     spec = job(mode="d2d", uplink=uplink, consensus={"graph": graph, "shrink": 1e-10})
@@ -161,6 +162,51 @@ def test_a_link_that_is_silent_is_left_out_and_the_consensus_begins_again():
     assert schedule.measured["broken_links"] >= 1
     assert weights[0] == pytest.approx(flat(1, 5), abs=1e-6)
     assert weights[1:] == pytest.approx(shares(range(5)), abs=1e-6)
+
+
+@pytest.mark.parametrize("graph", ["measured", "ring"])
+def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_ends_is_a_new_instance(graph: str):
+    """Else each round would wait for it for `stall_s`."""
+    spec = job(rounds=6, mode="d2d", consensus={"graph": graph, "shrink": 1e-10, "stall_s": 50.0})
+    watch = Watch(1e-6)
+    schedule = Schedule(spec, 0, OPS, 1, Faults(duplicate=0.0), watch, star(5))
+    linked: dict[int, list[set[str]]] = {}
+
+    def saw(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        watch(schedule, seat, event, commands)
+        for command in commands:
+            if isinstance(command, Send) and isinstance(command.message, Links):
+                linked.setdefault(command.message.epoch[-1], []).extend({command.to, name} for name in command.message.links)
+
+    schedule.watch = saw
+    again = False
+    while schedule.seats["root"].finished is None:
+        schedule.act()
+        schedule.letters = [x for x in schedule.letters if not (type(x.message).__name__ == "Share" and {x.sender, x.to} == {"t0", "t1"})]
+        if not again and schedule.root_saved == 3:
+            again = True
+            old = schedule._kill("t1", publish=False)
+            schedule._return("t1", gone=(old,))
+    assert not schedule.seats["root"].finished.why
+    assert schedule.measured["broken_links"] == 2  # once, and once more for the new instance
+    tried = [number for number in sorted(linked) if {"t0", "t1"} in linked[number]]
+    assert tried[0] == 1
+    assert len(tried) == 2
+    assert all(number == 1 or number >= 4 for number in tried)
+    assert [record.numbers["slots"] for record in schedule.seats["root"].machine.progress()[1]] == [5.0] * 6  # type: ignore[union-attr]
+
+
+def test_links_that_the_cluster_cannot_do_without_are_tried_again():
+    spec = job(mode="d2d")
+    method, plan = resolve_method(spec)
+    head = method.build(spec, plan, star(3)[0]).head  # type: ignore[attr-defined]
+    head.meet(star(3), ("t0", "t1", "t2"))
+    head.broken = [("t0", "t2"), ("t1", "t2")]  # t2 was away, not its links
+    head._mend()
+    assert head.broken == []
+    head.broken = [("t0", "t2")]
+    head._mend()
+    assert head.broken == [("t0", "t2")]
 
 
 # -- what crosses the uplink ---------------------------------------------------------------------
@@ -375,6 +421,72 @@ def test_auto_goes_sideways_where_that_is_cheaper_and_says_why():
     assert dear.d2d_j == pytest.approx(2 * 4e6 * 1e-5 + (200 * 20 * 4e6 + 9 * 4e6) * 1e-7)
     assert choose(ring(10), 200, 4_000_000, costs, "uplink").d2d
     assert not choose(ring(10), 200, 4_000_000, costs, "latency").d2d
+
+
+def test_the_weights_go_down_to_one_member_or_to_all_and_that_is_counted():
+    relayed = choose(full(10), 1, 4_000_000, LinkCosts(), "uplink")
+    direct = choose(full(10), 1, 4_000_000, LinkCosts(), "uplink", relay=False)
+    assert (relayed.d2d_up_bytes, direct.d2d_up_bytes, relayed.vertical_up_bytes) == (2 * 4_000_000, 11 * 4_000_000, 20 * 4_000_000)
+    costs = LinkCosts(up_j_per_byte=1e-6, d2d_j_per_byte=0.0)
+    assert choose(full(10), 1, 4_000_000, costs, "energy", relay=False).d2d_j == pytest.approx(11 * 4e6 * 1e-6)
+
+
+def linked(bytes_s: float, byte_j: float, rtt_s: float = 0.02, members: int = 4) -> tuple[Peer, ...]:
+    """One cluster; the last member's link is as given, the others' are ten times as good."""
+    server, *trainers = star(members)
+    links = [(10 * bytes_s, byte_j / 10, rtt_s / 10)] * (members - 1) + [(bytes_s, byte_j, rtt_s)]
+    return server, *(replace(peer, bytes_s=rate, byte_j=j, rtt_s=trip) for peer, (rate, j, trip) in zip(trainers, links, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("peers", "method", "d2d"),
+    [
+        (linked(1e6, 2e-6), {}, True),  # an uplink of 2 uJ/B against 0.36 among neighbours
+        (linked(1e6, 1e-8), {}, False),  # a wired one: nothing to save
+        (linked(1e4, 1e-8), {"objective": "latency"}, False),  # one copy down and one up either way, and turns besides
+        (linked(1e6, 1e-8), {"objective": "uplink"}, True),
+        (linked(1e6, 2e-6), {"consensus": {"graph": "ring", "turns": 50}}, False),  # too many turns
+        (star(4), {}, True),  # nothing is known of the links: the job's costs, LTE and WiFi
+        (star(4), {"costs": {"up_j_per_byte": 1e-8}}, False),
+    ],
+)
+def test_auto_decides_by_the_links_of_the_members_and_says_why(peers: tuple[Peer, ...], method: dict[str, Any], d2d: bool):
+    notes: set[str] = set()
+    calls: set[bool] = set()
+
+    def watch(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
+        calls.update(command.message.d2d for command in commands if isinstance(command, Send) and isinstance(command.message, Call))
+        if seat.peer.role == "server" and seat.machine.note():  # type: ignore[union-attr]
+            notes.add(seat.machine.note())  # type: ignore[union-attr]
+
+    finish = Schedule(job(mode="auto", **method), 0, OPS, 0, Faults(), watch, peers).run()
+    assert not finish.why
+    assert calls == {d2d}
+    objective = method.get("objective", "energy")
+    assert all(note.startswith(f"{'d2d' if d2d else 'vertical'}: {objective}: d2d ") for note in notes)
+    assert notes
+
+
+def test_auto_weighs_the_slowest_and_dearest_link_of_those_called():
+    head = resolve_method(job(mode="auto"))[0].build(job(mode="auto"), resolve_method(job(mode="auto"))[1], star(4)[0]).head  # type: ignore[attr-defined]
+    peers = linked(2e6, 3e-6, 0.08)
+    head.meet(peers, ("t0", "t1", "t2", "t3"))
+    head.called = ("t0", "t1", "t2", "t3")
+    links = head._links()
+    assert (links.up_bytes_s, links.up_j_per_byte, links.up_latency_s) == (2e6, 3e-6, 0.04)
+    assert (links.d2d_bytes_s, links.d2d_j_per_byte) == (LinkCosts().d2d_bytes_s, LinkCosts().d2d_j_per_byte)
+    head.called = ("t0", "t1")
+    assert head._links().up_bytes_s == 2e7
+
+
+def test_auto_knows_the_size_of_the_first_weights():
+    """They are a handle at the root; the op that made them says how large they are."""
+    spec = job(mode="auto")
+    method, plan = resolve_method(spec)
+    server = method.build(spec, plan, star(4)[0])
+    server.step(Started(star(4)), 0.0)
+    server.step(Ran(("init",), {"weights": Handle("w")}, {"bytes": 4e6}), 0.0)
+    assert server.head.choice().vertical_up_bytes == 2 * 4 * 4_000_000  # type: ignore[attr-defined]
 
 
 def test_members_of_several_sites_average_upwards():

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from fog_common.errors import ConfigError
+from fog_common.wire import topics
 from fog_learning.jobfile import job_from, load_job
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, Place, load_shape, places, shape_for
 from fog_sim.world import Simulation
-from fogctl import draw
+from fogctl import draw, watch
 from fogctl.demo import FOG
 from support.plain_bench import plain_bench
 from support.plain_ops import SLOTS, flat, shares
@@ -79,14 +80,42 @@ def checked(world: Simulation, name: str, rounds: int, slots: int = 9) -> dict[s
 
 @pytest.mark.parametrize("fleet", [OWN_UPLINKS, BRIDGED], ids=["own uplinks", "bridged"])
 @pytest.mark.parametrize("mode", ["vertical", "d2d"])
-def test_a_tree_over_sites_is_federated_averaging_and_their_own_traffic_stays_there(fleet: Fleet, mode: str):
+def test_a_tree_over_sites_is_federated_averaging_and_their_own_traffic_stays_there(fleet: Fleet, mode: str, monkeypatch: pytest.MonkeyPatch):
     world = world_of(fleet)
+    routes: list[Any] = []
+    route = world.broker._route
+
+    def routed(topic: str, *rest: Any) -> None:
+        """What the cloud's broker takes in."""
+        routes.append(topics.parse(topic))
+        route(topic, *rest)
+
+    monkeypatch.setattr(world.broker, "_route", routed)
     name = world.submit(job(mode))
     checked(world, name, 6)
     counts = world.broker.bytes
     for site in ("site-1", "site-2", "site-3"):
         assert counts[site]["d2d"] > 0
-    assert "d2d" not in {plane for broker in ("site-1", "site-2", "site-3") for plane in counts[broker] if plane not in counts[broker]}
+    assert {scope for plane, scope, *_ in routes if plane == "d2d"} <= {"cloud"}  # cloud-1 measures its own link
+    assert {scope for plane, scope, *_ in routes if plane == "cast"} <= {"cloud", topics.ALL_SITES}
+    assert any(plane == "to" for plane, *_ in routes)
+
+
+@pytest.mark.parametrize(("byte_j", "way"), [(3e-6, "d2d"), (1e-8, "vertical")], ids=["mobile", "wired"])
+def test_auto_decides_by_what_the_members_uplinks_cost_and_shows_it(byte_j: float, way: str):
+    fleet = Fleet(link=msgspec.structs.replace(UPLINK, joules_per_byte=byte_j), d2d=WIFI, node=MODEL, cloud=MODEL)
+    world = world_of(fleet)
+    name = world.submit(job("auto"))
+
+    def noted() -> list[str]:
+        shown = watch.details(world.status(name))
+        return [line for line in shown if line.startswith("  aggregator-1-") and f": {way}: energy: d2d " in line]
+
+    until(world, lambda: len(noted()) == 3, "word from the heads of the three sites")
+    drawn = draw.text(world.coordinator.request("topology", job=name).body["nodes"])
+    assert sum(f"  {way}: energy: d2d " in line for line in drawn) >= 3
+    status = checked(world, name, 6)
+    assert all(("consensus_error" in record) is (way == "d2d") for record in status["history"])
 
 
 def test_what_stays_in_a_site_does_not_touch_the_uplink():

@@ -101,6 +101,8 @@ class TaskState(Struct, frozen=True):
     finished: bool = False
     why: str = ""
     """Not '' if the task failed."""
+    note: str = ""
+    """How it works, for a person: Machine.note()."""
 
 
 class ReplicaState(Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from fog_common.machine import Numbers, Ref, Slots
+from fog_common.machine import Numbers, Peer, Ref, Slots
 from fog_learning.job import Count, NotNegative, Positive
 from fog_learning.methods.consensus import Kind
 from fog_learning.methods.mixing import Epoch
@@ -35,8 +35,9 @@ class Consensus(Struct, frozen=True, forbid_unknown_fields=True):
     max_error: NotNegative = 0.0
     """Go on, doubling the turns, until the measured error is at most this; 0 = whatever the turns give, measured and reported."""
     max_turns: Count = 1000
-    sketch: Annotated[int, Meta(ge=8)] = 128
-    """Numbers that each member sends so that the error can be measured; at least the size of the model: measured exactly."""
+    sketch: Annotated[int, Meta(ge=128, multiple_of=8)] = 128
+    """Numbers that each member sends so that the error can be bounded; at least the size of the model: measured exactly. With fewer than 128
+    the bound would be missed too often."""
     stall_s: Positive = 30.0
     """A neighbour that is silent for so long is reported; the link is left out, and the consensus begins again."""
 
@@ -168,6 +169,14 @@ class Child(Struct, frozen=True):
 
     role: str
     site: str
+    bytes_s: float = 0.0
+    rtt_s: float = 0.0
+    byte_j: float = 0.0
+    """Of its link, as in Peer; 0 = unknown."""
+
+    @classmethod
+    def of(cls, peer: Peer) -> Child:
+        return cls(peer.role, peer.site, peer.bytes_s, peer.rtt_s, peer.byte_j)
 
 
 class Answer(Struct):

@@ -17,7 +17,8 @@ Graph = tuple[tuple[int, ...], ...]
 """For each node the sorted indices of its neighbours. Undirected, without loops."""
 Weights = tuple[dict[int, float], ...]
 """Row i of W: neighbour (and i itself) -> weight."""
-Kind = Literal["full", "ring", "geometric", "small_world"]
+Kind = Literal["full", "ring", "geometric", "small_world", "measured"]
+"""measured: everybody whom one reaches, as the consensus itself finds out: full, less the links that were silent."""
 
 # -- graphs --------------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ def small_world(n: int, degree: int, rewire: float, seed: int) -> Graph:
 def make_graph(kind: Kind, n: int, seed: int = 0, radius: float = 0.5, degree: int = 4, rewire: float = 0.2) -> Graph:
     """A connected graph of this kind on n >= 1 nodes; the same for the same arguments."""
     match kind:
-        case "full":
+        case "full" | "measured":
             return full(n)
         case "ring":
             return ring(n)
@@ -109,6 +110,14 @@ def joined(graph: Graph, distance: Callable[[int, int], float]) -> Graph:
         a, b = min(((a, b) for a in first for b in rest), key=lambda pair: (distance(*pair), pair))
         edges.add((min(a, b), max(a, b)))
     return graph_from(len(graph), edges)
+
+
+def without(graph: Graph, broken: set[tuple[int, int]]) -> Graph:
+    """The graph less these edges (a < b). Where it falls apart its parts are linked anew by pairs that are not broken, the closest in index,
+    as far as there are such: what is left may have parts."""
+    kept = graph_from(len(graph), edges_of(graph) - broken)
+    linked = joined(kept, lambda a, b: math.inf if (min(a, b), max(a, b)) in broken else abs(a - b))
+    return graph_from(len(graph), edges_of(linked) - broken)
 
 
 # -- weights and their speed ---------------------------------------------------------------

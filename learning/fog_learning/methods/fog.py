@@ -112,6 +112,9 @@ class Aggregator(Alarm, kw_only=True):
     def times(self) -> tuple[float | None, ...]:
         return (self.member.stuck_at, self.head.wakes_at())
 
+    def note(self) -> str:
+        return self.head.note()
+
     def waiting(self, now: float) -> Waiting | None:
         round_ = Waiting("whole model, to begin with" if self.lacks else "round", since=self.since)
         return self.head.waiting() or self.member.waiting(now) or round_
@@ -225,8 +228,8 @@ class Server(Alarm, kw_only=True):
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
-            case Ran(("init",), refs):
-                self.weights = refs["weights"]
+            case Ran(("init",), refs, numbers):
+                self.weights, self.head.size_bytes = refs["weights"], int(numbers.get("bytes", 0))
                 self.base = self.weights if self.blocks.deep else None
                 return [Save(0), *self._open(now)]
             case Ran(("rated", number), _, numbers):
@@ -243,6 +246,9 @@ class Server(Alarm, kw_only=True):
 
     def times(self) -> tuple[float | None, ...]:
         return (self.head.wakes_at(),) if self.phase == "running" else ()
+
+    def note(self) -> str:
+        return self.head.note()
 
     def waiting(self, now: float) -> Waiting | None:
         if self.phase == "idle":

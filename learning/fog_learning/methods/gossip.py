@@ -350,7 +350,7 @@ class GossipPeer(Alarm, kw_only=True):
 
     def _sketch(self) -> list[Command]:
         assert self.mixing.value is not None
-        numbers: dict[str, float | int | str] = {"size": self.plan.consensus.sketch, "seed": self.seed}
+        numbers: dict[str, float | int | str] = {"size": self.plan.consensus.sketch, "seed": f"{self.seed}/{self.done + 1}"}
         return [Run("sketch", {"value": self.mixing.value}, ("sketched", *self.mixing.epoch), numbers)]
 
     def _over(self, sketch: Ref | None, exact: bool, now: float) -> list[Command]:

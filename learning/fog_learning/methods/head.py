@@ -3,18 +3,19 @@
 | op         | inputs              | numbers in     | outputs | numbers out |
 |------------|---------------------|----------------|---------|-------------|
 | accumulate | sum?, add           | n              | sum     |             |
-| mean       | sum                 |                | weights |             |
+| mean       | sum                 |                | weights | bytes       |
 | spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
-| join       | like, slice0, slice1 … | without     | weights |             |
+| join       | like, slice0, slice1 … | without     | weights | bytes       |
 
 error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
-else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of 1 in 10^5.
+else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of less than 1 in 10^4.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -41,7 +42,7 @@ from fog_learning.methods.cluster import (
     Trouble,
     Update,
 )
-from fog_learning.methods.consensus import Graph, components, edges_of, graph_from, make_graph, metropolis, second_eigenvalue, turns_needed
+from fog_learning.methods.consensus import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
 from fog_learning.methods.mixing import Epoch
 from fog_learning.methods.rounds import deadline, ends_at, needed
 from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
@@ -75,6 +76,8 @@ class Head(Struct):
     """A whole model for members who lack the other blocks, if there may be such."""
     without: str = ""
     """Blocks that the members' updates lack, with commas."""
+    size_bytes: int = 0
+    """Of the weights, as far as it is known; 0 = not yet."""
     d2d: bool = False
     why: str = ""
     """Why this cluster averages the way it does."""
@@ -104,6 +107,7 @@ class Head(Struct):
     members: tuple[str, ...] = ()
     """Of the epoch, in index order of its graph."""
     broken: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of members, sorted, that do not reach each other: left out until one of them is a new instance."""
     turns: int = 0
     settled: dict[str, Settled] = field(default_factory=dict)
     pulled: dict[int, str] = field(default_factory=dict)
@@ -119,11 +123,11 @@ class Head(Struct):
         """mine: task ids of this cluster's members."""
         by_name = {peer.task: peer for peer in roster}
         self.born = (by_name[self.me].since, by_name[self.me].incarnation) if self.me in by_name else self.born
-        self.children = {name: Child(by_name[name].role, by_name[name].site) for name in sorted(mine)}
+        self.children = {name: Child.of(by_name[name]) for name in sorted(mine)}
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
         """After a restart in the middle of a round: members may have come or gone meanwhile."""
-        before = self.children
+        before, self.broken = self.children, []
         self.meet(roster, mine)
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
         for name in before.keys() - self.children.keys():
@@ -143,7 +147,8 @@ class Head(Struct):
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
-        self.children = dict(sorted([*self.children.items(), (name, Child(peer.role, peer.site))]))
+        self.children = dict(sorted([*self.children.items(), (name, Child.of(peer))]))
+        self.broken = [pair for pair in self.broken if name not in pair]
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
             return lost
@@ -261,7 +266,8 @@ class Head(Struct):
         self.whole, self.base, self.without = whole, base, without
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
-        self.answers, self.troubled, self.empty, self.holders, self.relayers, self.broken = {}, {}, (), (), (), []
+        self.answers, self.troubled, self.empty, self.holders, self.relayers = {}, {}, (), (), ()
+        self._mend()
         self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
         self.closes_at, self.overdue, self.ended = None, False, False
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
@@ -296,9 +302,19 @@ class Head(Struct):
     def choice(self) -> Choice:
         """What `auto` weighs for the members called now."""
         graph = self._graph(len(self.called))
-        size = self.weights.size if isinstance(self.weights, Blob) else 0
+        size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
         slices = len(graph) if self.uplink == "diversity" else 1
-        return choose(graph, self._turns(graph), size, self.costs, self.objective, slices)
+        return choose(graph, self._turns(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
+
+    def _links(self) -> LinkCosts:
+        """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
+        links = [self.children[name] for name in self.called if name in self.children]
+        rates = [link.bytes_s for link in links if link.bytes_s > 0.0]
+        trips, joules = max((link.rtt_s for link in links), default=0.0), max((link.byte_j for link in links), default=0.0)
+        known: dict[str, float] = {"up_bytes_s": min(rates)} if rates else {}
+        known |= {"up_latency_s": trips / 2} if trips > 0.0 else {}
+        known |= {"up_j_per_byte": joules} if joules > 0.0 else {}
+        return msgspec.structs.replace(self.costs, **known)
 
     # -- what members say ------------------------------------------------------------------
 
@@ -322,7 +338,7 @@ class Head(Struct):
                 self.settled[sender] = said
                 return self._judge() if len(self.settled) == len(self.members) else []
             case Stuck(epoch, missing) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members:
-                self.broken += [(min(sender, name), max(sender, name)) for name in missing]
+                self.broken = sorted({*self.broken, *((min(sender, name), max(sender, name)) for name in missing)})
                 return [Measure("broken_links", len(missing)), *self._agree(now)]
             case Update(epoch=epoch) if epoch == self.epoch and self.phase == "pulling" and self.pulled.get(said.part) == sender:
                 self.slices[said.part] = said.weights
@@ -414,6 +430,7 @@ class Head(Struct):
     def ran(self, event: Ran) -> list[Command]:
         match event.tag:
             case ("mean" | "joined", _, opening) if opening == self.opening and self.phase in ("averaging", "joining"):
+                self.size_bytes = int(event.numbers.get("bytes", self.size_bytes))
                 self._end(event.refs["weights"])
             case ("spread", turns, *epoch) if tuple(epoch) == self.epoch and turns == self.turns and self.phase == "judging":
                 self.error = event.numbers["error"]
@@ -456,6 +473,16 @@ class Head(Struct):
         say = self.consensus
         return min(say.max_turns, say.turns or turns_needed(second_eigenvalue(metropolis(graph)), say.shrink))
 
+    def _broken(self, names: Sequence[str]) -> set[tuple[int, int]]:
+        """The pairs that do not reach each other, as indices of these sorted names."""
+        return {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
+
+    def _mend(self) -> None:
+        """Links that the cluster cannot do without are tried again: nobody's data is to be left out for good."""
+        names = sorted(self.children)
+        part = {names[index]: number for number, each in enumerate(components(without(full(len(names)), self._broken(names)))) for index in each}
+        self.broken = [(a, b) for a, b in self.broken if part.get(a) == part.get(b)]
+
     def _agree(self, now: float) -> list[Command]:
         """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
         names = [name for name in sorted(self.answers) if name in self.children]
@@ -463,9 +490,9 @@ class Head(Struct):
             self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
             return [*self._call_orphans(), *self._close_if_ready(now)]
         graph = self._graph(len(names))
-        broken = {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
+        broken = self._broken(names)
         if broken & edges_of(graph):
-            graph = graph_from(len(names), edges_of(graph) - broken)
+            graph = without(graph, broken)
             part = components(graph)[0]  # who cannot be reached by the others sits this round out
             new = {old: index for index, old in enumerate(part)}
             graph = tuple(tuple(new[other] for other in graph[old]) for old in part)
@@ -515,6 +542,10 @@ class Head(Struct):
         return [Run("join", {"like": like, **slices}, ("joined", self.number, self.opening), {"without": self.without})]
 
     # -- what a person sees ----------------------------------------------------------------
+
+    def note(self) -> str:
+        """How this cluster averages, and why."""
+        return f"{'d2d' if self.d2d else 'vertical'}: {self.why}" if self.why else ""
 
     def waiting(self) -> Waiting | None:
         match self.phase:

@@ -158,7 +158,8 @@ class Member(Struct):
             self.stuck_at, self.patience = now + self.consensus.stall_s, at
         if mixing.phase == "settled" and self.reported != at and mixing.value is not None:
             self.reported = at
-            numbers: dict[str, float | int | str] = {"size": self.consensus.sketch, "seed": self.seed}
+            drawn = "/".join(str(part) for part in (self.seed, *mixing.epoch, mixing.turn))  # anew each time: one bad draw is not the job's
+            numbers: dict[str, float | int | str] = {"size": self.consensus.sketch, "seed": drawn}
             return [*commands, Run("sketch", {"value": mixing.value}, ("sketched", mixing.turn, *mixing.epoch), numbers)]
         return commands
 

@@ -37,7 +37,7 @@ class Op(Struct, frozen=True):
 
 OPS: dict[str, Op] = {
     # ops/train.py: one node, its own data
-    "init": Op("train", (), ("layers?",), ("weights",)),
+    "init": Op("train", (), ("layers?",), ("weights",), ("bytes",)),
     "train": Op(
         "train",
         ("weights", "own?", "correction?"),
@@ -51,7 +51,7 @@ OPS: dict[str, Op] = {
     "evaluate_local": Op("evaluate", ("weights", "own?"), ("slot", "layers?"), (), ("accuracy", "loss", "examples")),
     # ops/average.py: weighted means
     "accumulate": Op("average", ("sum?", "add"), ("n",), ("sum",), ("n",), consumes=("sum",)),
-    "mean": Op("average", ("sum", "base?"), (), ("weights",), ("n",)),
+    "mean": Op("average", ("sum", "base?"), (), ("weights",), ("n", "bytes")),
     "server_opt": Op(
         "average", ("weights", "mean", "m?", "v?"), ("kind", "lr", "beta1", "beta2", "eps"), ("weights", "m?", "v?"), consumes=("m", "v")
     ),
@@ -59,7 +59,7 @@ OPS: dict[str, Op] = {
     "pair": Op("consensus", ("weights",), ("n",), ("value", "sent")),
     "mix": Op("consensus", ("value", "sent", "from0…"), ("w0…",), ("value", "sent"), ("change",), consumes=("value",)),
     "settle": Op("consensus", ("value",), ("m", "part?", "of?"), ("weights",)),
-    "join": Op("consensus", ("like", "slice0…"), ("without?",), ("weights",)),
+    "join": Op("consensus", ("like", "slice0…"), ("without?",), ("weights",), ("bytes",)),
     "sketch": Op("consensus", ("value",), ("size", "seed?"), ("sketch",), ("exact",)),
     "spread": Op("consensus", ("sketch0…",), ("m0…", "exact?"), (), ("error",)),
     # ops/split.py: the model cut between nodes and trunk (fcddt)

@@ -78,7 +78,7 @@ def on_grid(weights: Weights) -> Weights:
 
 
 def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given.
+    """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given. bytes: their size.
 
     OpError if there is no update or the mean is not finite.
     """
@@ -95,7 +95,7 @@ def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) 
             weights[name] = divided(tensor, n, dtype)
             if not bool(torch.isfinite(weights[name]).all()):
                 raise OpError(f"the mean of {name} is not finite: an update holds NaN, infinity or values beyond 1e28")
-    return {"weights": on_grid(weights)}, {"n": n}
+    return {"weights": on_grid(weights)}, {"n": n, "bytes": float(weights.size_bytes)}
 
 
 def divided(total: Tensor, by: float, dtype: torch.dtype) -> Tensor:

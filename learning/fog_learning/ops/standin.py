@@ -74,7 +74,7 @@ class Workbench:
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Value], dict[str, float]]:
         match op:
             case "init":
-                return {"weights": Value(array("q", bytes(8 * self.size)))}, {}
+                return {"weights": Value(array("q", bytes(8 * self.size)))}, {"bytes": 8.0 * self.size}
             case "train":
                 slot = int(numbers.get("slot", self.slots.get(task, -1)))
                 added = gain(slot, int(numbers["round"]))

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def init(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """weights: the first ones, of the whole model or of `layers` (block names with commas)."""
+    """weights: the first ones, of the whole model or of `layers` (block names with commas). bytes: their size."""
     layers = blocks_of(numbers.get("layers"))
-    weights = bench.first_weights()
-    return {"weights": only(weights, layers) if layers else weights}, {}
+    weights = only(bench.first_weights(), layers) if layers else bench.first_weights()
+    return {"weights": weights}, {"bytes": float(weights.size_bytes)}
 
 
 def train(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:

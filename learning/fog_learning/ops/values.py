@@ -40,6 +40,11 @@ class Weights(dict[str, Tensor]):
         super().__init__(items or {})
         self.frozen = frozen
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensors alone."""
+        return sum(tensor.nbytes for tensor in self.values())
+
     def own(self) -> Weights:
         """Itself if it may be written to, else a copy."""
         return Weights({name: tensor.clone() for name, tensor in self.items()}) if self.frozen else self

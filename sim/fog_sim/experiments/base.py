@@ -21,6 +21,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     say: Callable[[str], None] = lambda text: None
     """Hears one line at a time about what runs now."""
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    live: Callable[[dict[str, Any], int, int], dict[str, Any]] | None = None
+    """Runs a job on real processes of this machine: (job, agents, sites with a broker of their own) -> its STATUS at the end. None: no such
+    run is wanted."""
 
     def repeat(self, full: int, quick: int = 2) -> range:
         """The seeds to run."""
@@ -93,8 +96,12 @@ class Experiment(Struct, frozen=True):
     module: str
     data: tuple[tuple[str, ...], ...] = ()
     """Data sets it needs files of: one of each group."""
+    live: bool = False
+    """A part of it runs live, too, if `Settings.live` is there."""
 
     def run(self, settings: Settings) -> Outcome:
+        if settings.live is not None and not self.live:
+            raise ConfigError(f"--live: {self.name} runs in the simulator only; fog-vs-fl has a live part")
         for group in self.data:
             find_data(group, settings.env)
         outcome: Outcome = import_module(f"fog_sim.experiments.{self.module}").run(settings)

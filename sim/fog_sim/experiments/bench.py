@@ -6,14 +6,14 @@ from typing import Any, Final
 
 from fog_learning.data import Dataset, load_dataset
 from fog_learning.job import Job
-from fog_learning.ops import Workbench
 from fog_sim.costs import Costs, model_costs
+from fog_sim.exact import ExactBench
 
 _held: Final[dict[str, Dataset]] = {}
 """The last one: experiments use one after the other."""
 
 
-class Bench(Workbench):
+class Bench(ExactBench):
     def _load(self) -> Dataset:
         if self._dataset is None:
             data = self.job.data

@@ -6,11 +6,13 @@ tree:  devices of a cluster ==== WiFi (D2D consensus) ====; one of them -- LTE -
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any, Final
 
 from msgspec import Struct
 
+from fog_common.energy.radios import LTE, OLD_WIFI, WIFI, Radio
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, find_data, held, mean_std
 from fog_sim.experiments.stage import CLOUD, Finished, Stage, Task, star
 from fog_sim.links import Link, NodeModel
@@ -19,40 +21,6 @@ PAPER: Final = {"uplink_saved": 0.8, "energy_saved": 0.5, "accuracy_gap": 0.0}
 CLUSTERS: Final = 5
 
 
-class Radio(Struct, frozen=True):
-    """Joules of the device per byte sent and received, at these rates."""
-
-    send_j: float
-    receive_j: float
-    send_bytes_s: float
-    receive_bytes_s: float
-
-    def joules(self, sent: float, received: float) -> float:
-        return sent * self.send_j + received * self.receive_j
-
-    @property
-    def pair_j(self) -> float:
-        """A byte that one device sends and another receives."""
-        return self.send_j + self.receive_j
-
-
-def radio(send_mw: tuple[float, float], receive_mw: tuple[float, float], send_mbit_s: float, receive_mbit_s: float) -> Radio:
-    """(mW per Mbit/s, mW) of a radio that is on: mW per Mbit/s are nJ per bit, to which the constant part adds mW / (Mbit/s)."""
-
-    def per_byte(slope: float, constant: float, rate: float) -> float:
-        return 8e-9 * (slope + constant / rate)
-
-    return Radio(per_byte(*send_mw, send_mbit_s), per_byte(*receive_mw, receive_mbit_s), send_mbit_s * 125_000, receive_mbit_s * 125_000)
-
-
-LTE: Final = radio((438.39, 1288.04), (51.97, 1288.04), 5.64, 12.74)
-"""Huang et al., A Close Examination of Performance and Power Characteristics of 4G LTE Networks, MobiSys 2012: power model of data
-transfer (438.39 mW per Mbit/s up, 51.97 down, 1288.04 mW), at the median rates measured there."""
-WIFI: Final = radio((0.0, 1280.0), (0.0, 940.0), 50.0, 50.0)
-"""Halperin et al., Demystifying 802.11n Power Consumption, HotPower 2010: one antenna, 1.28 W sending, 0.94 W receiving; at 50 Mbit/s
-of payload (MCS 7, 65 Mbit/s, frames aggregated)."""
-OLD_WIFI: Final = radio((283.17, 132.86), (137.01, 132.86), 20.0, 20.0)
-"""WiFi of the phone in Huang et al. (2012), at 20 Mbit/s: the worse case."""
 WIRE: Final = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.001)
 DEVICE: Final = NodeModel()
 
@@ -88,6 +56,10 @@ class Case(Struct, frozen=True, kw_only=True):
             "train": {"rounds": self.rounds, "batch_size": self.batch, "lr": self.lr},
             "seed": seed,
         }
+
+    def fog(self) -> dict[str, Any]:
+        """The method that is compared with fedavg."""
+        return {"name": "fog", "mode": "d2d", "uplink": "sample", "downlink": "relay", "consensus": self.graph}
 
     def tree(self) -> list[Task]:
         """A site per cluster of devices, one edge node for each, all edge nodes in one site, the cloud."""
@@ -161,14 +133,13 @@ def play(case: Case, method: dict[str, Any], tasks: list[Task] | None, seed: int
 
 
 def cases(settings: Settings) -> list[Case]:
-    few, many = {"graph": "full", "turns": 1}, {"graph": "small_world", "degree": 4, "rewire": 0.5, "turns": 1}
+    few, many = {"graph": "ring", "turns": 1}, {"graph": "small_world", "degree": 4, "rewire": 0.5, "turns": 1}
     if settings.quick:
         common: dict[str, Any] = {"data": "digits", "model": {"name": "mlp", "hidden": [128]}, "rounds": 50, "lr": 0.1, "batch": 16}
     else:
         data = find_data(("mnist",), settings.env)
         common = {"data": data, "model": {"name": "mlp", "hidden": [32]}, "rounds": 110, "lr": 0.1, "batch": 16, "test_limit": 5000}
-    sizes = (5, 10, 25) if settings.quick else (5, 10, 15, 20, 25)
-    return [Case(size=size, graph=few if size <= 5 else many, target=0.9, **common) for size in sizes]
+    return [Case(size=size, graph=few if size <= 10 else many, target=0.9, **common) for size in (5, 10, 25)]
 
 
 def run(settings: Settings, chosen: list[Case] | None = None) -> Outcome:
@@ -202,6 +173,8 @@ def run(settings: Settings, chosen: list[Case] | None = None) -> Outcome:
     _judge(outcome)
     _targets(outcome, compared, pairs)
     _limits(outcome, compared, pairs)
+    if settings.live is not None:
+        live(outcome, settings.say, settings.live, LIVE)
     return outcome
 
 
@@ -209,8 +182,7 @@ def _compare(settings: Settings, case: Case, seed: int) -> tuple[Spent, Spent]:
     settings.say(f"{case.devices} devices, seed {seed}: fedavg, a star")
     flat = play(case, {"name": "fedavg"}, None, seed)
     settings.say(f"{case.devices} devices, seed {seed}: fog, {case.clusters} clusters of {case.size}")
-    fog = {"name": "fog", "mode": "d2d", "uplink": "sample", "downlink": "relay", "consensus": case.graph}
-    return flat, play(case, fog, case.tree(), seed)
+    return flat, play(case, case.fog(), case.tree(), seed)
 
 
 def saved(flat: Spent, fog: Spent, target: float, d2d: Radio = WIFI) -> tuple[float, float] | None:
@@ -363,3 +335,54 @@ def _assumptions(compared: list[Case]) -> list[str]:
         "To the target: the first round whose rating on the test set reaches it; totals of a run divided by its rounds, times that round.",
         "accuracy_gap: fedavg's accuracy less fog's after the same number of rounds (mean of the last five ratings).",
     ]
+
+
+# -- live ----------------------------------------------------------------------------------
+
+LIVE_SITES: Final = 2
+LIVE_SIZE: Final = 3
+LIVE: Final = Case(
+    size=LIVE_SIZE,
+    clusters=LIVE_SITES,
+    graph={"graph": "full", "turns": 1},
+    data="digits",
+    model={"name": "mlp", "hidden": [64]},
+    rounds=20,
+    target=0.8,
+    lr=0.1,
+    batch=32,
+    local_steps=10,
+)
+
+
+def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dict[str, Any], int, int], dict[str, Any]], case: Case) -> None:
+    """fedavg and fog on agents and brokers of this machine; bytes are those that the job's status shows. Adds rows and what holds."""
+    name = f"live: {case.clusters} sites of {case.size}"
+    methods: tuple[dict[str, Any], ...] = ({"name": "fedavg"}, case.fog())
+    found: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        say(f"{name}: {method['name']}")
+        spec = {**case.spec(method, 0), "nodes": {"select": {"tier": ["edge"]}}}
+        found[method["name"]] = status = on_a_fleet(spec, case.devices, case.clusters)
+        moved, rounds = status["bytes"], status["round"]
+        up = {"uplink": moved["up"] + moved["down"] + moved["cast"], "d2d": moved["d2d"], "through the cloud's broker": _crossing(status)}
+        rows = [Row(row=name, column=f"{method['name']} {what}", ours=count / rounds, unit="B per round") for what, count in up.items()]
+        outcome.rows += [*rows, Row(row=name, column=f"{method['name']} accuracy", ours=status["metrics"]["accuracy"], unit="fraction")]
+    ours = {row.column: row.ours for row in outcome.rows if row.row == name and row.ours is not None}
+    more = {"live": True, "cluster_size": case.size, "devices": case.devices}
+    saving, gap = 1 - ours["fog uplink"] / ours["fedavg uplink"], ours["fedavg accuracy"] - ours["fog accuracy"]
+    outcome.rows.append(Row(row=name, column="uplink_saved", ours=saving, unit="fraction", more=more, note="a cast counted once"))
+    outcome.rows.append(Row(row=name, column="accuracy_gap", ours=gap, unit="fraction", more=more))
+    strays = sum(status["stray_bytes"] for status in found.values())
+    outcome.findings.append(held("live: no byte of a site's own traffic at another broker", strays == 0, f"{strays} B"))
+    outcome.findings.append(held("live: fog sends less between layers than fedavg", saving > 0, f"{saving:.0%} less, gap in accuracy {gap:+.3f}"))
+    outcome.simulated.append(
+        f"{name}: not simulated: agents, workers and brokers of this machine, real torch; after {case.rounds} rounds. uplink: payloads of the planes up, down "
+        "and cast, as published (fedavg's cast to all counts once, so its uplink is a lower bound); d2d: inside the sites."
+    )
+
+
+def _crossing(status: dict[str, Any]) -> int:
+    """Payload bytes of the job's planes that passed the cloud's broker, control messages of the fleet included."""
+    passed = status["broker_bytes"]["cloud"]
+    return int(passed["to"] + passed["cast"])
