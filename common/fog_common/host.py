@@ -319,6 +319,7 @@ class Host:
         placement = self.placement
         assert placement is not None
         self._epochs += 1
+        self.shelf.cut(peer.task, -1 if record is None else record.label)
         if record is None:
             host_then, job_then = self._age
             task = Task(peer, self._build(peer), host_then - job_then, self._epochs)
@@ -331,7 +332,6 @@ class Host:
         task.wake_at = record.wake_at
         task.rewound_view = placement.rewind_view
         self._tasks[peer.task] = task
-        self.shelf.cut(peer.task, record.label)
         self.shelf.add(record, replica=False)
         for send in self._codebook.kept(record):
             self._perform_send(now, task, send)

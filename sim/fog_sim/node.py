@@ -17,7 +17,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Wil
 from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.saves import Record
-from fog_common.shelf import Shelf
+from fog_common.shelf import Shelf, kept
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
@@ -103,9 +103,9 @@ class JobDisk:
                 held = content(blob.digest)
                 assert held is not None, f"blob {blob.digest} of {record.task} is gone before its Save"
                 self.blobs[blob.digest] = bytes(held)
-        mine = [(old, flag) for old, flag in self.records if old.task == record.task and old.label < record.label]
         others = [(old, flag) for old, flag in self.records if old.task != record.task]
-        self.records[:] = [*others, *mine[-1:], (record, replica)]
+        mine = {old.label: (old, flag) for old, flag in self.records if old.task == record.task} | {record.label: (record, replica)}
+        self.records[:] = [*others, *(mine[label] for label in kept(mine, record.label))]
         needed = {digest for old, _ in self.records for digest in old.digests()}
         for digest in [digest for digest in self.blobs if digest not in needed]:
             del self.blobs[digest]
