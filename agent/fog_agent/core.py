@@ -198,7 +198,7 @@ class AgentCore:
         if slot is None or not slot.running or slot.incarnation != incarnation:
             return
         asked = slot.stop_by is not None
-        slot.running, slot.stop_by = False, None
+        slot.running, slot.stop_by, slot.since = False, None, now
         if slot.desired is None:
             del self.slots[job]
             if slot.state is not None:
@@ -316,7 +316,7 @@ class AgentCore:
                 slot.desired = None
                 news = True
         for name, job in wanted.items():
-            slot = self.slots.setdefault(name, Slot(name, None))
+            slot = self.slots.setdefault(name, Slot(name, None, since=now))
             if slot.desired == job:
                 continue
             news = True

@@ -25,7 +25,7 @@ state: `waiting_nodes | queued | preparing | running | finished | failed | cance
 
 STATUS = SUMMARY plus
 - `now`, `view`, `user`, `wall_s` (since started_at, until ended_at; 0 before), `problems: [text]`
-- `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
+- `waits: [{what, who: [node], since, until, since_s, until_s, minor}]`: until and until_s are null when nothing bounds the wait; minor: of a task that waits for one that waits itself
 - `tasks: [{task, role, slot, parent, node, site, tier, live, incarnation, since, round, labels, phase, rss_bytes}]`
 - `history: [{round, wall_s, updates, examples, bytes, joules, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the
   start; accuracy and loss are null when not evaluated; the method's further numbers stand beside them

@@ -58,6 +58,10 @@ class Seat(Struct):
     """The task runs at its new place: the next view need not say where it came from."""
     away_since: float | None = None
     """Since when its node is gone."""
+    live_at: float = 0.0
+    """When its last instance became live."""
+    gone_since: float | None = None
+    """Of a live task with data: since when nobody is known to run it. It stays live for a while, for what it trained may yet come."""
 
     @property
     def movable(self) -> bool:

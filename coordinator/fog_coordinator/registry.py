@@ -42,6 +42,8 @@ class Node(Struct):
     """An operator's drain: holds until it is undone."""
     goodbye: bool = False
     """The agent wants to go: holds until it announces itself with another connection."""
+    leaving_since: float = 0.0
+    """Of drain or goodbye; 0: not known."""
     nonce: str = ""
     state: str = UNKNOWN
     since: float = 0.0
@@ -128,6 +130,7 @@ class Registry:
             return None
         if (node.nonce and presence.nonce != node.nonce) or node.state == OFFLINE:
             return None
+        node.heard_at = now  # the broker's word about it
         self._offline(now, node, "its connection ended")
         node.nonce = ""  # only a new announcement makes it current again
         return node

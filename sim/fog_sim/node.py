@@ -31,6 +31,7 @@ from fog_sim.network import Connection, Port, SimBroker
 REPORT_S = 2.0
 WORKER_START_S = 0.5
 WORKER_STOP_S = 0.2
+RETRY_SAVE_S = 2.0
 
 
 class Bench(Protocol):
@@ -129,6 +130,8 @@ class SimWorker:
         self._ops: deque[host_effects.Compute] = deque()
         self._busy = False
         self._disk: deque[tuple[Record, bool]] = deque()
+        self._refused: tuple[float, float] | None = None
+        """Since when the disk takes no Save, and when it is tried again."""
         self._listening: list[str] = []
         self._alarm = Alarm(node.world.kernel, self._timer)
         self._report_alarm = Alarm(node.world.kernel, self._report)
@@ -306,7 +309,9 @@ class SimWorker:
         model = self.node.model
         if self.node.disk.full:
             self.problems = ("cannot save: No space left on device",)
-            self.node.later(2.0, self, self._write)
+            now = self.node.world.kernel.now
+            self._refused = (self._refused[0] if self._refused else now, now + RETRY_SAVE_S)
+            self.node.later(RETRY_SAVE_S, self, self._write)
             return
         size = sum(blob.size for blob in record.blobs) + len(record.machine)
         self.node.later(model.save_s + size / model.disk_bytes_s, self, self._written)
@@ -314,7 +319,7 @@ class SimWorker:
     def _written(self) -> None:
         assert self.host is not None
         record, replica = self._disk.popleft()
-        self.problems = ()
+        self.problems, self._refused = (), None
         self.node.disk.view(self.job).write(record, replica, self.host.refs.blobs.get)
         self.host.on_persisted(self.node.world.kernel.now, record, replica)
         if self._disk:
@@ -345,6 +350,8 @@ class SimWorker:
             ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters={"op_seconds": self.op_seconds, **(hosting.counters_of(host) if host else {})},
             gauges={**(host.measured if host else {}), **self.node.speed()},
+            waited_s=None if self._refused is None else now - self._refused[0],
+            retry_s=None if self._refused is None else max(0.0, self._refused[1] - now),
         )
 
 
