@@ -175,7 +175,7 @@ def _target(job: Job, seat: Seat, registry: Registry, busy: Collection[str], hol
         candidates = admitted_by(job.spec.get("placement"), candidates)
     if wanted := [node for node in candidates if node.node == seat.wanted]:
         return wanted[0]
-    return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder)
+    return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder, seat.site)
 
 
 def _data_nodes(job: Job) -> set[str]:

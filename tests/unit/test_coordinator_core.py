@@ -368,6 +368,23 @@ def test_drain_moves_the_server_in_two_steps():
     assert world.body("node.show", node="cloud-1")["note"] == "drained: nothing of any job runs here"
 
 
+def test_a_drained_server_stays_inside_its_site_when_possible():
+    fogs = [StandIn("fog-1", "fog", "hall-1"), StandIn("fog-2", "fog", "hall-2"), StandIn("fog-3", "fog", "hall-1")]
+    world = World(*fogs, StandIn("pi-1"), StandIn("pi-2"))
+    world.run(1.0)
+    world.submit()
+    world.run(2.0)
+    assert world.live()["server"] == "fog-1"
+    world.train()
+    world.run(0.5)
+    world.body("node.drain", node="fog-1")
+    world.run(3.0)
+    assert world.live()["server"] == "fog-3"
+    world.body("node.drain", node="fog-3")
+    world.run(3.0)
+    assert world.live()["server"] == "fog-2", "no node of its site is left"
+
+
 def test_goodbye_moves_the_server_and_lets_the_agent_go():
     world = trained(clouds=2)
     world.fly("", world.nodes["cloud-1"].goodbye())
