@@ -359,6 +359,8 @@ class Core:
                 continue
             if seat.fetch and not seat.fetched:
                 seat.fetched = True  # it runs: who had its Save may go
+                if not state.labels:
+                    self.log(now, job, f"{seat.task} begins anew on {node.node}: {seat.fetch} has no Save of it, and its buddy neither")
                 self._index(job)
             if state.history:
                 self._history(now, job, state.history)
