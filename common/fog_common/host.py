@@ -777,6 +777,8 @@ class Host:
                 return
         match message:
             case Replica(record):
+                if (before := self._replica_letters.pop((record.task, record.label), None)) is not None:
+                    self._refuse(before, "repeated")  # its sender has sent it anew
                 self._replica_letters[record.task, record.label] = letter
                 self._persist(record, replica=True)
             case Fetch(_, at_most):
