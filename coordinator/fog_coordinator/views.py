@@ -106,6 +106,8 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
                 seat.site, seat.tier = node.profile.site, node.profile.tier
                 if moved and seat.slot >= 0:
                     done += _rehome(job, seat)
+                    if node.held or seat.gone_since is not None:
+                        seat.incarnation = 0  # who is somewhere else now does not come back as it was
         if not seat.movable:
             if seat.heir:
                 done += _hand_over(now, job, seat, registry, rules)
