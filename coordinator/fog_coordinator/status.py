@@ -115,6 +115,8 @@ def line(core: Core, now: float, job: Job) -> str:
         rounds = f"after {history.newest} of {job.rounds} rounds"
         return f"{job.state} {rounds}{f': {job.why}' if job.why else ''}"
     found = waits(core, now, job)
+    if job.state in {WAITING, QUEUED}:
+        return found[0].what
     texts = [_sentence(wait, now) for wait in found if not wait.minor]
     if job.state == RUNNING:
         head = f"round {current_round(core, job)}: "

@@ -82,7 +82,7 @@ def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rule
     if found and seat.gone_since is None:
         return found  # taken to run on
     if seat.gone_since is None:
-        seat.gone_since = min(now, node.heard_at) if node.state == OFFLINE else now
+        seat.gone_since = min(now, node.gone_at) if node.state == OFFLINE else now
     if now - seat.gone_since < rules.return_s:
         return seat.incarnation
     seat.gone_since = None
