@@ -198,7 +198,7 @@ class AgentCore:
         if slot is None or not slot.running or slot.incarnation != incarnation:
             return
         asked = slot.stop_by is not None
-        slot.running, slot.stop_by = False, None
+        slot.running, slot.stop_by, slot.since = False, None, now
         if slot.desired is None:
             del self.slots[job]
             if slot.state is not None:
@@ -262,7 +262,10 @@ class AgentCore:
                 self._announce_by(now + COALESCE_S)
 
     def on_stop(self, now: float) -> None:
-        """SIGTERM: say goodbye, let the coordinator move the tasks, then end. A second one ends at once."""
+        """SIGTERM: say goodbye, let the coordinator move the tasks, then end. A second one ends at once.
+
+        While the broker is away, it may come back within the limit; the goodbye goes out with the announcement.
+        """
         if self.draining:
             self._leave(now, "asked twice")
             return
@@ -271,11 +274,11 @@ class AgentCore:
         if self.connected:
             self._effects.append(Publish(Goodbye(self.node, self.nonce)))
             self._beat(now)
-        if self.connected and wanted and self.limits.drain_s > 0:
+        if self._met and wanted and self.limits.drain_s > 0:
             self._drain_by = now + self.limits.drain_s
             self._effects.append(Say(f"draining jobs={len(self.slots)} limit_s={self.limits.drain_s:g}"))
         else:
-            self._leave(now, "nothing to move" if not wanted else "nobody to ask")
+            self._leave(now, "nothing to move" if not wanted else "no time to move anything")
 
     def on_timer(self, now: float) -> None:
         if self.exited:
@@ -316,7 +319,7 @@ class AgentCore:
                 slot.desired = None
                 news = True
         for name, job in wanted.items():
-            slot = self.slots.setdefault(name, Slot(name, None))
+            slot = self.slots.setdefault(name, Slot(name, None, since=now))
             if slot.desired == job:
                 continue
             news = True

@@ -22,6 +22,8 @@ class Slot(Struct):
     incarnation: int = 0
     running: bool = False
     started_at: float = 0.0
+    since: float = 0.0
+    """While no process runs: when the last one ended, or when the job came."""
     state: WorkerState | None = None
     """The last one of this incarnation."""
     failures: int = 0
@@ -41,9 +43,10 @@ def worker_state(slot: Slot, now: float) -> WorkerState:
     if slot.refused:
         problems = slot.state.problems if slot.state is not None and slot.state.problems else (slot.reason,)
         return WorkerState(slot.job, slot.incarnation, "refused", problems=problems)
+    waited_s = max(0.0, now - slot.since)
     if slot.retry_at > now:
-        return WorkerState(slot.job, slot.incarnation, "exited", problems=(f"{slot.reason}; starts again in {slot.retry_at - now:.0f} s",))
-    return WorkerState(slot.job, slot.incarnation, "queued", problems=(slot.reason,) if slot.reason else ())
+        return WorkerState(slot.job, slot.incarnation, "exited", problems=(slot.reason,), waited_s=waited_s, retry_s=slot.retry_at - now)
+    return WorkerState(slot.job, slot.incarnation, "queued", problems=(slot.reason,) if slot.reason else (), waited_s=waited_s)
 
 
 def _bounded(state: WorkerState) -> WorkerState:

@@ -17,7 +17,7 @@ from pathlib import Path
 from fog_common import saves
 from fog_common.errors import WireError
 from fog_common.saves import Record
-from fog_common.shelf import Shelf
+from fog_common.shelf import Shelf, kept
 
 
 class JobStore:
@@ -43,13 +43,16 @@ class JobStore:
     def load(self) -> Shelf:
         """All whole Saves on the disk. Torn or foreign files are removed."""
         shelf = Shelf()
+        found: list[tuple[int, bool, Path, Record]] = []
         for path in sorted(self._saves.glob("*/*")):
             record = self._record(path)
             if record is None:
                 path.unlink(missing_ok=True)
             else:
-                shelf.add(record, replica=path.suffix == ".replica")
-                self._on_disk[path] = record.digests()
+                found.append((record.label, path.suffix == ".save", path, record))
+        for _, own, path, record in sorted(found, key=lambda item: item[:2]):
+            shelf.add(record, replica=not own)
+            self._on_disk[path] = record.digests()
         self._collect()
         return shelf
 
@@ -95,10 +98,12 @@ class JobStore:
         if len(written) > 1:
             _sync_folder(self._blobs)
         self._on_disk[final] = record.digests()
-        labels = sorted({int(path.stem) for path in folder.iterdir() if path.suffix in {".save", ".replica"} and path.stem.isdigit()})
-        old = set(labels[:-2]) | {label for label in labels if label > record.label}
-        stale = [folder / f"{label}{suffix}" for label in old for suffix in (".save", ".replica")]
-        for path in [*stale, *([] if replica else [folder / f"{record.label}.replica"])]:
+        there = [path for path in folder.iterdir() if path.suffix in {".save", ".replica"} and path.stem.isdigit()]
+        stay = kept((int(path.stem) for path in there), record.label)
+        for path in there:
+            label = int(path.stem)
+            if path == final or (label in stay and label != record.label):
+                continue
             path.unlink(missing_ok=True)
             self._on_disk.pop(path, None)
         self._collect()

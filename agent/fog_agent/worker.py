@@ -105,6 +105,9 @@ class Worker:
         self._problems: list[str] = []
         self._denied: list[str] = []
         """Filters that the broker refused on this connection."""
+        self._refused_since: float | None = None
+        """Since when the disk takes no Save; the last try was at _refused_at."""
+        self._refused_at = 0.0
         self._host: Host | None = None
         self._bus: MqttBus | None = None
         self._bench: Workbench | None = None
@@ -180,8 +183,11 @@ class Worker:
                 self._add("saves", 1)
                 assert host is not None
                 self._problems = []
+                self._refused_since = None
                 host.on_persisted(now, record, replica)
             case _DiskRefused(why):
+                self._refused_at = now
+                self._refused_since = self._refused_since if self._refused_since is not None else now
                 self._problems = [f"cannot save: {why}; free some space, the job goes on from there"]
                 self._urgent = True
             case _:
@@ -417,6 +423,8 @@ class Worker:
             ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters=counters,
             gauges=gauges,
+            waited_s=None if self._refused_since is None else now - self._refused_since,
+            retry_s=None if self._refused_since is None else max(0.0, self._refused_at + RETRY_SAVE_S - now),
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))

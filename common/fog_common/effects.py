@@ -68,9 +68,10 @@ class Replica(Struct, frozen=True, tag=True):
 
 
 class Fetch(Struct, frozen=True, tag=True):
-    """Send me your newest Save of this task."""
+    """Send me your newest Save of this task, of label at_most or older."""
 
     task: str
+    at_most: int | None = None
 
 
 class Missing(Struct, frozen=True, tag=True):

@@ -95,7 +95,7 @@ class Host:
         self._tasks: dict[str, Task] = {}
         self._by_name: dict[str, Peer] = {}
         self._incarnations: dict[str, int] = {}  # node -> of its live worker
-        self._wanted: dict[str, int] = {}  # task -> view in which another node was asked for its Save
+        self._wanted: dict[str, _Asked] = {}  # task -> whom it was asked for the task's newest Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
         self._epochs = 0
         self._computes = 0
@@ -125,8 +125,9 @@ class Host:
         gone = [peer for peer in before.values() if peer.live and not _same(peer, self._by_name.get(peer.task))]
         come = [peer for peer in new.tasks if peer.live and not _same(peer, before.get(peer.task))]
         self._incarnations = {peer.node: peer.incarnation for peer in new.tasks if peer.live}
-        if any(peer.task == new.root for peer in come):
-            self.root_saved = -1  # a new instance of the root may have fallen back; it says how far it is safe
+        fell_back = any(peer.task == new.root for peer in come) or (old is not None and new.rewind_view > old.rewind_view)
+        if fell_back:
+            self.root_saved = -1  # the root says anew how far it is safe
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
@@ -135,6 +136,7 @@ class Host:
             silent = peer is not None and not peer.live and (peer.node, peer.since) == (self.me.node, task.peer.since)
             if not self._mine(name) and not silent:  # silent: we were thought to be gone; it goes on, and may soon be back as it is
                 self._drop(name)
+        self._wanted = {name: asked for name, asked in self._wanted.items() if self._mine(name)}
         back = sorted(name for name, task in self._tasks.items() if new.rewind is not None and task.rewound_view < new.rewind_view)
         for name in back:
             self._drop(name)  # before the stamp: what it sent must not be offered again under the new view
@@ -159,8 +161,8 @@ class Host:
             self._resend(now, name, {peer.task for peer in (new.tasks if back_again else come)})
         self._retry_refused(now)
         for name in self._tasks:
-            unconfirmed = name in self._copies or any(task == name for task, _ in self._replicating.values())
-            moved = old is None or old.buddies.get(name) != new.buddies.get(name)
+            unconfirmed = name in self._copies or self._copying(name) or (fell_back and name == new.root)
+            moved = old is not None and old.buddies.get(name) != new.buddies.get(name)
             if (unconfirmed or moved) and (newest := self.shelf.newest(name)) is not None:
                 self._replicate(now, newest, anew=True)
         self._listen()
@@ -201,14 +203,17 @@ class Host:
     def on_persisted(self, now: float, record: Record, replica: bool) -> None:
         """The record and its blobs are on disk."""
         self._persisting.pop((record.task, record.label), None)
-        if replica and record.task in self._tasks:
-            return  # it was placed here meanwhile
+        letter = self._replica_letters.pop((record.task, record.label), None) if replica else None
+        if replica and record.task in self._tasks:  # it was placed here meanwhile
+            if letter is not None:
+                self._refuse(letter, "not_placed")
+            self._pump(now)
+            return
         self.shelf.add(record, replica)
         if replica:
-            letter = self._replica_letters.pop((record.task, record.label), None)
             if letter is not None:
                 self.endpoint.accept(letter)
-                if letter.view >= self._wanted.get(record.task, letter.view):  # else a copy from before, which the answer will outdo
+                if self._answers(letter, record.task):  # else a copy from before, which the answer will outdo
                     self._obtained(now, record.task)
             self._change(urgent=True)
             self._pump(now)
@@ -224,7 +229,7 @@ class Host:
                 else:
                     task.held.append((number, command))
             self._replicate(now, record)
-        self._change(urgent=task is not None and self._is_root(record.task))
+        self._change(urgent=False)
         self._pump(now)
 
     def on_connected(self, now: float) -> None:
@@ -262,6 +267,7 @@ class Host:
         for name, task in self._tasks.items():
             round_, history = task.machine.progress()
             at = task.job_now(now)
+            safe = self.root_saved if self._is_root(name) else -1
             states.append(
                 TaskState(
                     task=name,
@@ -270,7 +276,7 @@ class Host:
                     round=round_,
                     waiting=None if task.finished else task.machine.waiting(at),
                     now=at,
-                    history=tuple(record for record in history if record.round > history_seen),
+                    history=tuple(record for record in history if history_seen < record.round <= safe),
                     finished=task.finished,
                     why=task.why,
                     note="" if task.finished else task.machine.note(),
@@ -311,17 +317,45 @@ class Host:
         assert placement is not None
         source = placement.fetch.get(peer.task)
         if source and source != self.me.node and (peer.task, peer.since) not in self._fetched:
-            self._wanted[peer.task] = placement.view
-            self._letter(now, source, Fetch(peer.task), ())  # again with every table: the one before may have been forgotten with its receiver
+            self._ask(now, peer.task, source)  # again with every table: the one before may have been forgotten with its receiver
             return
-        limit = placement.rewind if placement.rewind_view == placement.view else None
-        self._reopen(now, peer, self.shelf.newest(peer.task, limit))
+        self._reopen(now, peer, self.shelf.newest(peer.task, self._limit()))
+
+    def _limit(self) -> int | None:
+        """The newest label at which a task may begin."""
+        placement = self.placement
+        return placement.rewind if placement is not None and placement.rewind_view == placement.view else None
+
+    def _ask(self, now: float, name: str, source: str) -> None:
+        before = self._wanted.get(name)
+        if before is not None and before.key is not None:
+            self.mail.cancel(before.key)
+        again = before is not None and before.source == source
+        asked = before.tried if before is not None else ()
+        key = self._letter(now, source, Fetch(name, self._limit()), ())
+        self._wanted[name] = _Asked(source, before.view if again and before else self.view, key, (*asked, source))
+
+    def _answers(self, letter: Letter, name: str) -> bool:
+        """Whether the letter is the answer to our Fetch. It may have left before the newest table."""
+        asked = self._wanted.get(name)
+        return asked is not None and letter.node == asked.source and letter.view >= asked.view
+
+    def _missing(self, now: float, name: str) -> None:
+        """Who was asked has no Save of the task: perhaps its buddy has."""
+        asked = self._wanted[name]
+        buddy = self.placement.buddies.get(name, "") if self.placement else ""
+        if buddy and buddy not in (self.me.node, *asked.tried) and self._mine(name) and self.shelf.newest(name, self._limit()) is None:
+            self._ask(now, name, buddy)
+        else:
+            self._obtained(now, name)
 
     def _obtained(self, now: float, name: str) -> None:
         """The answer to a Fetch is on this disk, or does not exist."""
         if self._wanted.pop(name, None) is not None and self._mine(name) and name not in self._tasks:
             self._fetched.add((name, self._by_name[name].since))
             self._open(now, self._by_name[name])
+            if (record := self._copies.get(name)) is not None:
+                self._replicate(now, record, anew=True)
             self._stop(now)
             self._unpark(now)
 
@@ -329,6 +363,7 @@ class Host:
         placement = self.placement
         assert placement is not None
         self._epochs += 1
+        self.shelf.cut(peer.task, -1 if record is None else record.label)
         if record is None:
             host_then, job_then = self._age
             task = Task(peer, self._build(peer), host_then - job_then, self._epochs)
@@ -341,8 +376,9 @@ class Host:
         task.wake_at = record.wake_at
         task.rewound_view = placement.rewind_view
         self._tasks[peer.task] = task
-        self.shelf.cut(peer.task, record.label)
         self.shelf.add(record, replica=False)
+        task.saved = record.label
+        self._copies[peer.task] = record  # whether its copy arrived is not known here
         for send in self._codebook.kept(record):
             self._perform_send(now, task, send)
         self._perform(now, task, self._codebook.rest(record))
@@ -367,6 +403,9 @@ class Host:
         machine = self._codebook.machine(record) if record is not None else task.machine
         task = self._tasks[placement.root] = Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
         task.stopping = True
+        if record is not None:
+            task.saved = record.label
+            self._replicate(now, record)
         none = Finish(why=f"{placement.stop}; there was no model yet")
         self._perform(now, task, [none] if record is None else machine.stop(placement.stop, self._roster(), task.job_now(now)))
 
@@ -490,6 +529,7 @@ class Host:
             commands.append(fixed)
         record = self._codebook.encode_record(name, task.peer.role, label, task.job_now(now), machine, commands, list(task.kept), task.wake_at)
         task.saving.append(label)
+        task.saved = label
         task.saves_begun += 1
         self._persist(record)
 
@@ -506,7 +546,7 @@ class Host:
         handles: set[tuple[str, str]] = set()
         digests: set[str] = set(self.endpoint.digests())
         for name, task in self._tasks.items():
-            parts: list[Any] = [task.machine, task.kept, [command for _, command in task.held]]
+            parts: list[Any] = [task.machine, task.kept, task.result, [command for _, command in task.held]]
             parts += [[compute.refs, compute.into] for compute in task.computing.values()]
             for ref in refs_in(parts):
                 if isinstance(ref, Handle):
@@ -575,12 +615,20 @@ class Host:
         task.finished, task.why = True, finish.why
         task.wake_at = None
         if self._is_root(name):
+            task.result = finish
+            self._hand_in(now, task)
+        self._change(urgent=True)
+
+    def _hand_in(self, now: float, task: Task) -> None:
+        """The job's result leaves once the root's last Save is safe: nobody sees a job finish whose last round could be closed again."""
+        finish, name = task.result, task.peer.task
+        if finish is not None and (finish.why or task.saved <= self.root_saved):
+            task.result = None
             blobs = {key: self.refs.blob(name, ref) for key, ref in finish.refs.items()}
             history = task.machine.progress()[1]
             result = Result(self.job, name, finish.numbers, blobs, history, finish.why)
             to = Address(COORDINATOR, CLOUD_SITE, "cloud", self.me.kind)
             self.mail.post(now, name, RESULT, _encoder.encode(result), tuple(blobs.values()), to, about=Send(RESULT, result))
-        self._change(urgent=True)
 
     def _resend(self, now: float, name: str, come: set[str]) -> None:
         """Kept messages go again to receivers that are new instances."""
@@ -646,7 +694,8 @@ class Host:
         sent. anew: the table changed, what was on its way may have been lost with its receiver.
         """
         buddy = self.placement.buddies.get(record.task) if self.placement else None
-        if buddy and buddy != self.me.node and self._host_address(buddy) is not None:
+        self._copies.pop(record.task, None)
+        if buddy and buddy != self.me.node:
             for key in [key for key, (task, _) in self._replicating.items() if anew and task == record.task]:
                 self.mail.cancel(key)
                 del self._replicating[key]
@@ -657,9 +706,11 @@ class Host:
             self._announce(now, record.label)
 
     def _copy(self, now: float, name: str) -> None:
-        record = self._copies.pop(name)
         buddy = self.placement.buddies.get(name) if self.placement else None
-        key = self._letter(now, buddy, Replica(record), record.blobs) if buddy else None
+        if buddy is None or self._host_address(buddy) is None:
+            return  # the next table says where it is
+        record = self._copies.pop(name)
+        key = self._letter(now, buddy, Replica(record), record.blobs)
         if key is not None:
             self._replicating[key] = (name, record.label)
 
@@ -669,6 +720,9 @@ class Host:
             self.root_saved = label
             self.endpoint.stamp(now, self.view, label)
             self._release()
+            self._change(urgent=True)  # the rounds up to there are history now
+            if self.placement is not None and (root := self._tasks.get(self.placement.root)) is not None:
+                self._hand_in(now, root)
 
     def _release(self) -> None:
         for task in self._tasks.values():
@@ -724,23 +778,35 @@ class Host:
         except WireError:
             self._refuse(letter, "malformed")
             return
+        name = message.record.task if isinstance(message, Replica) else message.task
+        peer = self._by_name.get(name)
+        if isinstance(message, Replica) and name in self._tasks:  # it runs here meanwhile: an old copy is of no use
+            self.endpoint.accept(letter)
+            return
+        if isinstance(message, Fetch) or not self._answers(letter, name):
+            if letter.view < self.view:
+                self._refuse(letter, "stale_view")
+                return
+            if isinstance(message, Missing) or peer is None or peer.node != letter.node or peer.incarnation not in (0, letter.incarnation):
+                self._refuse(letter, "not_placed")
+                return
         match message:
             case Replica(record):
-                if record.task in self._tasks:  # it runs here meanwhile: an old copy is of no use
-                    self.endpoint.accept(letter)
-                    return
+                if (before := self._replica_letters.pop((record.task, record.label), None)) is not None:
+                    self._refuse(before, "repeated")  # its sender has sent it anew
                 self._replica_letters[record.task, record.label] = letter
                 self._persist(record, replica=True)
-            case Fetch(task):
+            case Fetch(_, at_most):
+                found = [record for record in self._persisting.values() if record.task == name]  # to the disk; it is as good there as here
+                found += filter(None, [self.shelf.newest(name, at_most)])
+                newest = max([r for r in found if at_most is None or r.label <= at_most], key=lambda record: record.label, default=None)
+                if self._letter(now, letter.node, Replica(newest) if newest else Missing(name), newest.blobs if newest else ()) is None:
+                    self._refuse(letter, "not_placed")  # its blobs have just made room for a newer Save's: it asks again with the next table
+                    return
                 self.endpoint.accept(letter)
-                on_the_way = [record for record in self._persisting.values() if record.task == task]  # to the disk; it is as good there as here
-                record_ = max([*on_the_way, *filter(None, [self.shelf.newest(task)])], key=lambda record: record.label, default=None)
-                if task in self._tasks:
-                    return  # still ours: the coordinator's newer table is on its way to one of us
-                self._letter(now, letter.node, Replica(record_) if record_ else Missing(task), record_.blobs if record_ else ())
-            case Missing(task):
+            case Missing():
                 self.endpoint.accept(letter)
-                self._obtained(now, task)
+                self._missing(now, name)
 
     def _park(self, letter: Letter) -> None:
         self._parked.append(letter)
@@ -760,6 +826,17 @@ class Host:
 
     def _count(self, name: str, by: float = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A Fetch that is not answered yet."""
+
+    source: str
+    view: int
+    """In which this source was asked first."""
+    key: tuple[str, int] | None
+    tried: tuple[str, ...]
+    """All that were asked, this one included."""
 
 
 def _same(old: Peer, new: Peer | None) -> bool:

@@ -150,7 +150,7 @@ class Joined(Struct, frozen=True, tag=True):
 
 
 class Left(Struct, frozen=True, tag=True):
-    """A task instance is gone. in_order: it was drained, not lost."""
+    """A task instance is gone. in_order: a new one is live already, its `Joined` follows."""
 
     peer: Peer
     in_order: bool = False

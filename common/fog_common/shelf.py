@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from fog_common.saves import Record
 
+KEPT: Final = 2
+"""Labels of a task that are kept: peers may be one behind."""
+
+
+def kept(labels: Iterable[int], written: int) -> tuple[int, ...]:
+    """Labels of a task that stay once `written` is, oldest first. What lies above it was left behind when the job went back."""
+    return tuple(sorted({label for label in labels if label <= written} | {written}))[-KEPT:]
+
 
 class Shelf:
-    """The last two labels of every task. Filled by the store at start, kept up by the host."""
+    """The last two labels of every task. Filled by the store at start (oldest first), kept up by the host."""
 
     def __init__(self) -> None:
         self._records: dict[str, dict[int, Record]] = {}
@@ -17,8 +26,7 @@ class Shelf:
     def add(self, record: Record, replica: bool) -> None:
         labels = self._records.setdefault(record.task, {})
         labels[record.label] = record
-        for old in sorted(labels)[:-2]:
-            del labels[old]
+        self._records[record.task] = {label: labels[label] for label in kept(labels, record.label)}
         if replica:
             self._replica.add(record.task)
         else:

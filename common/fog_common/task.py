@@ -24,6 +24,10 @@ class Task:
         """(number of the Save that it waits for, command)"""
         self.saves_begun = 0
         self.saves_done = 0
+        self.saved = -1
+        """Label of the newest Save that was begun."""
+        self.result: Finish | None = None
+        """Of the root: handed in once that Save is safe."""
         self.kept: list[Send] = []
         """The spool: what the root has not saved yet."""
         self.computing: dict[int, Compute] = {}

@@ -26,7 +26,7 @@ state: `waiting_nodes | queued | preparing | running | finished | failed | cance
 STATUS = SUMMARY plus
 - `now`, `view`, `user`, `wall_s` (since started_at, until ended_at; 0 before), `problems: [text]`
 - `refused`: the job failed because the preflight found that its nodes cannot run it as it is (`problems` say why)
-- `waits: [{what, who: [node], since, until, since_s, until_s}]`: until and until_s are null when nothing bounds the wait
+- `waits: [{what, who: [node], since, until, since_s, until_s, minor}]`: until and until_s are null when nothing bounds the wait; minor: of a task that waits for one that waits itself
 - `watching: [node]`: online nodes that came later and have no slot; they take the next that gets free
 - `tasks: [{task, role, slot, parent, node, site, tier, live, incarnation, since, round, labels, note, phase, rss_bytes}]`: note: how the task works, for a person (fog: `d2d: energy: …`)
 - `history: [{round, wall_s, updates, examples, bytes, joules, accuracy, loss, …}]`: wall_s since the start, bytes of all planes since the

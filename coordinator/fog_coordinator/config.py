@@ -47,6 +47,8 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """A task that is not bound to data moves to a copy of its state when its node is gone for this long."""
     orphan_after_s: Seconds = 60.0
     """... and begins anew, if it never made a Save, when its node is gone for this long. A data slot is then free for another node."""
+    return_s: Seconds = 10.0
+    """A round waits this long for a node with data that is gone, or whose worker ended: it may come back with its update."""
     jobs_per_node: Annotated[int, Meta(ge=1, le=256)] = 1
     """Jobs that share a node; further ones wait in the queue. Agents have a limit of their own (max_workers)."""
     keep_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 200
@@ -59,6 +61,7 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return Rules(
             heartbeat_s=self.heartbeat_s,
             move_after_s=self.move_after_s,
+            return_s=self.return_s,
             orphan_after_s=self.orphan_after_s,
             jobs_per_node=self.jobs_per_node,
             keep_jobs=self.keep_jobs,

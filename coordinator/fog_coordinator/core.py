@@ -160,6 +160,7 @@ class Core:
         if was != (True, False, node.goodbye):
             self._node_changed(now, node)
         if node.goodbye and not was[2]:
+            node.leaving_since = now
             self._desk.changed(node.node)
         for name in before.keys() - node.workers.keys():
             if name in self.jobs:
@@ -326,7 +327,9 @@ class Core:
                 self._write(job)
 
     def _overdue(self, job: Job) -> bool:
-        """Somebody is gone, or goes, whose task or copy is to move."""
+        """Somebody is gone, or goes, whose task or copy is to move, or without whom the round goes on."""
+        if any(seat.gone_since is not None for seat in job.seats):
+            return True
         if any(
             (seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats
         ):
@@ -342,6 +345,7 @@ class Core:
                 self._admit_soon(now)
 
     def _leaving(self, now: float, node: Node) -> None:
+        node.leaving_since = now
         self._node_changed(now, node)
         self._desk.changed(node.node)
         self._tell(now)
@@ -378,6 +382,8 @@ class Core:
                 continue
             if seat.fetch and not seat.fetched:
                 seat.fetched = True  # it runs: who had its Save may go
+                if not state.labels:
+                    self.log(now, job, f"{seat.task} begins anew on {node.node}: {seat.fetch} has no Save of it, and its buddy neither")
                 self._index(job)
             if state.history:
                 self._history(now, job, state.history)

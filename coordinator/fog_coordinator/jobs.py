@@ -62,6 +62,10 @@ class Seat(Struct):
     """Since when its node is gone."""
     link: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """(B/s, round trip in s, J/B) of its node as this instance went live; 0 = unknown. Later figures would raise the view each time."""
+    live_at: float = 0.0
+    """When its last instance became live."""
+    gone_since: float | None = None
+    """Of a live task with data: since when nobody is known to run it. It stays live for a while, for what it trained may yet come."""
 
     @property
     def movable(self) -> bool:

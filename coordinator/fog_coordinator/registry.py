@@ -42,12 +42,16 @@ class Node(Struct):
     """An operator's drain: holds until it is undone."""
     goodbye: bool = False
     """The agent wants to go: holds until it announces itself with another connection."""
+    leaving_since: float = 0.0
+    """Of drain or goodbye; 0: not known."""
     nonce: str = ""
     state: str = UNKNOWN
     since: float = 0.0
     """Of the state."""
     why: str = ""
     """Of being offline."""
+    gone_at: float = 0.0
+    """When it was there last, as far as is known, while it is offline."""
     heard_at: float = 0.0
     reported_at: float = 0.0
     """Of the last heartbeat."""
@@ -128,7 +132,7 @@ class Registry:
             return None
         if (node.nonce and presence.nonce != node.nonce) or node.state == OFFLINE:
             return None
-        self._offline(now, node, "its connection ended")
+        self._offline(now, node, "its connection ended", now)
         node.nonce = ""  # only a new announcement makes it current again
         return node
 
@@ -172,7 +176,7 @@ class Registry:
         gone = [node for node in self._nodes.values() if node.state != OFFLINE and now - node.heard_at > self.silent_s]
         for node in gone:
             why = f"nothing heard for {self.silent_s:.0f} s" if node.state == ONLINE else "not heard of since the coordinator's start"
-            self._offline(now, node, why)
+            self._offline(now, node, why, node.heard_at)
         return sorted(gone, key=lambda node: node.node)
 
     def next_silence(self) -> float | None:
@@ -193,8 +197,8 @@ class Registry:
             if node.held:
                 node.told = None
 
-    def _offline(self, now: float, node: Node, why: str) -> None:
-        node.state, node.since, node.why = OFFLINE, now, why
+    def _offline(self, now: float, node: Node, why: str, gone_at: float) -> None:
+        node.state, node.since, node.why, node.gone_at = OFFLINE, now, why, gone_at
         node.told = None
         node.held = True
         node.goodbye = False

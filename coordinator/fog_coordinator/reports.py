@@ -112,5 +112,8 @@ class Closing:
     def nodes(self, job: str) -> tuple[str, ...]:
         return tuple(sorted(self._jobs[job][1])) if job in self._jobs else ()
 
+    def until(self, job: str) -> float | None:
+        return self._jobs[job][0] if job in self._jobs else None
+
     def next_timer(self) -> float | None:
         return min((until for until, _ in self._jobs.values()), default=None)

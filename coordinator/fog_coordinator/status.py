@@ -28,6 +28,8 @@ class Wait(Struct, frozen=True):
     who: tuple[str, ...] = ()
     since: float = 0.0
     until: float | None = None
+    minor: bool = False
+    """A task waits for another one that waits itself: told with the others, but not in the one line."""
 
     def body(self, now: float) -> dict[str, Any]:
         left = None if self.until is None else max(0.0, self.until - now)
@@ -38,6 +40,7 @@ class Wait(Struct, frozen=True):
             "until": self.until,
             "since_s": max(0.0, now - self.since),
             "until_s": left,
+            "minor": self.minor,
         }
 
 
@@ -114,7 +117,9 @@ def line(core: Core, now: float, job: Job) -> str:
         rounds = f"after {history.newest} of {job.rounds} rounds"
         return f"{job.state} {rounds}{f': {job.why}' if job.why else ''}"
     found = waits(core, now, job)
-    texts = [_sentence(wait, now) for wait in found]
+    if job.state in {WAITING, QUEUED}:
+        return found[0].what
+    texts = [_sentence(wait, now) for wait in found if not wait.minor]
     if job.state == RUNNING:
         head = f"round {current_round(core, job)}: "
         return head + ("; ".join(texts) if texts else "computing")
@@ -122,17 +127,16 @@ def line(core: Core, now: float, job: Job) -> str:
 
 
 def _sentence(wait: Wait, now: float) -> str:
-    text = wait.what
-    if wait.until is not None:
-        text += f" {max(0.0, wait.until - now):.0f} s at the latest"
-    return text
+    if wait.until is None:
+        return wait.what + _ago(now, wait.since)
+    return f"{wait.what} {max(0.0, wait.until - now):.0f} s at the latest"
 
 
 def waits(core: Core, now: float, job: Job) -> list[Wait]:
     """All that the job waits for now, the most telling first."""
     if job.id in core.closing:
         who = core.closing.nodes(job.id)
-        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.closing.next_timer())]
+        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.closing.until(job.id))]
     if job.state in ENDED:
         return []
     if job.state == WAITING:
@@ -147,7 +151,7 @@ def waits(core: Core, now: float, job: Job) -> list[Wait]:
         found = []
         for what, items in same.items():
             who, since = tuple(item.node for item in items), min(item.since for item in items)
-            found.append(Wait(f"waiting for {_listed(who)}: {what}{_ago(now, since)}", who, since))
+            found.append(Wait(f"waiting for {_listed(who)}: {what}", who, since))
         if not pending:
             found.append(Wait("preflight done, training is about to begin" if not problems else "; ".join(problems), since=job.since))
         return found
@@ -162,7 +166,25 @@ def waits(core: Core, now: float, job: Job) -> list[Wait]:
     elif root is not None and root[0].waiting is not None:
         found.append(_root_wait(job, *root))
     found += [wait for seat in job.seats if (wait := _seat_wait(core, now, job, seat)) is not None]
+    found += _disk_waits(core, job)
+    return sorted(found, key=lambda wait: wait.minor)
+
+
+def _disk_waits(core: Core, job: Job) -> list[Wait]:
+    """Nodes that cannot save: what they have done since leaves when they can."""
+    found = []
+    for name in sorted(job.participants()):
+        node = core.registry.get(name)
+        worker = worker_of(job, node)
+        if node is not None and node.online and worker is not None and worker.phase == READY and worker.waited_s is not None:
+            found.append(Wait(f"{name}: {'; '.join(worker.problems)}, tries again in", (name,), *_span(node, worker)))
     return found
+
+
+def _span(node: Node, worker: WorkerState) -> tuple[float, float | None]:
+    """(since, until) of what a worker waits for itself, in the coordinator's time."""
+    heard = node.reported_at
+    return heard - (worker.waited_s or 0.0), None if worker.retry_s is None else heard + worker.retry_s
 
 
 def _root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
@@ -176,7 +198,7 @@ def _root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
 
 
 def _root_wait(job: Job, state: TaskState, node: Node) -> Wait:
-    """The root's own words, its task ids as nodes, its job time as coordinator time."""
+    """The task's own words, its task ids as nodes, its job time as coordinator time."""
     waiting = state.waiting
     assert waiting is not None
     places = {seat.task: seat.node for seat in job.seats}
@@ -197,12 +219,27 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
     if seat.incarnation:
         if node is not None and node.leaving and seat.movable:
             text = f"{seat.successor} is prepared to take it" if seat.successor else "no other node can take it"
-            return Wait(f"{seat.task} is to leave {seat.node}, which drains: {text}", (seat.successor or seat.node,), node.since)
-        return None
+            return Wait(
+                f"{seat.task} is to leave {seat.node}, which drains: {text}", (seat.successor or seat.node,), node.leaving_since or node.since
+            )
+        if node is None or node.held:
+            who = (seat.node,)
+            if seat.gone_since is not None and node is not None:
+                why = node.why or "its connection ended"
+                return Wait(
+                    f"{seat.node} is gone, {why}; the round goes on without {seat.task} in", who, seat.gone_since, seat.gone_since + rules.return_s
+                )
+            since = node.since if node is not None else job.since
+            return Wait(f"{seat.task} is taken to run on {seat.node}, which was not heard of yet", who, since, since + rules.silent_s)
+        worker = worker_of(job, node)
+        if seat.gone_since is not None:
+            text = f"{seat.task} waits for {seat.node}: {_worker_text(worker)}; the round goes on without it in"
+            return Wait(text, (seat.node,), seat.gone_since, seat.gone_since + rules.return_s)
+        return _own_wait(job, seat, node, worker)
     if node is None:
         return Wait(f"{seat.task} waits for {seat.node}: never seen", (seat.node,), job.since)
     if node.state == OFFLINE:
-        text, until = f"{seat.task} waits for {seat.node}: offline{_ago(now, node.since)}, {node.why}", None
+        text, until = f"{seat.task} waits for {seat.node}: offline, {node.why}", None
         if seat.movable:
             saved = any(job.saves.get(seat.task, {}).values())
             copies = holders(job, seat.task, core.registry, but=seat.node)
@@ -214,16 +251,43 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
                     text += "; it moves to another node in"
                 else:
                     text, until = text + "; no other node is there to take it", None
+        elif seat.heir:
+            until = (seat.away_since if seat.away_since is not None else node.since) + rules.orphan_after_s
+            if until > now:
+                text += "; a neighbour takes its samples over in"
+            else:
+                text, until = text + "; no neighbour is there to take its samples over", None
         return Wait(text, (seat.node,), node.since, until)
     if node.leaving and not seat.movable:
-        return Wait(f"{seat.task} waits for {seat.node}: draining", (seat.node,), node.since)
+        return Wait(f"{seat.task} waits for {seat.node}: draining", (seat.node,), node.leaving_since or node.since)
     worker = worker_of(job, node)
     if worker is None or node.held:
         return Wait(f"{seat.task} waits for {seat.node}: its worker is not started yet", (seat.node,), node.since)
     if worker.phase == READY:
         return Wait(f"{seat.task} is about to join on {seat.node}", (seat.node,), node.heard_at)
-    why = f": {'; '.join(worker.problems)}" if worker.problems else ""
-    return Wait(f"{seat.task} waits for {seat.node}: worker {worker.phase}{why}", (seat.node,), node.since)
+    since, until = _span(node, worker)
+    again = ", starts again in" if until is not None else ""
+    return Wait(f"{seat.task} waits for {seat.node}: {_worker_text(worker)}{again}", (seat.node,), since, until)
+
+
+def _worker_text(worker: WorkerState | None) -> str:
+    if worker is None:
+        return "its worker is not started yet"
+    return f"worker {worker.phase}" + (f": {'; '.join(worker.problems)}" if worker.problems else "")
+
+
+def _own_wait(job: Job, seat: Seat, node: Node, worker: WorkerState | None) -> Wait | None:
+    """What a live task itself waits for: its state from another node, or what its machine says."""
+    state = None
+    if worker is not None and worker.incarnation == seat.incarnation:
+        state = next((state for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
+    if state is None and seat.fetch and not seat.fetched:
+        return Wait(f"{seat.task} is restored on {node.node} from {seat.fetch}", (seat.fetch,), seat.live_at)
+    if state is None or state.waiting is None or state.finished or seat.task == job.root:
+        return None
+    said = _root_wait(job, state, node)
+    verb = "has" if state.waiting.need else "waits for"
+    return Wait(f"{seat.task} on {node.node} {verb} {said.what}", said.who or (node.node,), said.since, said.until, minor=True)
 
 
 def _troubles(core: Core, job: Job) -> list[str]:
@@ -233,7 +297,7 @@ def _troubles(core: Core, job: Job) -> list[str]:
     found = []
     for name in sorted(job.participants()):
         worker = worker_of(job, core.registry.get(name))
-        if worker is not None and worker.problems and worker.phase != "exited":
+        if worker is not None and worker.problems and worker.phase != "exited" and worker.waited_s is None:
             found += [f"{name}: {text}" for text in worker.problems if f"{name}: {text}" not in job.problems]
     return found
 

@@ -42,6 +42,8 @@ class Rules(Struct, frozen=True):
     """A task that can move does so when its node is gone for this long."""
     orphan_after_s: float = 60.0
     """... and this long, if there is no copy of its state, and none was ever made."""
+    return_s: float = 10.0
+    """A task with data counts as live until its node, or its worker, has been gone for this long: then rounds go on without it."""
     close_s: float = 2.0
     """A finished job waits at most this long for the last figures of its workers."""
     jobs_per_node: int = 1
@@ -68,6 +70,25 @@ def live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
     return worker.incarnation if worker is not None and worker.phase == READY else 0
 
 
+def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> int:
+    """As live_incarnation, but a task with data whose node or worker is only just gone keeps its place: it may have trained what only it has.
+
+    A new instance counts at once, and so does it that a node leaves in order. What was silent before it was given up has had its time.
+    """
+    found = live_incarnation(job, seat, node)
+    if seat.movable or not seat.incarnation or node is None or node.leaving or (found and not node.held):
+        seat.gone_since = None
+        return found
+    if found and seat.gone_since is None:
+        return found  # taken to run on
+    if seat.gone_since is None:
+        seat.gone_since = min(now, node.gone_at) if node.state == OFFLINE else now
+    if now - seat.gone_since < rules.return_s:
+        return seat.incarnation
+    seat.gone_since = None
+    return 0
+
+
 # -- places --------------------------------------------------------------------------------
 
 
@@ -85,6 +106,8 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
                 seat.site, seat.tier = node.profile.site, node.profile.tier
                 if moved and seat.slot >= 0:
                     done += _rehome(job, seat)
+                    if node.held or seat.gone_since is not None:
+                        seat.incarnation = 0  # who is somewhere else now does not come back as it was
         if not seat.movable:
             if seat.heir:
                 done += _hand_over(now, job, seat, registry, rules)
@@ -154,7 +177,7 @@ def _target(job: Job, seat: Seat, registry: Registry, busy: Collection[str], hol
         candidates = admitted_by(job.spec.get("placement"), candidates)
     if wanted := [node for node in candidates if node.node == seat.wanted]:
         return wanted[0]
-    return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder)
+    return tree.successor(job, seat, candidates, holder) if seat.home[0] else best(candidates, _data_nodes(job), holder, seat.site)
 
 
 def _data_nodes(job: Job) -> set[str]:
@@ -232,7 +255,7 @@ def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: R
 
 def _place(seat: Seat, node: Node, fetch: str) -> None:
     seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
-    seat.incarnation, seat.successor, seat.wanted, seat.away_since = 0, "", "", None
+    seat.incarnation, seat.successor, seat.wanted, seat.away_since, seat.gone_since = 0, "", "", None, None
     seat.fetch, seat.fetched = fetch, False
 
 
@@ -251,8 +274,8 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collect
     before = {seat.task: seat.peer() for seat in job.seats}, job.buddies
     done = move(now, job, registry, rules, busy)
     for seat in job.seats:
-        seat.incarnation = 0 if job.state == PREPARING else live_incarnation(job, seat, registry.get(seat.node))
-    live = {seat.node for seat in job.seats if seat.incarnation}
+        seat.incarnation = 0 if job.state == PREPARING else _still_live(now, job, seat, registry.get(seat.node), rules)
+    live = {seat.node for seat in job.seats if seat.incarnation and (seat.gone_since is None or now - seat.gone_since < rules.move_after_s)}
     if live:
         near = {name for name in job.buddies.values() if (node := registry.get(name)) and now - node.since < rules.move_after_s}
         job.buddies = buddies(job, live | near)
@@ -267,7 +290,8 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collect
         if seat.incarnation and (seat.node, seat.incarnation) != seat.last:
             if seat.ran:
                 returning.append(seat)
-            seat.since, seat.last, seat.link = job.view, (seat.node, seat.incarnation), _link(registry.get(seat.node))
+            seat.since, seat.last, seat.live_at = job.view, (seat.node, seat.incarnation), now
+            seat.link = _link(registry.get(seat.node))
             done.append(f"view {job.view}: {seat.task} is live on {seat.node}, incarnation {seat.incarnation}")
         elif seat.incarnation and old is not None and not old.live:
             done.append(f"view {job.view}: {seat.task} is back on {seat.node}")

@@ -94,7 +94,8 @@ class Watch:
 
     def _say_waits(self, status: Status) -> None:
         """A wait of some seconds, once: the same words with other seconds are no news."""
-        text = _waits_line([wait for wait in status["waits"] if wait["since_s"] is None or wait["since_s"] >= SLOW_S])
+        slow = [wait for wait in status["waits"] if not wait.get("minor") and (wait["since_s"] is None or wait["since_s"] >= SLOW_S)]
+        text = _waits_line(slow)
         words = _SECONDS.sub("", text)
         if text and words != self._said:
             self._say(text)
@@ -263,11 +264,13 @@ def _round_line(entry: dict[str, Any], status: Status) -> str:
 
 
 def _wait_line(wait: dict[str, Any]) -> str:
-    """The wait's own words, and the seconds that are left of it: '3 of 4 updates, waiting for pi-3, closes in 12 s at the latest'."""
-    line = str(wait["what"])
+    """The wait's own words, how long it lasts already, what is left of it: '3 of 4 updates, closes in 12 s at the latest (for 4 s so far)'."""
+    line, since = str(wait["what"]), wait["since_s"]
+    lasts = "" if since is None or since < 1 else f"for {since:.0f} s" if since < 60 else f"for {duration(since)}"
     if wait["until_s"] is None:
-        return line
-    return f"{line}{' ' if line.endswith(' in') else ', '}{max(0.0, wait['until_s']):.0f} s at the latest"
+        return f"{line} {lasts}".rstrip()
+    left = f"{line}{' ' if line.endswith(' in') else ', '}{max(0.0, wait['until_s']):.0f} s at the latest"
+    return f"{left} ({lasts} so far)" if lasts else left
 
 
 def _waits_line(waits: list[dict[str, Any]], most: int = 3) -> str:

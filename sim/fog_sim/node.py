@@ -17,7 +17,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Wil
 from fog_common.errors import FogError, WireError
 from fog_common.host import Host
 from fog_common.saves import Record
-from fog_common.shelf import Shelf
+from fog_common.shelf import Shelf, kept
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
@@ -31,6 +31,7 @@ from fog_sim.network import Connection, Port, SimBroker
 REPORT_S = 2.0
 WORKER_START_S = 0.5
 WORKER_STOP_S = 0.2
+RETRY_SAVE_S = 2.0
 
 
 class Bench(Protocol):
@@ -103,9 +104,9 @@ class JobDisk:
                 held = content(blob.digest)
                 assert held is not None, f"blob {blob.digest} of {record.task} is gone before its Save"
                 self.blobs[blob.digest] = bytes(held)
-        mine = [(old, flag) for old, flag in self.records if old.task == record.task and old.label < record.label]
         others = [(old, flag) for old, flag in self.records if old.task != record.task]
-        self.records[:] = [*others, *mine[-1:], (record, replica)]
+        mine = {old.label: (old, flag) for old, flag in self.records if old.task == record.task} | {record.label: (record, replica)}
+        self.records[:] = [*others, *(mine[label] for label in kept(mine, record.label))]
         needed = {digest for old, _ in self.records for digest in old.digests()}
         for digest in [digest for digest in self.blobs if digest not in needed]:
             del self.blobs[digest]
@@ -129,6 +130,8 @@ class SimWorker:
         self._ops: deque[host_effects.Compute] = deque()
         self._busy = False
         self._disk: deque[tuple[Record, bool]] = deque()
+        self._refused: tuple[float, float] | None = None
+        """Since when the disk takes no Save, and when it is tried again."""
         self._listening: list[str] = []
         self._alarm = Alarm(node.world.kernel, self._timer)
         self._report_alarm = Alarm(node.world.kernel, self._report)
@@ -310,7 +313,9 @@ class SimWorker:
         model = self.node.model
         if self.node.disk.full:
             self.problems = ("cannot save: No space left on device",)
-            self.node.later(2.0, self, self._write)
+            now = self.node.world.kernel.now
+            self._refused = (self._refused[0] if self._refused else now, now + RETRY_SAVE_S)
+            self.node.later(RETRY_SAVE_S, self, self._write)
             return
         size = sum(blob.size for blob in record.blobs) + len(record.machine)
         self.node.later(model.save_s + size / model.disk_bytes_s, self, self._written)
@@ -318,7 +323,7 @@ class SimWorker:
     def _written(self) -> None:
         assert self.host is not None
         record, replica = self._disk.popleft()
-        self.problems = ()
+        self.problems, self._refused = (), None
         self.node.disk.view(self.job).write(record, replica, self.host.refs.blobs.get)
         self.host.on_persisted(self.node.world.kernel.now, record, replica)
         if self._disk:
@@ -349,6 +354,8 @@ class SimWorker:
             ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters={"op_seconds": self.op_seconds, **(hosting.counters_of(host) if host else {})},
             gauges={**(host.measured if host else {}), **self.node.speed()},
+            waited_s=None if self._refused is None else now - self._refused[0],
+            retry_s=None if self._refused is None else max(0.0, self._refused[1] - now),
         )
 
 

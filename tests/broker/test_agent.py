@@ -93,7 +93,11 @@ def test_a_killed_worker_is_reported_and_replaced_with_a_higher_incarnation(coor
 def test_a_crash_shows_the_exit_code_and_the_last_line_of_its_log(coordinator, agent):
     coordinator.hear(Announce)
     coordinator.want("pi-1", job("digits", do="crash"))
-    assert coordinator.worker("digits", lambda state: state.phase == "exited").problems[0].startswith("exit code 3: out of cheese; starts again in")
+    exited = coordinator.worker("digits", lambda state: state.phase == "exited")
+    assert exited.problems == ("exit code 3: out of cheese",)
+    assert exited.waited_s is not None
+    assert exited.retry_s is not None
+    assert 0.0 <= exited.waited_s < exited.retry_s + 2.0
     assert (agent.state_dir / "logs" / "digits.log").read_text().startswith("first line")
 
 

@@ -99,6 +99,20 @@ def test_the_servers_node_is_drained_and_no_round_is_lost(fleet: Fleet, client: 
     assert all(record["updates"] == 3 for record in status["history"])
 
 
+def test_sigterm_on_the_servers_agent_moves_its_tasks_in_order(fleet: Fleet, client: Client):
+    undisturbed = digest_of(fleet, client, **LONG)
+    job = fleet.submit(client, **LONG)
+    fleet.in_round(client, job, 5)
+    fleet.kill(CLOUD_NODE, signal.SIGTERM, wait_s=30.0)
+    assert "released" in fleet.log(CLOUD_NODE)
+    status = fleet.finished(client, job)
+    assert status["digest"] == undisturbed
+    assert rounds(status) == list(range(1, 151))
+    assert all(record["updates"] == 3 for record in status["history"])
+    texts = [event["text"] for event in client.request("job.logs", job=job)["events"]]
+    assert any(text.startswith(f"server moves from {CLOUD_NODE} to") and "drains" in text for text in texts)
+
+
 def test_a_late_agent_waits_for_its_place(fleet: Fleet, client: Client):
     job = fleet.submit(client, nodes={"select": {"names": ["agent-1", "agent-9"]}})
     fleet.until(client, job, lambda status: any("agent-9" in wait["who"] for wait in status["waits"]), "a wait for agent-9")

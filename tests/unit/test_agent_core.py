@@ -468,12 +468,29 @@ def test_a_second_sigterm_does_not_wait():
     assert "StopWorker" in kinds(core.take())
 
 
-def test_sigterm_while_offline_does_not_wait_for_anybody():
-    core = fresh()
+def test_sigterm_while_the_broker_is_away_says_goodbye_when_it_is_back():
+    core = fresh(drain_s=20.0)
     core.on_message(desired(1, wanted("a")), COORDINATOR, 2.0)
     core.on_disconnected(2.5)
     core.take()
     core.on_stop(3.0)
+    assert "StopWorker" not in kinds(core.take())
+    core.on_connected(8.0)
+    core.on_timer(12.0)
+    effects = core.take()
+    assert Publish(Goodbye("pi-1", "n1")) in effects
+    core.on_message(desired(2, wanted("a"), release=True), COORDINATOR, 13.0)
+    assert "StopWorker" in kinds(core.take())
+
+
+def test_sigterm_while_the_broker_stays_away_ends_at_the_limit():
+    core = fresh(drain_s=20.0)
+    core.on_message(desired(1, wanted("a")), COORDINATOR, 2.0)
+    core.on_disconnected(2.5)
+    core.on_stop(3.0)
+    core.take()
+    assert core.next_timer() == 23.0
+    core.on_timer(23.0)
     assert "StopWorker" in kinds(core.take())
 
 

@@ -379,9 +379,9 @@ def wait_for(what: str, since_s: float, until_s: float | None = None) -> dict[st
 def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.CaptureFixture[str]) -> None:
     update = "3 of 4 updates, waiting for pi-3, closes in"
     end = watched(
-        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 0 s", 0.0)]),
-        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 4 s", 4.0)]),
-        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet for 5 s", 5.0)]),
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet", 0.0)]),
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet", 4.0)]),
+        status_of("preparing", 0, waits=[wait_for("waiting for pi-3: its worker is not started yet", 5.0)]),
         status_of("running", 1, waits=[wait_for(update, 0.5, 20.0)]),
         status_of("running", 2, waits=[wait_for(update, 8.0, 12.0)]),
         status_of("running", 2, waits=[wait_for(update, 9.0, 11.0)]),
@@ -394,7 +394,7 @@ def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.Capture
         "training begins",
         "round 1/3  accuracy 0.9000  loss 0.5000  4 updates  2.0 KiB  1.5 s",
         "round 2/3  accuracy 0.9000  loss 0.5000  4 updates  4.0 KiB  3.0 s",
-        "3 of 4 updates, waiting for pi-3, closes in 12 s at the latest",
+        "3 of 4 updates, waiting for pi-3, closes in 12 s at the latest (for 8 s so far)",
         "round 3/3  accuracy 0.9000  loss 0.5000  4 updates  6.0 KiB  4.5 s",
         "finished after 3 of 3 rounds",
     ]
@@ -403,7 +403,7 @@ def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.Capture
 def test_many_waits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     waits = [wait_for(f"waiting for pi-{n}", 9.0) for n in range(1, 6)]
     watched(status_of("waiting_nodes", 0, waits=waits), status_of("finished", 3, line="finished"))
-    assert capsys.readouterr().out.splitlines()[1] == "waiting for pi-1; waiting for pi-2; waiting for pi-3; and 2 more"
+    assert capsys.readouterr().out.splitlines()[1] == "waiting for pi-1 for 9 s; waiting for pi-2 for 9 s; waiting for pi-3 for 9 s; and 2 more"
 
 
 def test_the_moving_view_shows_rounds_waits_and_problems() -> None:
@@ -453,7 +453,7 @@ def test_how_a_job_ended_is_the_exit_code() -> None:
 
 def test_a_status_says_what_is_waited_for_and_labels_its_figures() -> None:
     lines = list(details(status_of("running", 2, waits=[wait_for("3 of 4 updates, waiting for pi-3, closes in", 8.0, 12.0)])))
-    assert lines[1] == "  3 of 4 updates, waiting for pi-3, closes in 12 s at the latest"
+    assert lines[1] == "  3 of 4 updates, waiting for pi-3, closes in 12 s at the latest (for 8 s so far)"
     assert any(line.endswith("12.0 J (modelled)") for line in lines)
     unknown = summary_lines(status_of("finished", 3, energy_j={"value": None, "source": ""}, metrics={}))
     assert "energy        unknown" in unknown

@@ -193,7 +193,7 @@ def test_a_lost_data_node_leaves_and_joins_again_as_a_new_instance():
     world = running()
     before = world.status()
     world.kill("pi-2")
-    world.run(1.0)
+    world.run(world.rules.return_s + 2.0)
     assert "trainer-1" not in world.live()
     assert "trainer-1 waits for pi-2: offline" in world.status()["line"]
     world.boot("pi-2")
@@ -214,8 +214,57 @@ def test_an_agent_that_only_reconnects_changes_nothing():
     assert world.status()["view"] == view
 
 
-def test_a_short_loss_of_the_connection_keeps_the_instance():
+def test_a_node_with_data_that_is_gone_is_waited_for_and_the_wait_is_shown():
     world = running()
+    view = world.status()["view"]
+    world.kill("pi-2", 0.0)
+    world.run(3.0)
+    status = world.status()
+    assert (status["view"], world.live()["trainer-1"]) == (view, "pi-2")
+    wait = next(wait for wait in status["waits"] if wait["who"] == ["pi-2"])
+    assert wait["what"] == "pi-2 is gone, its connection ended; the round goes on without trainer-1 in"
+    assert (round(wait["since_s"]), round(wait["until_s"])) == (3, 7)
+    world.run(9.0)
+    assert "trainer-1" not in world.live()
+    assert world.status()["view"] == view + 1
+
+
+def test_a_worker_that_ended_is_waited_for_and_its_next_life_joins_at_once():
+    world = running()
+    view = world.status()["view"]
+    node = world.nodes["pi-2"]
+    assert world.core is not None
+    exited = WorkerState("digits", 1, "exited", problems=("killed by signal 9",), waited_s=0.5, retry_s=1.5)
+    world.deliver("", Heartbeat("pi-2", node.nonce, 99, (exited,), uptime_s=world.now + 1.0))
+    world.step()
+    world.core.on_timer(world.now + 0.2)
+    status = world.status()
+    assert (status["view"], "trainer-1" in world.live()) == (view, True)
+    wait = next(wait for wait in status["waits"] if wait["who"] == ["pi-2"])
+    assert wait["what"] == "trainer-1 waits for pi-2: worker exited: killed by signal 9; the round goes on without it in"
+    world.deliver("", Heartbeat("pi-2", node.nonce, 99, (WorkerState("digits", 2, "ready", view=view),), uptime_s=world.now + 2.0))
+    world.core.on_timer(world.now + 0.4)
+    placement = world.core.placement(world.core.jobs["digits"])
+    assert placement.view == view + 1
+    assert next(peer.incarnation for peer in placement.tasks if peer.task == "trainer-1") == 2
+
+
+def test_a_node_with_data_that_drains_leaves_at_once():
+    world = running()
+    world.body("node.drain", node="pi-2")
+    world.run(0.5)
+    assert "trainer-1" not in world.live()
+
+
+def test_a_node_that_was_silent_has_had_its_time():
+    world = running()
+    world.nodes["pi-2"].up = False
+    world.run(world.rules.silent_s + 2.0)
+    assert "trainer-1" not in world.live()
+
+
+def test_a_short_loss_of_the_connection_keeps_the_instance():
+    world = running(rules=Rules(return_s=0.0))
     node = world.nodes["pi-2"]
     world.deliver("", Presence("pi-2", node.nonce, False))
     world.run(0.25)
@@ -442,6 +491,23 @@ def test_drain_moves_the_server_in_two_steps():
     assert world.body("node.show", node="cloud-1")["note"] == "drained: nothing of any job runs here"
 
 
+def test_a_drained_server_stays_inside_its_site_when_possible():
+    fogs = [StandIn("fog-1", "fog", "hall-1"), StandIn("fog-2", "fog", "hall-2"), StandIn("fog-3", "fog", "hall-1")]
+    world = World(*fogs, StandIn("pi-1"), StandIn("pi-2"))
+    world.run(1.0)
+    world.submit()
+    world.run(2.0)
+    assert world.live()["server"] == "fog-1"
+    world.train()
+    world.run(0.5)
+    world.body("node.drain", node="fog-1")
+    world.run(3.0)
+    assert world.live()["server"] == "fog-3"
+    world.body("node.drain", node="fog-3")
+    world.run(3.0)
+    assert world.live()["server"] == "fog-2", "no node of its site is left"
+
+
 def test_goodbye_moves_the_server_and_lets_the_agent_go():
     world = trained(clouds=2)
     world.fly("", world.nodes["cloud-1"].goodbye())
@@ -593,7 +659,7 @@ def test_history_is_merged_by_round_and_confirmed():
 def test_logs_tell_the_story():
     world = running()
     world.kill("pi-2")
-    world.run(1.0)
+    world.run(world.rules.return_s + 2.0)
     texts = [event["text"] for event in world.body("job.logs", job="digits")["events"]]
     assert texts[0] == "submitted by operator: fedavg, 6 rounds"
     assert "view 3: trainer-1 left pi-2" in texts
@@ -688,12 +754,12 @@ def test_a_restarted_coordinator_sees_who_left_meanwhile():
     world.kill("pi-1")
     world.run(1.0)
     world.start_core()
-    world.run(2.0)
+    world.run(world.rules.return_s + 2.0)
     assert "trainer-0" not in world.live()
 
 
 def test_records_come_before_what_they_make_durable():
-    world = running()
+    world = running(rules=Rules(return_s=0.0))
     world.kill("pi-1")
     world.effects.clear()
     world.run(1.0)

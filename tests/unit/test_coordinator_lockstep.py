@@ -86,7 +86,7 @@ def test_the_rewind_stays_in_later_tables_with_its_view():
     restart(world, "pi-2")
     decided = last(world).view
     world.kill("pi-2")
-    world.run(1.0)
+    world.run(world.rules.return_s + 2.0)
     assert (last(world).rewind, last(world).rewind_view) == (4, decided)
     assert last(world).view > decided
 

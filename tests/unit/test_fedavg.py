@@ -245,6 +245,14 @@ def test_a_trainer_that_leaves_is_no_longer_waited_for() -> None:
     assert kinds(server.step(Left(BOB), 2.0)) == ["mean"]
 
 
+def test_a_round_does_not_close_between_two_instances_of_a_trainer() -> None:
+    server = opened(ADA, BOB)
+    server.step(Delivered("ada", update(0)), 1.0)
+    assert server.step(Left(BOB, in_order=True), 2.0) == []
+    assert kinds(server.step(Joined(BOB), 2.0)) == ["Send"]
+    assert kinds(server.step(Delivered("bob", update(1)), 3.0)) == ["accumulate", "mean"]
+
+
 def test_a_trainer_that_joins_gets_the_round_unless_it_has_answered_already() -> None:
     server = opened(ADA)
     assert server.step(Joined(BOB), 1.0) == [Send("bob", Round(1, Handle("w0")), latest=True)]

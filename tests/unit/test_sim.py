@@ -16,6 +16,7 @@ from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.node import JobDisk
+from fog_sim.shape import Place
 from fog_sim.world import Simulation
 
 JOB = {**chaos.JOB, "train": {"rounds": 4}}
@@ -117,3 +118,43 @@ def test_a_drained_server_closes_no_round_twice(at: float, monkeypatch: pytest.M
     assert [task["node"] for task in status["tasks"] if task["role"] == "server"] != ["cloud-1"]
     labels = [label for label, _ in closed]
     assert labels == sorted(set(labels))
+
+
+DATA_FAULTS = ["kill_worker", "kill_agent", "reset", "cut", "half_open", "slow"]
+
+
+@pytest.mark.parametrize("kind", DATA_FAULTS)
+@pytest.mark.parametrize("at", [1.3, 4.4])
+def test_a_single_fault_of_a_node_with_data_costs_time_and_nothing_else(kind: str, at: float):
+    _, reference = chaos.play(0, Schedule())
+    outcome, weights = chaos.play(0, Schedule([Fault(at, kind, "node-2", 3.0)]), reference=reference)  # type: ignore[arg-type]
+    assert not outcome.violations
+    assert outcome.whole, "an update was trained and then not counted, or never trained"
+    assert weights == reference
+
+
+def test_a_node_with_data_that_stays_away_does_not_stop_the_job():
+    outcome, _ = chaos.play(0, Schedule([Fault(2.0, "power_loss", "node-2", 600.0)]))
+    assert (outcome.state, outcome.violations, outcome.whole) == ("finished", (), False)
+
+
+def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    written: list[int] = []
+    write = JobDisk.write
+
+    def note(self: JobDisk, record: Record, replica: bool, content: Any) -> None:
+        if record.task == "server" and replica and self is not None:
+            written.append(record.label)
+        write(self, record, replica, content)
+
+    monkeypatch.setattr(JobDisk, "write", note)
+    fleet = [Place("cloud-2", "cloud", "cloud"), *(Place(f"node-{index + 1}", "edge", "home") for index in range(3))]
+    world = Simulation(fleet, chaos.SLOW, standin_bench, seed=1)
+    name = world.submit({**chaos.JOB, "train": {"rounds": 60}})
+    world.inject(Schedule([Fault(6.0, "freeze", "cloud-1", 36.0)]))
+    status = world.run(name, 300.0)
+    assert status["state"] == "finished"
+    assert [task["node"] for task in status["tasks"] if task["role"] == "server"] == ["cloud-2"]
+    assert status["ended_at"] > 45.0, "it woke while the job ran"
+    assert written == sorted(written)
+    assert [record["round"] for record in status["history"]] == list(range(1, 61))

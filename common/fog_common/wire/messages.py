@@ -131,6 +131,10 @@ class WorkerState(Struct, frozen=True):
     """Measured sums since the worker began: op_seconds, rejected_*, repaired_chunks, cpu_seconds …"""
     gauges: dict[str, float] = {}
     """Last values: rss_bytes, loss, accuracy, spool_bytes, queue …"""
+    waited_s: float | None = None
+    """For how long it has waited for what `problems` say: since it ended, is queued, cannot save. None: it does not wait."""
+    retry_s: float | None = None
+    """In how many seconds that is tried again; None: something else must happen first."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):

@@ -50,12 +50,13 @@ def described(nodes: Nodes) -> str:
     return ", ".join(parts) or "of any kind"
 
 
-def best(candidates: Iterable[Node], data_nodes: Collection[str], holder: str = "") -> Node | None:
-    """The node for a cloud task: tier cloud first, then nodes without data, the mightiest tier, torch, `holder` (it has the task's
-    newest Save), most free memory. None if there is no candidate."""
+def best(candidates: Iterable[Node], data_nodes: Collection[str], holder: str = "", site: str = "") -> Node | None:
+    """The node for a cloud task: of `site` (where it is now), tier cloud, then nodes without data, the mightiest tier, torch, `holder`
+    (it has the task's newest Save), most free memory. None if there is no candidate."""
     return min(
         candidates,
         key=lambda node: (
+            bool(site) and node.profile.site != site,
             node.profile.tier != "cloud",
             node.node in data_nodes,
             -TIERS.index(node.profile.tier) if node.profile.tier in TIERS else 0,

@@ -103,7 +103,7 @@ class Center(Machine):
             case Joined(peer) if peer.role == "source":
                 self.sources[peer.task] = peer.slot
                 return [] if peer.slot in self.samples or self.phase == "starting" else [Send(peer.task, Ask(), latest=True)]
-            case Left(peer) if peer.role == "source":
+            case Left(peer, False) if peer.role == "source":
                 self.sources.pop(peer.task, None)
                 return self._train_if_ready(now)
             case Delivered(_, Samples(slot, samples)) if slot not in self.samples:

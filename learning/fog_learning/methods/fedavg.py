@@ -133,7 +133,7 @@ class Server(Machine):
                 if self.phase == "open" and peer.slot not in self.heard[self.round]:
                     self.troubled.pop(peer.slot, None)
                     return [Send(peer.task, self._call(), latest=True)]
-            case Left(peer) if peer.role == "trainer":
+            case Left(peer, False) if peer.role == "trainer":  # in order: Joined comes with its new instance
                 self.trainers.pop(peer.task, None)
                 return self._close_if_ready(now)
             case Delivered(sender, Update() | Trouble() as said) if not self._owns(sender, said.slots):
