@@ -292,6 +292,8 @@ class Worker:
         self._add(f"rejected_{reason}_total", 1)
 
     def _add(self, name: str, by: float) -> None:
+        if not self._setup.metrics:
+            return
         self._counters[name] = self._counters.get(name, 0) + by
 
     # -- effects ---------------------------------------------------------------------------
@@ -383,18 +385,8 @@ class Worker:
         self._report_at = now + REPORT_S
         urgent, self._urgent = self._urgent, False
         host, desired = self._host, self._desired
-        counters, gauges = dict(self._counters), {}
-        if host is not None:
-            counters |= hosting.counters_of(host)
-            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
-            if host.mail.acks.bandwidth_bytes_per_second is not None:
-                gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
-            if self._step_s is not None:
-                gauges["step_seconds"] = self._step_s
-        usage = os.times()
-        counters["cpu_seconds"] = usage.user + usage.system
+        counters, gauges = self._measured() if self._setup.metrics else ({}, {})
         gauges |= self._speed
-        gauges["rss_bytes"] = _rss_bytes()
         state = WorkerState(
             job=self._setup.job,
             incarnation=self._setup.incarnation,
@@ -411,6 +403,22 @@ class Worker:
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))
+
+    def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """(counters, gauges) of the process and its host."""
+        host = self._host
+        counters, gauges = dict(self._counters), {}
+        if host is not None:
+            counters |= hosting.counters_of(host)
+            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(self._ops.qsize())}
+            if host.mail.acks.bandwidth_bytes_per_second is not None:
+                gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
+            if self._step_s is not None:
+                gauges["step_seconds"] = self._step_s
+        usage = os.times()
+        counters["cpu_seconds"] = usage.user + usage.system
+        gauges["rss_bytes"] = _rss_bytes()
+        return counters, gauges
 
 
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
