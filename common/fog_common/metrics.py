@@ -1,4 +1,4 @@
-"""Every exported metric, once: name, kind, help, labels. And the text that Prometheus reads. Pure; no dependency.
+"""Every exported metric, once: name, kind, help, labels, and what agents and workers call it. Pure; no dependency.
 
 Base units (seconds, bytes, joules, watts, ratios from 0 to 1); labels are closed sets or ids of the fleet: node, site, job, role, plane,
 direction, source, and small vocabularies (state, op, use, budget, reason, version). Never a round number, a task id, or a text.
@@ -14,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Value = float
 Sample = tuple[tuple[str, ...], Value]
 """(label values in the metric's order, value)"""
@@ -189,62 +188,25 @@ def add_histogram(samples: Samples, name: str, bounds: tuple[float, ...], counts
     samples.setdefault(f"{name}_count", []).append(((), reached))
 
 
-# -- text ----------------------------------------------------------------------------------
+# -- series --------------------------------------------------------------------------------
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """A name that a query can ask for, and its labels in order."""
+
     name: str
     labels: tuple[str, ...]
 
 
-def _parts(metric: Metric) -> Iterator[_Part]:
+def parts(metric: Metric) -> Iterator[Part]:
     if metric.kind == "histogram":
-        yield _Part(f"{metric.name}_bucket", (*metric.labels, "le"))
-        yield _Part(f"{metric.name}_sum", metric.labels)
-        yield _Part(f"{metric.name}_count", metric.labels)
+        yield Part(f"{metric.name}_bucket", (*metric.labels, "le"))
+        yield Part(f"{metric.name}_sum", metric.labels)
+        yield Part(f"{metric.name}_count", metric.labels)
     else:
-        yield _Part(metric.name, metric.labels)
+        yield Part(metric.name, metric.labels)
 
 
 def series_names() -> list[str]:
     """Every name that a query can ask for, sorted: the golden list."""
-    return sorted(part.name for metric in METRICS for part in _parts(metric))
-
-
-def render(samples: Mapping[str, list[Sample]]) -> bytes:
-    """The text format of Prometheus. KeyError for a name that is not in the table; ValueError for a wrong number of labels."""
-    if unknown := samples.keys() - _KNOWN:
-        raise KeyError(f"not in METRICS: {', '.join(sorted(unknown))}")
-    lines: list[str] = []
-    for metric in METRICS:
-        parts = [part for part in _parts(metric) if samples.get(part.name)]
-        if not parts:
-            continue
-        lines.append(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}")
-        for name, labels in parts:
-            shown = ",".join(label + '="%s"' for label in labels)
-            template = f"{name}{{{shown}}} %s" if labels else f"{name} %s"
-            size = len(labels)
-            for values, value in samples[name]:
-                if len(values) != size:
-                    raise ValueError(f"{name} has labels {labels}, got {values}")
-                lines.append(template % (*map(_escaped, values), _number(value)))
-    lines.append("")
-    return "\n".join(lines).encode()
-
-
-_KNOWN: Final = frozenset(part.name for metric in METRICS for part in _parts(metric))
-
-
-def _escaped(text: str) -> str:
-    if "\\" in text or '"' in text or "\n" in text:
-        return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return text
-
-
-def _number(value: float) -> str:
-    if value != value:  # noqa: PLR0124 - NaN
-        return "NaN"
-    if value in (math.inf, -math.inf):
-        return "+Inf" if value > 0 else "-Inf"
-    return repr(float(value)) if value % 1 else str(int(value))
+    return sorted(part.name for metric in METRICS for part in parts(metric))

@@ -195,8 +195,13 @@ class Service:
         problems: tuple[str, ...] = () if self._connected else ("not connected to the broker",)
         if self._retry_at is not None:
             problems += ("the journal or a result cannot be written",)
-        found = self._exporter.collect(now, connected=self._connected, rejected=self.rejected, traffic=self._bytes) if samples else {}
-        return Look(found, problems)
+        if not samples:
+            return Look({}, problems)
+        try:
+            return Look(self._exporter.collect(now, connected=self._connected, rejected=self.rejected, traffic=self._bytes), problems)
+        except Exception as error:  # who only looks must not end the one who works
+            log.exception("the metrics cannot be collected")
+            return Look({}, problems, f"the metrics cannot be collected: {type(error).__name__}: {error}")
 
     def _reject(self, reason: str, topic: str, error: Exception) -> None:
         count = self.rejected[reason] = self.rejected.get(reason, 0) + 1

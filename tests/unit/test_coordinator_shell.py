@@ -21,6 +21,7 @@ from fog_coordinator.core import Core
 from fog_coordinator.effects import Row
 from fog_coordinator.journal import Journal, JournalError
 from fog_coordinator.results import Results
+from fog_coordinator.scrape import Scrapes
 from fog_coordinator.service import Clock, Inbox, Item, Service
 
 # -- journal -------------------------------------------------------------------------------
@@ -229,4 +230,22 @@ def test_messages_of_others_in_a_nodes_name_are_dropped(tmp_path: Path):
     assert desk.service.rejected == {"wrong_sender": 2, "bad_id": 2, "malformed": 1, "unknown_topic": 1}
     assert [node.node for node in desk.core.registry] == ["cloud-1", "pi-1"]
     assert not any(node.leaving for node in desk.core.registry)
+    desk.journal.close()
+
+
+def test_metrics_that_cannot_be_collected_are_an_answer_and_the_coordinator_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    desk = Desk(tmp_path)
+    scrapes = Scrapes(desk.turn)
+    assert scrapes.metrics().status == 200
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("a gauge of nothing")
+
+    monkeypatch.setattr(desk.service._exporter, "collect", broken)
+    page = Scrapes(desk.turn).metrics()
+    assert page.status == 500 and page.body == b"the metrics cannot be collected: ZeroDivisionError: a gauge of nothing\n"
+    monkeypatch.setattr(desk.service._exporter, "collect", lambda *_, **__: {"fog_mood": [((), 1.0)]})
+    page = Scrapes(desk.turn).metrics()
+    assert page.status == 500 and b"fog_mood" in page.body
+    assert Scrapes(desk.turn).readyz().status == 200
     desk.journal.close()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fog_common.metrics import BY_NAME, METRICS, Samples, render
+from fog_common.exposition import render
+from fog_common.metrics import BY_NAME, METRICS, Samples
 from fog_common.wire import messages
 from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
