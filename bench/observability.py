@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from fog_common.bus.base import BusEvent, Connected, Received
 from fog_common.bus.mqtt import MqttBus
-from fog_common.metrics import NODE_GAUGES, USES
+from fog_common.metrics import NODE_GAUGES, USES, joules
 from fog_common.wire.messages import Announce, Heartbeat, Profile
 from fog_coordinator.core import Core
 from fog_coordinator.exporter import Exporter
@@ -39,7 +39,7 @@ JOB: Final[dict[str, Any]] = {
     "method": {"name": "fedavg", "local_steps": 5},
     "model": {"name": "mlp", "hidden": [256]},
     "data": {"name": "digits"},
-    "train": {"rounds": 150, "batch_size": 32, "lr": 0.01},
+    "train": {"rounds": 120, "batch_size": 32, "lr": 0.01},
     "evaluation": {"where": "none"},
 }
 
@@ -51,10 +51,11 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
     core = Core("bench")
     core.on_connected(1.0)
     gauges = {name: 0.123456789 for name in NODE_GAUGES}
-    counters = {"ctl_sent_bytes": 123456.0, "ctl_received_bytes": 654321.0, **{f"energy_{use}_joules": 123.456 for use in USES}}
+    counters = {"ctl_sent_bytes": 123456.0, "ctl_received_bytes": 654321.0, "data_sent_bytes": 1e9, "data_received_bytes": 1e9}
+    counters |= {joules("measured", use): 123.456 for use in USES}
     for number in range(nodes):
         core.on_announce(2.0, Announce(f"node-{number}", "n", Profile("edge", "home", torch=True)))
-        core.on_heartbeat(3.0, Heartbeat(f"node-{number}", "n", gauges=gauges, counters=counters, energy_j={"measured": 1234.5, "modelled": 1.5}))
+        core.on_heartbeat(3.0, Heartbeat(f"node-{number}", "n", gauges=gauges, counters=counters, energy_j={"measured": 1234.5}))
     exporter = Exporter(core)
 
     def ask(asked: LookAsked) -> None:
@@ -215,11 +216,11 @@ def _counted(url: str) -> dict[str, float]:
     """Payload that coordinator, agents and workers sent and received, of all planes."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         text = answer.read().decode()
-    names = ("fog_job_bytes_total{", "fog_node_control_bytes_total{", "fog_coordinator_bytes_total{")
+    names = ("fog_job_bytes_total{", "fog_node_bytes_total{", "fog_coordinator_bytes_total{")
     total = {"sent": 0.0, "received": 0.0}
     for line in text.splitlines():
         for direction in total:
-            if line.startswith(names) and f'direction="{direction}"' in line:
+            if line.startswith(names) and f'direction="{direction}"' in line and 'plane="data"' not in line:  # the jobs' own, by node
                 total[direction] += float(line.rpartition(" ")[2])
     return total
 

@@ -25,7 +25,6 @@ def samples_of(config: AgentConfig, core: AgentCore) -> Samples:
     gauges = dict(sample.gauges)
     if core.rtt_s is not None:
         gauges["rtt_seconds"] = core.rtt_s
-    totals = {**sample.counters, **{f"joules/{source}": joules for source, joules in sample.energy_j.items()}}
     states = [slot.state for slot in list(core.slots.values()) if slot.running and slot.state is not None]
     for state in states:
         add_worker(samples, state.job, config.node, state.gauges)
@@ -33,5 +32,5 @@ def samples_of(config: AgentConfig, core: AgentCore) -> Samples:
         gauges["bandwidth_bytes_per_second"] = core.profile.bandwidth_bytes_s
     elif bandwidths := [state.gauges["bandwidth_bytes_per_second"] for state in states if "bandwidth_bytes_per_second" in state.gauges]:
         gauges["bandwidth_bytes_per_second"] = max(bandwidths)
-    add_node(samples, config.node, config.site, gauges, totals)
+    add_node(samples, config.node, config.site, gauges, sample.counters)
     return samples

@@ -97,6 +97,8 @@ class Worker:
         self._sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._counters: dict[str, float] = {}
+        self._roles: dict[str, str] = {}
+        """task -> role, as placed."""
         self._step_s: float | None = None
         """Of one training step, as last measured."""
         self._speed: dict[str, float] = {}
@@ -162,6 +164,8 @@ class Worker:
             case _OpDone(compute, outputs, numbers, seconds):
                 self._add("op_seconds", seconds)
                 self._add(f"op_{compute.op}_seconds", seconds)
+                if (role := self._roles.get(compute.task)) is not None:
+                    self._add(f"role_{role}_seconds", seconds)
                 if (steps := hosting.steps_of(compute)) > 0:
                     self._step_s = seconds / steps
                 assert host is not None
@@ -194,6 +198,7 @@ class Worker:
 
     def _assign(self, now: float, desired: DesiredJob) -> None:
         self._desired = desired
+        self._roles |= {peer.task: peer.role for peer in desired.placement.tasks}
         if self._host is None:
             try:
                 self._build(desired)

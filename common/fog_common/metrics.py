@@ -53,9 +53,13 @@ METRICS: Final = (
     Metric("fog_node_battery_ratio", "gauge", "Charge of the battery, 0 to 1.", _NODE),
     Metric("fog_node_agent_resident_bytes", "gauge", "Resident memory of the agent's daemon.", _NODE),
     Metric("fog_node_power_watts", "gauge", "Mean power over the last reporting interval.", _NODE),
-    Metric("fog_node_energy_joules_total", "counter", "Energy by how it is known: measured, fitted, modelled.", (*_NODE, "source")),
-    Metric("fog_node_energy_use_joules_total", "counter", "The same energy by use: idle, compute, send, receive.", (*_NODE, "use")),
-    Metric("fog_node_control_bytes_total", "counter", "Payload of control messages of the agent.", (*_NODE, "direction")),
+    Metric(
+        "fog_node_energy_joules_total",
+        "counter",
+        "Energy by how it is known (measured, fitted, modelled) and what it was used for (idle, compute, send, receive).",
+        (*_NODE, "source", "use"),
+    ),
+    Metric("fog_node_bytes_total", "counter", "Payload of the agent's control messages, and of all its workers.", (*_NODE, "plane", "direction")),
     Metric("fog_link_rtt_seconds", "gauge", "Round trip between the node and its broker.", _NODE),
     Metric(
         "fog_link_bandwidth_bytes_per_second",
@@ -89,8 +93,12 @@ METRICS: Final = (
     Metric("fog_job_refused_updates_total", "counter", "Updates that did not count: late, repeated, bad, troubled.", ("job", "reason")),
     Metric("fog_job_restored_tasks_total", "counter", "Tasks that were continued from a Save.", ("job",)),
     Metric("fog_job_op_seconds_total", "counter", "Seconds spent in tensor computations by family.", ("job", "op")),
-    Metric("fog_job_energy_joules_total", "counter", "Share of its nodes' energy, by how it is known.", ("job", "source")),
-    Metric("fog_job_energy_use_joules_total", "counter", "The same energy by use.", ("job", "use")),
+    Metric(
+        "fog_job_energy_joules_total",
+        "counter",
+        "Share of its nodes' energy by role of the task, how it is known and what it was used for.",
+        ("job", "role", "source", "use"),
+    ),
     Metric("fog_job_budget_used_ratio", "gauge", "Used part of a budget: time, bytes, joules, node_joules. At 1 the job stops.", ("job", "budget")),
     # -- workers: one job on one node ------------------------------------------------------
     Metric("fog_task_round", "gauge", "Round that the node's task of this role is at.", (*_WORKER, "role")),
@@ -127,8 +135,16 @@ REFUSED_UPDATES: Final = {"late_updates": "late", "repeated_updates": "repeated"
 PLANES: Final = ("up", "down", "d2d", "cast")
 DIRECTIONS: Final = ("sent", "received")
 USES: Final = ("idle", "compute", "send", "receive")
+UNDIVIDED: Final = "unknown"
+"""Use of joules that an agent without an energy model cannot divide."""
 SOURCES: Final = ("measured", "fitted", "modelled")
 OP_FAMILIES: Final = ("train", "average", "evaluate", "consensus", "split", "other")
+
+
+def joules(source: str, use: str) -> str:
+    """The counter of an agent."""
+    return f"joules/{source}/{use}"
+
 
 # -- a node --------------------------------------------------------------------------------
 
@@ -145,23 +161,21 @@ NODE_GAUGES: Final = {
     "bandwidth_bytes_per_second": "fog_link_bandwidth_bytes_per_second",
 }
 NODE_COUNTERS: Final = {
-    "ctl_sent_bytes": ("fog_node_control_bytes_total", "sent"),
-    "ctl_received_bytes": ("fog_node_control_bytes_total", "received"),
-    **{f"energy_{use}_joules": ("fog_node_energy_use_joules_total", use) for use in USES},
-    **{f"joules/{source}": ("fog_node_energy_joules_total", source) for source in SOURCES},
+    **{f"{plane}_{direction}_bytes": ("fog_node_bytes_total", (plane, direction)) for plane in ("ctl", "data") for direction in DIRECTIONS},
+    **{joules(source, use): ("fog_node_energy_joules_total", (source, use)) for source in SOURCES for use in (*USES, UNDIVIDED)},
 }
-"""Total of a node -> (metric, its last label)."""
+"""Counter of a node -> (metric, its last labels)."""
 
 
 def add_node(samples: Samples, node: str, site: str, gauges: Mapping[str, float], totals: Mapping[str, float]) -> None:
-    """What a node measured of itself. totals: its counters, and its joules as `joules/SOURCE`."""
+    """What a node measured of itself. totals: its counters."""
     labels = (node, site)
     for name, metric in NODE_GAUGES.items():
         if (value := gauges.get(name)) is not None:
             samples.setdefault(metric, []).append((labels, value))
     for name, (metric, last) in NODE_COUNTERS.items():
         if (value := totals.get(name)) is not None:
-            samples.setdefault(metric, []).append(((node, site, last), value))
+            samples.setdefault(metric, []).append(((node, site, *last), value))
 
 
 WORKER_GAUGES: Final = {

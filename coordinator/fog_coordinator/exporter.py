@@ -20,7 +20,6 @@ from fog_common.metrics import (
     REFUSED_UPDATES,
     ROUND_LE,
     SOURCES,
-    USES,
     Samples,
     add_histogram,
     add_node,
@@ -90,8 +89,8 @@ class Exporter:
         for node in nodes:
             labels = (node.node, node.profile.site)
             up.append((labels, float(node.online and node.node in fresh)))
-            if node.heard_at:
-                seen.append((labels, node.heard_at))
+            if node.spoke_at:
+                seen.append((labels, node.spoke_at))
             totals = node.totals.sums()
             if grams := totals.get("carbon_g"):
                 carbon[node.profile.site] = carbon.get(node.profile.site, 0.0) + grams
@@ -140,10 +139,10 @@ class Exporter:
             add("fog_job_refused_updates_total", sums.get(measured, 0.0), reason)
         for family, seconds in op_seconds(sums).items():
             add("fog_job_op_seconds_total", seconds, family)
-        for source in SOURCES:
-            add("fog_job_energy_joules_total", job.energy_j.get(source), source)
-        for use in USES:
-            add("fog_job_energy_use_joules_total", job.energy_use_j.get(use), use)
+        for key, joules in job.energy_by.items():
+            role, source, use = key.split("/")
+            if source in SOURCES:
+                add("fog_job_energy_joules_total", joules, role, source, use)
         for budget in status.uses(job, now):
             add("fog_job_budget_used_ratio", budget.ratio if budget.used is not None else None, budget.budget)
         if job.state not in ENDED:

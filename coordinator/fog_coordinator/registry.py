@@ -31,8 +31,8 @@ class NodeRow(Struct, frozen=True):
     node: str
     profile: Profile
     drain: bool = False
-    counted: dict[str, float] = {}
-    """By agents of this node that have ended."""
+    totals: Totals = field(default_factory=Totals)
+    spoke_at: float = 0.0
 
 
 class Node(Struct):
@@ -49,6 +49,11 @@ class Node(Struct):
     why: str = ""
     """Of being offline."""
     heard_at: float = 0.0
+    """Silence is counted from here: the last message, or the moment from which one could be heard."""
+    spoke_at: float = 0.0
+    """Of the last message of the node itself; 0: none is known of."""
+    kept_at: float = 0.0
+    """spoke_at, as the journal has it."""
     reported_at: float = 0.0
     """Of the last heartbeat."""
     uptime_s: float = 0.0
@@ -66,7 +71,7 @@ class Node(Struct):
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
     totals: Totals = field(default_factory=Totals)
-    """Counters and `joules/SOURCE` of all its agents, one after another."""
+    """Counters of all its agents, one after another."""
 
     @property
     def online(self) -> bool:
@@ -77,7 +82,8 @@ class Node(Struct):
         return self.drain or self.goodbye
 
     def row(self) -> Row:
-        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain, self.totals.base)))
+        self.kept_at = self.spoke_at
+        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain, self.totals, self.spoke_at)))
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -93,7 +99,7 @@ class Registry:
         self._started_at: float | None = None
         for body in rows or []:
             row = _decoder.decode(body)
-            self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=Totals(base=row.counted))
+            self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=row.totals, spoke_at=row.spoke_at, kept_at=row.spoke_at)
 
     def __iter__(self) -> Iterator[Node]:
         """In order of their names."""
@@ -142,6 +148,7 @@ class Registry:
             self._new_connection(node, announce.nonce)
         node.profile = announce.profile
         self._online(now, node)
+        node.spoke_at = now
         return node, changed
 
     def heartbeat(self, now: float, beat: Heartbeat) -> Node | None:
@@ -154,12 +161,11 @@ class Registry:
         self._online(now, node)
         node.held = False
         node.uptime_s = beat.uptime_s
-        node.reported_at = now
+        node.reported_at = node.spoke_at = now
         node.desired_heard = beat.desired
         node.goodbye = beat.draining
         node.gauges, node.counters = beat.gauges, beat.counters
-        joules = {f"joules/{source}": value for source, value in beat.energy_j.items()}
-        node.totals.update(beat.nonce, {**joules, "carbon_g": beat.gauges.get("carbon_g", 0.0), **beat.counters})
+        node.totals.update(beat.nonce, {"carbon_g": beat.gauges.get("carbon_g", 0.0), **beat.counters})
         return node
 
     def known(self, beat: Heartbeat) -> bool:

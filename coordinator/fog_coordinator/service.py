@@ -159,8 +159,12 @@ class Service:
                     self._reject("internal", topic, error)
             case StopAsked():
                 notify("STOPPING=1")
+                self._core.keep()
                 self._stopped = True
             case LookAsked():
+                if item.samples:
+                    self._core.keep()
+                    self._perform(now)
                 item.answer(self._look(now, item.samples))
 
     def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:

@@ -306,8 +306,9 @@ def job() -> Json:
             series("Computations that wait", "short", (f"fog_worker_queued_ops{J}", "{{node}}")),
             series("Memory of workers", "bytes", (f"fog_worker_resident_bytes{J}", "{{node}}")),
             bars("Budgets", "percentunit", (f"fog_job_budget_used_ratio{J}", "{{job}} {{budget}}"), about="At 100 % the job ends with its model."),
-            series("Energy", "joule", (f"fog_job_energy_joules_total{J}", "{{job}} {{source}}"), stack=True),
-            series("Power by use", "watt", (rate("fog_job_energy_use_joules_total", "job, use", J), "{{job}} {{use}}"), stack=True),
+            series("Energy", "joule", (by("job, source", f"fog_job_energy_joules_total{J}"), "{{job}} {{source}}"), stack=True),
+            series("Power by role", "watt", (rate("fog_job_energy_joules_total", "job, role", J), "{{job}} {{role}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_job_energy_joules_total", "job, use, source", J), "{{job}} {{use}} {{source}}"), stack=True),
         ],
     )
 
@@ -332,7 +333,7 @@ def node() -> Json:
             series("Temperature", "celsius", (f"fog_node_temperature_celsius{N}", "{{node}}")),
             series("Battery", "percentunit", (f"fog_node_battery_ratio{N}", "{{node}}"), top=1),
             series("Power", "watt", (f"fog_node_power_watts{N}", "{{node}}")),
-            series("Power by use", "watt", (rate("fog_node_energy_use_joules_total", "node, use", N), "{{node}} {{use}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_node_energy_joules_total", "node, use, source", N), "{{node}} {{use}} {{source}}"), stack=True),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{N}", "{{node}}")),
             series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{N}", "{{node}}")),
             series(
@@ -341,7 +342,7 @@ def node() -> Json:
                 (f"fog_node_agent_resident_bytes{N}", "{{node}} agent"),
                 ('fog_worker_resident_bytes{node=~"$node"}', "{{node}} worker of {{job}}"),
             ),
-            series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", N), "{{node}} {{direction}}")),
+            series("Traffic", "Bps", (rate("fog_node_bytes_total", "node, plane, direction", N), "{{node}} {{plane}} {{direction}}")),
             series("Training step", "s", ('fog_worker_step_seconds{node=~"$node"}', "{{node}} {{job}}")),
             series("Round", "short", ('fog_task_round{node=~"$node"}', "{{node}} {{job}} {{role}}")),
         ],
@@ -371,7 +372,7 @@ def energy() -> Json:
                 about="measured: a sensor; fitted: a sensor with a correction; modelled: computed from load and bytes.",
                 stack=True,
             ),
-            series("Power by use", "watt", (rate("fog_node_energy_use_joules_total", "use", S), "{{use}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_node_energy_joules_total", "use, source", S), "{{use}} {{source}}"), stack=True),
             series("Energy of jobs", "joule", (by("job, source", f"fog_job_energy_joules_total{J}"), "{{job}} {{source}}")),
             series(
                 "Energy per round",
@@ -385,7 +386,9 @@ def energy() -> Json:
             heatmap("Acknowledgement round trips", "s", f"sum by (le) (increase(fog_ack_round_trip_seconds_bucket{RATE}))"),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{S}", "{{node}}")),
             series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{S}", "{{node}}")),
-            series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", S), "{{node}} {{direction}}"), stack=True),
+            series(
+                "Traffic by node", "Bps", (rate("fog_node_bytes_total", "node, plane, direction", S), "{{node}} {{plane}} {{direction}}"), stack=True
+            ),
             series("Coordinator", "Bps", (rate("fog_coordinator_bytes_total", "direction", ""), "{{direction}}"), about="Results included."),
         ],
     )
