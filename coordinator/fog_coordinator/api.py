@@ -32,7 +32,7 @@ STATUS = SUMMARY plus
 - `metrics`: the last value of every number in the history; after the end also the result's
 - `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
 - `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
-- `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_joules; used and ratio are null while unknown
+- `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_cpu | node_bytes | node_joules (node: the one that used most); used and ratio are null while unknown
 - `plan`: null where the costs of the method are not known, else `{predicted: PLAN, runner_up: PLAN or null, measured: {step_s, steps, step_bytes?, step_joules?}
   or null (before two rounds are closed), error}`: error = (predicted - measured step_s) / measured
 - `buddies: {task: node}`, `digest` ('' before the end)

@@ -386,7 +386,7 @@ class Core:
         """Say when most of a budget is used; when all of it is, ask the root for the model as it is."""
         if job.state != RUNNING or job.stop:
             return
-        for use in budgets.uses(job, self.files[job.id].budgets, now):
+        for use in budgets.nearly_spent(job, self.files[job.id].budgets, self.tallies[job.id], now):
             if use.ratio >= 1.0:
                 job.stop = f"stopped, it used {use.text}"
                 job.view += 1
@@ -394,8 +394,8 @@ class Core:
                 self._index(job)
                 self._write(job)
                 return
-            if use.ratio >= budgets.WARN_AT and use.budget not in job.warned:
-                job.warned.append(use.budget)
+            if use.name not in job.warned:
+                job.warned.append(use.name)
                 self.log(now, job, f"warning: it used {use.text}; at 100 % it stops")
                 self._write(job)
 

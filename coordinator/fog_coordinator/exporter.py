@@ -143,7 +143,7 @@ class Exporter:
             role, source, use = key.split("/")
             if source in SOURCES:
                 add("fog_job_energy_joules_total", joules, role, source, use)
-        for budget in status.uses(job, now):
+        for budget in status.uses(core, job, now):
             add("fog_job_budget_used_ratio", budget.ratio if budget.used is not None else None, budget.budget)
         if job.state not in ENDED:
             self._workers(samples, job, fresh)
@@ -152,7 +152,6 @@ class Exporter:
         core = self._core
         root: TaskState | None = None
         rounds: dict[tuple[str, str], int] = {}
-        behind: list[int] = []
         errors: list[float] = []
         workers: dict[str, WorkerState] = {}
         for name in sorted(job.participants() & fresh):
@@ -171,17 +170,18 @@ class Exporter:
             rounds[seat.node, seat.role] = max(state.round, rounds.get((seat.node, seat.role), 0))
             if seat.task == job.root:
                 root = state
-            elif seat.slot >= 0:
-                behind.append(state.round)
+                if (staleness := workers[seat.node].gauges.get("staleness_rounds")) is not None:
+                    samples.setdefault("fog_job_staleness_rounds", []).append(((job.id,), staleness))
         samples.setdefault("fog_task_round", []).extend(((job.id, node, role), float(number)) for (node, role), number in rounds.items())
         if errors:
             samples.setdefault("fog_job_consensus_error", []).append(((job.id,), max(errors)))
         if root is not None:
             waits = root.waiting
-            stragglers = len(waits.who) if waits is not None and waits.have else 0
-            samples.setdefault("fog_job_stragglers", []).append(((job.id,), float(stragglers)))
-            if behind:
-                samples.setdefault("fog_job_staleness_rounds", []).append(((job.id,), float(max(0, root.round - min(behind)))))
+            who = set(waits.who) if waits is not None and waits.have else set()
+            samples.setdefault("fog_job_stragglers", []).append(((job.id,), float(len(who))))
+            places = {seat.node for seat in job.seats if seat.task != job.root}
+            late = {seat.node for seat in job.seats if seat.task in who}
+            samples.setdefault("fog_worker_awaited", []).extend(((job.id, node), float(node in late)) for node in sorted(places & fresh))
 
     # -- the whole fleet -------------------------------------------------------------------
 

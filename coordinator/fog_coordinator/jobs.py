@@ -216,6 +216,14 @@ class Job(Struct):
             total = total + meter.sent
         return total
 
+    def sent_by_node(self) -> dict[str, float]:
+        """Payload of all planes."""
+        found: dict[str, float] = {}
+        for name, meter in self.meters.items():
+            node, sent = name.rpartition("/")[0], meter.sent
+            found[node] = found.get(node, 0.0) + sent.up + sent.down + sent.d2d + sent.cast
+        return found
+
     def ideal_bytes(self) -> int:
         return sum(meter.ideal for meter in self.meters.values())
 

@@ -54,5 +54,5 @@ def _job(core: Core, now: float, job: Job) -> dict[str, Any]:
         "accuracy": [numbers.get("accuracy") for numbers in recent],
         "bytes": {"up": sent.up, "down": sent.down, "d2d": sent.d2d, "cast": sent.cast},
         "energy_j": status.energy(job),
-        "budgets": [use.body() for use in status.uses(job, now)],
+        "budgets": [use.body() for use in status.uses(core, job, now)],
     }

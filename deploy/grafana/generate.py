@@ -265,12 +265,21 @@ def job() -> Json:
             series("Accuracy", "percentunit", (f"fog_job_accuracy{J}", "{{job}}"), top=1),
             series("Loss", "short", (f"fog_job_loss{J}", "{{job}}")),
             series("Duration of rounds", "s", (f"fog_job_round_seconds{J}", "{{job}}")),
-            series("Round of each task", "short", (f"fog_task_round{J}", "{{node}} {{role}}"), about="A line that stays behind is a straggler."),
+            series(
+                "Round of each task", "short", (f"fog_task_round{J}", "{{node}} {{role}}"), about="As last reported: reports come some seconds apart."
+            ),
             series(
                 "Who is behind",
                 "short",
                 (f"fog_job_stragglers{J}", "{{job}}: tasks that the round waits for"),
-                (f"fog_job_staleness_rounds{J}", "{{job}}: rounds behind, at most"),
+                (f"fog_job_staleness_rounds{J}", "{{job}}: rounds that a counted update was late"),
+            ),
+            series(
+                "Waited for",
+                "percentunit",
+                (f"avg_over_time(fog_worker_awaited{J}[5m])", "{{job}} {{node}}"),
+                about="Part of the time in which the root had answers of others and none of this node.",
+                top=1,
             ),
             series(
                 "Time of a training step",

@@ -92,6 +92,7 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
             "ops_queued": 2.0,
             "step_seconds": 0.012,
             "consensus_error": 0.004,
+            "staleness_rounds": 1.0,
             "bandwidth_bytes_per_second": 2.5e6,
         },
     )

@@ -61,6 +61,9 @@ def test_every_metric_of_the_table_is_exported():
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing
     assert samples["fog_job_stragglers"] == {("digits",): 1.0}
+    assert samples["fog_job_staleness_rounds"] == {("digits",): 1.0}  # as the root measured it
+    awaited = samples["fog_worker_awaited"]
+    assert sorted(awaited.values()) == [0.0, 1.0] and {node for _, node in awaited} == {"pi-1", "pi-2"}
     assert samples["fog_job_state"] == {("digits", "running"): 1.0}
     assert samples["fog_job_accuracy"] == {("digits",): 0.03}
     assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
