@@ -155,7 +155,7 @@ class Core:
         before, node.workers = node.workers, {worker.job: worker for worker in beat.workers}
         placed = [self.jobs[name] for name in node.workers if name in self.jobs and self.jobs[name].state in PLACED]
         forget_readings(self.jobs.values(), beat)
-        share_energy(placed, beat)
+        node.reading = share_energy(placed, beat, node.reading)
         node.energy_j = dict(beat.energy_j)
         if counting not in ("", node.totals.process):
             self._out.write(node.row())

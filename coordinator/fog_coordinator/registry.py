@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.effects import Row
+from fog_coordinator.jobs import Reading
 from fog_coordinator.tallies import Totals
 
 ONLINE: Final = "online"
@@ -70,6 +71,8 @@ class Node(Struct):
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
+    reading: Reading | None = None
+    """Of the last heartbeat (see fog_coordinator.shares)."""
     totals: Totals = field(default_factory=Totals)
     """Counters of all its agents, one after another."""
 

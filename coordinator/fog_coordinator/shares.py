@@ -20,8 +20,11 @@ _WORK: Final = {"compute": 0, "send": 1, "receive": 2}
 """Use -> the part of Reading.work that it goes by."""
 
 
-def share_energy(jobs: list[Job], beat: Heartbeat) -> None:
-    """jobs: those that count and have a worker there. What came before a job's first reading of a node is not the job's."""
+def share_energy(jobs: list[Job], beat: Heartbeat, last: Reading | None = None) -> Reading:
+    """jobs: those that count and have a worker there; a job whose worker is new there pays from the node's last heartbeat on.
+
+    last: what this returned for that one; None if it is not known: then the job pays from now on.
+    """
     workers = {worker.job: worker for worker in beat.workers}
     old = {job.id: job.readings.get(beat.node) for job in jobs}
     new = {job.id: _reading(beat, workers[job.id]) for job in jobs}
@@ -30,6 +33,7 @@ def share_energy(jobs: list[Job], beat: Heartbeat) -> None:
     for job in jobs:
         before, now = old[job.id], new[job.id]
         job.readings[beat.node] = now
+        before = before or last
         if before is None or not before.joules:
             continue
         part = {use: work[job.id][at] / total[at] if total[at] > 0 else 1 / len(jobs) for use, at in _WORK.items()}
@@ -45,6 +49,7 @@ def share_energy(jobs: list[Job], beat: Heartbeat) -> None:
                 for role, share in (computed if use == "compute" and computed else evenly).items():
                     key = f"{role}/{source}/{use}"
                     job.energy_by[key] = job.energy_by.get(key, 0.0) + mine * share
+    return _reading(beat, WorkerState("", 0, ""))
 
 
 def forget_readings(jobs: Iterable[Job], beat: Heartbeat) -> None:

@@ -62,8 +62,9 @@ def test_a_restart_of_the_agent_loses_nothing_of_the_new_one_and_a_stay_away_is_
     share_energy([one], beat(worker("a", 1.0, incarnation=2), nonce="n2", idle=3.0))
     assert one.energy_j == {"modelled": 3.0}
     forget_readings([one], beat(nonce="n2", idle=50.0))
-    share_energy([one], beat(worker("a", 1.0, incarnation=3), nonce="n2", idle=60.0))
-    assert one.energy_j == {"modelled": 3.0}
+    last = share_energy([], beat(nonce="n2", idle=50.0))
+    share_energy([one], beat(worker("a", 1.0, incarnation=3), nonce="n2", idle=60.0), last)
+    assert one.energy_j == {"modelled": 13.0}
 
 
 def test_nonsense_of_a_peer_is_not_counted():
