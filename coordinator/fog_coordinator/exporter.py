@@ -95,7 +95,7 @@ class Exporter:
             if grams := totals.get("carbon_g"):
                 carbon[node.profile.site] = carbon.get(node.profile.site, 0.0) + grams
             if node.node in fresh:
-                add_node(samples, *labels, _gauges(node), totals)
+                add_node(samples, *labels, node.measured, totals)
         samples["fog_site_carbon_grams_total"] = [((site,), grams) for site, grams in sorted(carbon.items())]
 
     # -- jobs ------------------------------------------------------------------------------
@@ -237,15 +237,6 @@ def op_seconds(sums: Mapping[str, float]) -> dict[str, float]:
             family = op.module if op is not None and op.module in OP_FAMILIES else "other"
             found[family] = found.get(family, 0.0) + seconds
     return found
-
-
-def _gauges(node: Node) -> dict[str, float]:
-    """A node's own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
-    bandwidth = node.profile.bandwidth_bytes_s
-    if bandwidth is None:
-        seen = [worker.gauges["bandwidth_bytes_per_second"] for worker in node.workers.values() if "bandwidth_bytes_per_second" in worker.gauges]
-        bandwidth = max(seen, default=None)
-    return node.gauges if bandwidth is None else {**node.gauges, "bandwidth_bytes_per_second": bandwidth}
 
 
 def _summed(sums: Mapping[str, float], prefix: str) -> float:

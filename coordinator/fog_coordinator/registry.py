@@ -81,6 +81,15 @@ class Node(Struct):
         return self.state == ONLINE
 
     @property
+    def measured(self) -> dict[str, float]:
+        """Its own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
+        bandwidth = self.profile.bandwidth_bytes_s
+        if bandwidth is None:
+            name = "bandwidth_bytes_per_second"
+            bandwidth = max((worker.gauges[name] for worker in self.workers.values() if name in worker.gauges), default=None)
+        return self.gauges if bandwidth is None else {**self.gauges, "bandwidth_bytes_per_second": bandwidth}
+
+    @property
     def leaving(self) -> bool:
         return self.drain or self.goodbye
 

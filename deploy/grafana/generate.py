@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 FOLDER: Final = Path(__file__).with_name("dashboards")
 DATASOURCE: Final = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
@@ -28,16 +28,24 @@ def series(title: str, unit: str, *queries: Query, about: str = "", width: int =
 
 
 def stat(
-    title: str, unit: str, query: str, about: str = "", legend: str = "", red_below: float | None = None, red_above: float | None = None
+    title: str,
+    unit: str,
+    query: str,
+    about: str = "",
+    legend: str = "",
+    red_below: float | None = None,
+    red_above: float | None = None,
+    text: Literal["auto", "name"] = "auto",
 ) -> Json:
-    """One number now."""
+    """One number now; text: `name` shows the legend in its place."""
     steps: list[Json] = [{"color": "green", "value": None}]
     if red_below is not None:
         steps = [{"color": "red", "value": None}, {"color": "green", "value": red_below}]
     if red_above is not None:
         steps.append({"color": "red", "value": red_above})
     defaults = {"unit": unit, "thresholds": {"mode": "absolute", "steps": steps}}
-    options = {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}, "colorMode": "value", "graphMode": "area"}
+    options = {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}, "colorMode": "value", "graphMode": "area" if text == "auto" else "none"}
+    options["textMode"] = text
     return _panel("stat", title, about, 4, 4, [(query, legend)], {"fieldConfig": {"defaults": defaults, "overrides": []}, "options": options})
 
 
@@ -56,8 +64,11 @@ def heatmap(title: str, unit: str, query: str, about: str = "") -> Json:
 
 
 def table(title: str, columns: dict[str, tuple[str, str]], about: str = "", by: str = "node") -> Json:
-    """A row for each value of the label `by`. columns: name -> (query, unit)."""
-    queries = [(query, "") for query, _ in columns.values()]
+    """A row for each value of the label `by`. columns: name -> (query, unit).
+
+    Labels beside `by` are taken away, or a row would have each of them once for every column; a query that keeps one says so (`max by`).
+    """
+    queries = [(query if query.startswith("max by") else f"max by ({by}) ({query})", "") for query, _ in columns.values()]
     letters = {f"Value #{_letter(index)}": name for index, name in enumerate(columns)}
     units = [
         {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]} for name, (_, unit) in columns.items() if unit
@@ -189,7 +200,7 @@ def fleet() -> Json:
             table(
                 "Nodes",
                 {
-                    "up": (f"fog_node_up{S}", "bool_yes_no"),
+                    "up": (f"max by (node, site) (fog_node_up{S})", "bool_yes_no"),
                     "last seen": (f"time() - fog_node_last_seen_timestamp_seconds{S}", "s"),
                     "CPU": (f"fog_node_cpu_ratio{S}", "percentunit"),
                     "memory used": (f"fog_node_memory_used_bytes{S}", "bytes"),
@@ -197,12 +208,13 @@ def fleet() -> Json:
                     "power": (f"fog_node_power_watts{S}", "watt"),
                     "battery": (f"fog_node_battery_ratio{S}", "percentunit"),
                     "round trip": (f"fog_link_rtt_seconds{S}", "s"),
+                    "link": (f"fog_link_bandwidth_bytes_per_second{S}", "Bps"),
                 },
             ),
             table(
                 "Jobs",
                 {
-                    "state": ("fog_job_state == 1", ""),
+                    "state": ("max by (job, state) (fog_job_state == 1)", ""),
                     "round": ("fog_job_round", "short"),
                     "of": ("fog_job_rounds", "short"),
                     "accuracy": ("fog_job_accuracy", "percentunit"),
@@ -242,7 +254,9 @@ def fleet() -> Json:
                 about="Malformed, forged, unknown: per second.",
             ),
             table(
-                "Coordinator", {"version": ("fog_build_info", ""), "up for": ("time() - fog_coordinator_start_timestamp_seconds", "s")}, by="instance"
+                "Coordinator",
+                {"version": ("max by (instance, version) (fog_build_info)", ""), "up for": ("time() - fog_coordinator_start_timestamp_seconds", "s")},
+                by="instance",
             ),
         ],
     )
@@ -256,7 +270,7 @@ def job() -> Json:
         "How a job learns, what it waits for, what it costs.",
         [JOB],
         [
-            stat("State", "short", f"fog_job_state{J} == 1", legend="{{job}}: {{state}}"),
+            stat("State", "short", f"fog_job_state{J} == 1", legend="{{job}}: {{state}}", text="name"),
             stat("Round", "short", f"fog_job_round{J}", legend="{{job}}"),
             stat("Done", "percentunit", f"fog_job_round{J} / fog_job_rounds{J}", legend="{{job}}"),
             stat("Accuracy", "percentunit", f"fog_job_accuracy{J}", legend="{{job}}"),

@@ -188,9 +188,12 @@ def test_an_agent_serves_its_own_metrics_and_stays_light(broker: Broker, tmp_pat
             b"fog_node_cpu_ratio",
             b"fog_node_power_watts",
             b"fog_link_rtt_seconds",
-            b'fog_node_energy_joules_total{node="pi-1",site="home",source="modelled"}',
+            b'fog_node_energy_joules_total{node="pi-1",site="home",source="modelled",use="idle"}',
+            b'fog_node_bytes_total{direction="sent",node="pi-1",plane="ctl",site="home"}',
         ):
             assert name in text
+        families = {family.name for family in text_string_to_metric_families(text.decode())}
+        assert all(name == "fog_build_info" or name.startswith(("fog_node_", "fog_link_", "fog_worker_")) for name in families)
         assert resident_bytes(agent.pid) < 40e6
 
 
