@@ -25,7 +25,9 @@ from fog_common.bus.mqtt import MqttBus
 from fog_common.metrics import NODE_GAUGES, USES, joules
 from fog_common.wire.messages import Announce, Heartbeat, Profile
 from fog_coordinator.core import Core
+from fog_coordinator.effects import Record
 from fog_coordinator.exporter import Exporter
+from fog_coordinator.journal import Journal
 from fog_coordinator.scrape import Look, LookAsked, Scrapes
 from fogctl.client import Client
 from fogctl.local_fleet import LocalFleet
@@ -47,7 +49,10 @@ JOB: Final[dict[str, Any]] = {
 
 
 def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
-    """Seconds from the request to the last byte of /metrics, over loopback, nothing cached. 20 series of each node."""
+    """Seconds from the request to the last byte of /metrics, over loopback, nothing cached. 20 series of each node.
+
+    Every node has reported since the scrape before, so that all are written to the journal first, as the service does.
+    """
     core = Core("bench")
     core.on_connected(1.0)
     gauges = {name: 0.123456789 for name in NODE_GAUGES}
@@ -55,23 +60,38 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
     counters |= {joules("measured", use): 123.456 for use in USES}
     for number in range(nodes):
         core.on_announce(2.0, Announce(f"node-{number}", "n", Profile("edge", "home", torch=True)))
-        core.on_heartbeat(3.0, Heartbeat(f"node-{number}", "n", gauges=gauges, counters=counters, energy_j={"measured": 1234.5}))
+
+    def report(now: float) -> None:
+        for number in range(nodes):
+            core.on_heartbeat(now, Heartbeat(f"node-{number}", "n", uptime_s=now, gauges=gauges, counters=counters, energy_j={"measured": 1234.5}))
+
     exporter = Exporter(core)
-
-    def ask(asked: LookAsked) -> None:
-        asked.answer(Look(exporter.collect(4.0, connected=True, rejected={}), ()))
-
     seconds, size, series = [], 0, 0
-    for _ in range(times):
-        pages = Scrapes(ask).serve("127.0.0.1", 0)  # each with its own empty cache
-        try:
-            began = time.perf_counter()
-            with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/metrics") as answer:
-                text = answer.read()
-            seconds.append(time.perf_counter() - began)
-        finally:
-            pages.close()
-        size, series = len(text), sum(not line.startswith(b"#") for line in text.splitlines())
+    with tempfile.TemporaryDirectory(prefix="foglearn-bench-") as folder:
+        journal = Journal.in_folder(Path(folder))
+
+        def write() -> None:
+            rows = tuple(row for effect in core.take() if isinstance(effect, Record) for row in effect.rows)
+            journal.write(rows, 0.0)
+
+        def ask(asked: LookAsked) -> None:
+            core.keep()
+            write()
+            asked.answer(Look(exporter.collect(4.0, connected=True, rejected={}), ()))
+
+        for turn in range(times):
+            report(3.0 + turn / 100)
+            write()
+            pages = Scrapes(ask).serve("127.0.0.1", 0)  # each with its own empty cache
+            try:
+                began = time.perf_counter()
+                with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/metrics") as answer:
+                    text = answer.read()
+                seconds.append(time.perf_counter() - began)
+            finally:
+                pages.close()
+            size, series = len(text), sum(not line.startswith(b"#") for line in text.splitlines())
+        journal.close()
     return {"value": statistics.median(seconds), "max": max(seconds), "min": min(seconds), "bytes": size, "series": series, "nodes": nodes}
 
 
