@@ -144,7 +144,8 @@ def _turn(client: Client, url: str, scrape_every_s: float) -> Callable[[str], fl
 
 def compared(runs: Mapping[str, Callable[[str], float]], pairs: int, most: int, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """runs: `on` and `off`, each a job's name -> seconds of a round."""
-    changes, seconds = [], {name: list[float]() for name in runs}
+    changes: list[float] = []
+    seconds = {name: list[float]() for name in runs}
     for name, run in runs.items():  # warm: imports, caches, forked workers
         run(f"warm-{name}")
     until = clock() + ENOUGH_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import urllib.error
@@ -125,6 +126,42 @@ def test_restarts_reset_no_counter_and_a_node_that_left_is_down(watched: Watched
             "fog_node_last_seen_timestamp_seconds",
         }
         assert server.query('fog_node_cpu_ratio{node="pi-1"}')
+
+
+def counters(text: str) -> dict[tuple[str, ...], float]:
+    """All that may only grow, but for what tells of the coordinator's own process."""
+    grows = {metric.name for metric in METRICS if metric.kind == "counter" and not metric.name.startswith("fog_coordinator")}
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for sample in samples
+        if sample.name in grows or sample.name.endswith(("_bucket", "_count"))
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_coordinator_that_comes_back_shows_no_counter_lower_than_before(watched: Watched, number: signal.Signals):
+    before = counters(watched.page("/metrics")[1])
+    ours = {key for key in before if not key[0].startswith("fog_node")}  # a node's are shown once it has reported again
+    assert {"fog_job_energy_joules_total", "fog_job_bytes_total", "fog_ack_round_trip_seconds_count"} <= {key[0] for key in ours}
+    energy = next(key for key in ours if key[0] == "fog_job_energy_joules_total" and before[key] > 0)
+    first = before[energy]
+    watched.stop(number)
+    watched.start()
+    end = time.monotonic() + 30
+    while True:
+        try:
+            status, text = watched.page("/metrics")
+        except OSError:  # it is starting
+            status, text = 0, ""
+        if status == 200:
+            now = counters(text)
+            assert ours <= now.keys()
+            assert not {key: (before[key], value) for key, value in now.items() if value < before.get(key, 0.0)}
+            before |= now
+            if before.keys() == now.keys() and now[energy] > first:
+                break
+        assert time.monotonic() < end
 
 
 def test_the_page_is_clean_complete_and_on_loopback(watched: Watched):
