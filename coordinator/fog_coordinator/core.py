@@ -31,8 +31,6 @@ HISTORY_LAG: Final = 4
 """Rounds that a root repeats in its heartbeats before it is told that they are known."""
 LOOK_AGAIN: Final = 10
 """Sweeps after which every table is looked at, whether something happened or not."""
-KEEP_AGAIN: Final = 60
-"""Sweeps after which the counts are written down, whether somebody looks at them or not."""
 Check = Callable[[Mapping[str, Any]], tuple[JobFile, Method]]
 """A job file as builtins -> its types and its method; ConfigError."""
 
@@ -234,7 +232,7 @@ class Core:
         return self._out.take()
 
     def keep(self) -> None:
-        """Write down all that was counted: before it is shown (a shown sum never falls, also not over a kill), and at the end."""
+        """Write down all that was counted: now and then, at the end, and before it is shown (a shown sum never falls, also not over a kill)."""
         for job in self.jobs.values():
             if job.state in PLACED:
                 self._out.write(job.row())
@@ -258,6 +256,7 @@ class Core:
     def end(self, now: float, job: Job, state: str, why: str = "") -> None:
         """The job is over: its workers stop, its nodes are free."""
         job.state, job.since, job.ended_at, job.why = state, now, now, why
+        job.readings = {}
         self.log(now, job, f"{state}{': ' + why if why else ''}")
         self._write(job)
         self._dirty.pop(job.id, None)
@@ -299,8 +298,6 @@ class Core:
             for node in self.registry.silent(now):
                 self._node_changed(now, node)
         self._sweeps += 1
-        if self._sweeps % KEEP_AGAIN == 0:
-            self.keep()
         for job in self.jobs.values():
             if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and self._overdue(job)):
                 self._touch(now, job)

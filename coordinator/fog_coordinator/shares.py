@@ -56,7 +56,7 @@ def forget_readings(jobs: Iterable[Job], beat: Heartbeat) -> None:
     """A job without a worker there does not pay for the time until it has one again."""
     here = {worker.job for worker in beat.workers}
     for job in jobs:
-        if job.id not in here:
+        if job.readings and job.id not in here:
             job.readings.pop(beat.node, None)
 
 

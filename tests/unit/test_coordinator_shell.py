@@ -18,7 +18,7 @@ from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Requ
 from fog_coordinator.app import app
 from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
-from fog_coordinator.effects import Row
+from fog_coordinator.effects import Record, Row
 from fog_coordinator.journal import Journal, JournalError
 from fog_coordinator.results import Results
 from fog_coordinator.scrape import Scrapes
@@ -230,6 +230,29 @@ def test_messages_of_others_in_a_nodes_name_are_dropped(tmp_path: Path):
     assert desk.service.rejected == {"wrong_sender": 2, "bad_id": 2, "malformed": 1, "unknown_topic": 1}
     assert [node.node for node in desk.core.registry] == ["cloud-1", "pi-1"]
     assert not any(node.leaving for node in desk.core.registry)
+    desk.journal.close()
+
+
+def test_who_looks_while_the_disk_is_full_is_answered_and_nothing_piles_up(tmp_path: Path):
+    desk = Desk(tmp_path)
+    blocker = sqlite3.connect(tmp_path / "journal.sqlite")
+    blocker.execute("CREATE TRIGGER full BEFORE INSERT ON nodes BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    blocker.commit()
+    for _ in range(50):
+        desk.now += 0.1
+        desk.hear("pi-1", Heartbeat("pi-1", "n", uptime_s=desk.now))
+        assert Scrapes(desk.turn).metrics().status == 200
+    assert sum(isinstance(effect, Record) for effect in desk.service._waiting) < 5
+    blocker.execute("DROP TRIGGER full")
+    blocker.commit()
+    blocker.close()
+    desk.now += 3.0
+    desk.turn()
+    desk.hear("pi-1", Heartbeat("pi-1", "n", uptime_s=desk.now))
+    Scrapes(desk.turn).metrics()
+    core = Core("c2", desk.journal.load())
+    (pi,) = [node for node in core.registry if node.node == "pi-1"]
+    assert pi.spoke_at == desk.now
     desk.journal.close()
 
 
