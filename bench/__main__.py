@@ -1,6 +1,6 @@
 """All figures, side by side in one run: a table here, bench/results/latest.json for machines.
 
-python -m bench [--rounds N] [--only round,wire,daemon,worker,averaging]
+python -m bench [--rounds N] [--only fleet|averaging|split|simulation|observability]
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from bench import observability
+
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "round_ratio": ("at most", 3.0, "median FedAvg round / bare paho loop"),
@@ -26,6 +28,7 @@ BARS: Final[dict[str, tuple[str, float, str]]] = {
     "sim_events": ("", 0.0, "simulator: events per CPU second, 100 nodes"),
     "sim_thousand_s": ("at most", 300.0, "simulator: CPU seconds for 1 000 nodes, 20 rounds"),
     "split_ratio": ("at least", 0.3, "steps/s of live fcddt, 4 nodes / one process, union batch"),
+    **observability.BARS,
 }
 
 
@@ -34,9 +37,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
         "--only",
-        choices=("fleet", "averaging", "split", "simulation"),
+        choices=("fleet", "averaging", "split", "simulation", "observability"),
         default=None,
-        help="a part: the figures over a broker, the op, split training, the simulator",
+        help="a part: the figures over a broker, the op, split training, the simulator, what it costs to be seen",
     )
     options = parser.parse_args()
     results: dict[str, Any] = {}
@@ -54,6 +57,8 @@ def main() -> int:
         from bench import simulation
 
         results |= simulation.measure()
+    if options.only in (None, "observability"):
+        results |= observability.measure()
     about = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),

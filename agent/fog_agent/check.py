@@ -50,7 +50,7 @@ def _folder(config: AgentConfig) -> str:
     except Refused as error:  # the daemon that is to be checked runs
         return str(error).partition(";")[0]
     free = probes.disk_free_bytes(folder)
-    return f"{folder}, {free / 1e9:.1f} GB free"
+    return f"{folder}, free space unknown" if free is None else f"{folder}, {free / 1e9:.1f} GB free"
 
 
 def _datasets(config: AgentConfig) -> list[str]:

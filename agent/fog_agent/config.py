@@ -68,6 +68,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     worker_command: tuple[str, ...] = ()
     """Program in the place of `python -m fog_agent.worker`, e.g. under nice; `--fd N` is appended. Not together with spawner."""
     energy: EnergyConfig = EnergyConfig()
+    metrics: bool = True
+    """Measure load, memory, energy and what workers do, and say it with the heartbeats. off: heartbeats carry only what placement, budgets of
+    time and bytes, and presence need: tasks, bytes by plane, the speed of the node and its link. Not together with metrics_port."""
     metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     """Serve this node's own metrics on 127.0.0.1 too, beside those of the coordinator. 0 = no."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -75,6 +78,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.node == "coordinator":
             raise ValueError("node: 'coordinator' is the coordinator's own name; choose another")
+        if not self.metrics and self.metrics_port:
+            raise ValueError("metrics_port: there is nothing to serve with `metrics: off`; leave one of them out")
         if self.spawner and self.worker_command:
             raise ValueError("worker_command: cannot be combined with `spawner`, which forks its own workers")
 

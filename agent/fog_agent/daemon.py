@@ -121,7 +121,8 @@ class Daemon:
             case Received(topic, payload, retain):
                 self._receive(topic, payload, retain, now)
             case Reported(job, state, urgent):
-                self._gauges.on_worker(state)
+                if self._config.metrics:
+                    self._gauges.on_worker(state)
                 self._core.on_worker_state(job, state, urgent, now)
             case Ended(job, incarnation, code, hint):
                 self._workers.ended(job)
@@ -155,11 +156,13 @@ class Daemon:
         """Measure, feed systemd's watchdog, say how we are. Being offline is healthy. due: a heartbeat may be next, it shall be fresh."""
         if now >= self._sample_at or (due and now >= self._sampled_at + FRESH_S):
             self._sampled_at = now
-            resident = self._workers.resident_bytes()
-            self._core.on_measured(self._gauges.sample(now, resident))
+            measures, limited = self._config.metrics, self._config.memory_mb > 0
+            resident = self._workers.resident_bytes() if measures or limited else {}
+            if measures:
+                self._core.on_measured(self._gauges.sample(now, resident))
             self._core.on_memory(resident, now)
-            busy = bool(resident) and self._config.memory_mb > 0
-            self._sample_at = now + min(1.0 if busy else self._config.heartbeat_s, self._gauges.period_s)
+            often = 1.0 if resident and limited else self._config.heartbeat_s
+            self._sample_at = now + (min(often, self._gauges.period_s) if measures else often)
         if self._watchdog_s and now >= self._watchdog_at:
             notify("WATCHDOG=1")
             self._watchdog_at = now + self._watchdog_s

@@ -43,20 +43,18 @@ class Gauges:
         cpu, sent, received = (past + sum(totals[i] for _, totals in self._live.values()) for i, past in enumerate(self._past))
         own = os.times()
         cpu += own.user + own.system
+        data = {name: value for name, value in (("data_sent_bytes", sent), ("data_received_bytes", received)) if value}
         sent += self._counters.get("ctl_sent_bytes", 0.0)
         received += self._counters.get("ctl_received_bytes", 0.0)
-        joules = self._meter.sample(now, cpu, sent, received)
+        used = self._meter.sample(now, cpu, sent, received)
         before, self._ticks = self._ticks, probes.cpu_times(self._root)
         total, free = probes.memory_bytes(self._root)
-        if (parts := self._meter.parts).total > 0:
-            used = {"idle": parts.idle, "compute": parts.compute, "send": parts.send, "receive": parts.receive}
-            self._counters |= {f"energy_{use}_joules": value for use, value in used.items()}
-        grams = carbon_g(sum(joules.values()), self._meter.config.gco2_per_kwh) if joules else None
+        grams = carbon_g(sum(used.values()), self._meter.config.gco2_per_kwh) if used else None
         known = {
             "cpu_ratio": probes.cpu_ratio(before, self._ticks),
             "memory_used_bytes": float(total - free) if total else None,
             "memory_free_bytes": float(free) if total else None,
-            "disk_free_bytes": float(probes.disk_free_bytes(self._folder)) or None,
+            "disk_free_bytes": probes.disk_free_bytes(self._folder),
             "temperature_celsius": probes.temperature_c(self._root),
             "battery_ratio": probes.battery_level(self._root),
             "rss_bytes": float(resident_bytes(os.getpid())) or None,
@@ -66,8 +64,8 @@ class Gauges:
         }
         return Sample(
             gauges={name: value for name, value in known.items() if value is not None},
-            counters={"cpu_seconds": cpu, "sent_bytes": sent, "received_bytes": received, **self._counters},
-            energy_j=joules,
+            counters={"cpu_seconds": cpu, **data, **self._counters, **self._meter.uses},
+            energy_j=used,
         )
 
 

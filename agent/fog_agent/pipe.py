@@ -33,6 +33,8 @@ class Setup(Struct, frozen=True, tag=True):
     """Op backend: torch, or `standin` (torch-free, for chaos tests)."""
     duty: float = 1.0
     """Fraction of the time in which the worker may compute."""
+    metrics: bool = True
+    """Count and measure, for the reports; off: only bytes by plane, and what placement asks for."""
     log_level: str = "INFO"
 
 

@@ -39,7 +39,7 @@ def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_s
         cores=cores(),
         memory_bytes=min(total, limit) if limit and total else limit or total,
         memory_free_bytes=free,
-        disk_free_bytes=disk_free_bytes(folder),
+        disk_free_bytes=disk_free_bytes(folder) or 0,
         arch=platform.machine(),
         python=platform.python_version(),
         version=version(),
@@ -115,12 +115,12 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
     return total, free
 
 
-def disk_free_bytes(folder: Path) -> int:
-    """Of the file system that holds the state; 0 = unknown."""
+def disk_free_bytes(folder: Path) -> int | None:
+    """Of the file system that holds the state; None if it cannot be asked."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
-        return 0
+        return None
 
 
 def battery_level(root: Path = Path("/")) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fog_agent.config import AgentConfig
 from fog_agent.core import AgentCore
-from fog_common.metrics import CONTENT_TYPE, Samples, add_node, add_worker, render
+from fog_common.exposition import CONTENT_TYPE, Exposition
+from fog_common.metrics import Samples, add_node, add_worker
 from fog_common.pages import Page, Pages
 
 HOST = "127.0.0.1"
@@ -12,17 +13,18 @@ HOST = "127.0.0.1"
 
 def serve(config: AgentConfig, core: AgentCore) -> Pages:
     """ConfigError if the port cannot be had. Reads what the daemon's thread replaces as a whole, changes nothing."""
-    return Pages(HOST, config.metrics_port, {"/metrics": lambda: page(config, core), "/healthz": lambda: Page(200, b"ok\n")}, "metrics_port")
+    exposition = Exposition(lambda: samples_of(config, core))
+    pages = {"/metrics": lambda: Page(200, exposition.text(), CONTENT_TYPE), "/healthz": lambda: Page(200, b"ok\n")}
+    return Pages(HOST, config.metrics_port, pages, "metrics_port")
 
 
-def page(config: AgentConfig, core: AgentCore) -> Page:
+def samples_of(config: AgentConfig, core: AgentCore) -> Samples:
     sample, samples = core.sample, Samples()
     samples["fog_build_info"] = [((core.profile.version or "unknown",), 1.0)]
     samples["fog_node_up"] = [((config.node, config.site), 1.0)]
     gauges = dict(sample.gauges)
     if core.rtt_s is not None:
         gauges["rtt_seconds"] = core.rtt_s
-    totals = {**sample.counters, **{f"joules/{source}": joules for source, joules in sample.energy_j.items()}}
     states = [slot.state for slot in list(core.slots.values()) if slot.running and slot.state is not None]
     for state in states:
         add_worker(samples, state.job, config.node, state.gauges)
@@ -30,5 +32,5 @@ def page(config: AgentConfig, core: AgentCore) -> Page:
         gauges["bandwidth_bytes_per_second"] = core.profile.bandwidth_bytes_s
     elif bandwidths := [state.gauges["bandwidth_bytes_per_second"] for state in states if "bandwidth_bytes_per_second" in state.gauges]:
         gauges["bandwidth_bytes_per_second"] = max(bandwidths)
-    add_node(samples, config.node, config.site, gauges, totals)
-    return Page(200, render(samples), CONTENT_TYPE)
+    add_node(samples, config.node, config.site, gauges, sample.counters)
+    return samples

@@ -98,6 +98,8 @@ class Worker:
         self._sent = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._received = dict.fromkeys(("up", "down", "d2d", "cast"), 0)
         self._counters: dict[str, float] = {}
+        self._roles: dict[str, str] = {}
+        """task -> role, as placed."""
         self._step_s: float | None = None
         """Of one training step, as last measured."""
         self._speed: dict[str, float] = {}
@@ -171,6 +173,8 @@ class Worker:
             case _OpDone(compute, outputs, numbers, seconds):
                 self._add("op_seconds", seconds)
                 self._add(f"op_{compute.op}_seconds", seconds)
+                if (role := self._roles.get(compute.task)) is not None:
+                    self._add(f"role_{role}_seconds", seconds)
                 if (steps := hosting.steps_of(compute)) > 0:
                     self._step_s = seconds / steps
                 assert host is not None
@@ -206,6 +210,7 @@ class Worker:
 
     def _assign(self, now: float, desired: DesiredJob) -> None:
         self._desired = desired
+        self._roles |= {peer.task: peer.role for peer in desired.placement.tasks}
         if self._host is None:
             try:
                 self._build(desired)
@@ -304,6 +309,8 @@ class Worker:
         self._add(f"rejected_{reason}_total", 1)
 
     def _add(self, name: str, by: float) -> None:
+        if not self._setup.metrics:
+            return
         self._counters[name] = self._counters.get(name, 0) + by
 
     # -- effects ---------------------------------------------------------------------------
@@ -398,18 +405,8 @@ class Worker:
         self._report_at = now + REPORT_S
         urgent, self._urgent = self._urgent, False
         host, desired = self._host, self._desired
-        counters, gauges = dict(self._counters), {}
-        if host is not None:
-            counters |= hosting.counters_of(host)
-            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(len(self._ops))}
-            if host.mail.acks.bandwidth_bytes_per_second is not None:
-                gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
-            if self._step_s is not None:
-                gauges["step_seconds"] = self._step_s
-        usage = os.times()
-        counters["cpu_seconds"] = usage.user + usage.system
+        counters, gauges = self._measured() if self._setup.metrics else ({}, {})
         gauges |= self._speed
-        gauges["rss_bytes"] = _rss_bytes()
         state = WorkerState(
             job=self._setup.job,
             incarnation=self._setup.incarnation,
@@ -435,6 +432,22 @@ class Worker:
             return ()
         user = self._setup.broker.username
         return (f"the broker refuses user {user!r} the subscription {', '.join(self._denied)}; correct its access list",)
+
+    def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """(counters, gauges) of the process and its host."""
+        host = self._host
+        counters, gauges = dict(self._counters), {}
+        if host is not None:
+            counters |= hosting.counters_of(host)
+            gauges = {**host.measured, "spool_bytes": float(host.kept_bytes), "ops_queued": float(len(self._ops))}
+            if host.mail.acks.bandwidth_bytes_per_second is not None:
+                gauges["bandwidth_bytes_per_second"] = host.mail.acks.bandwidth_bytes_per_second
+            if self._step_s is not None:
+                gauges["step_seconds"] = self._step_s
+        usage = os.times()
+        counters["cpu_seconds"] = usage.user + usage.system
+        gauges["rss_bytes"] = _rss_bytes()
+        return counters, gauges
 
 
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:

@@ -92,6 +92,7 @@ class Workers:
             chunk_bytes=config.chunk_bytes,
             backend=config.backend,
             duty=config.duty,
+            metrics=config.metrics,
             log_level=config.log_level,
         )
         worker = _Worker(setup, self._launch(), self._folder / "logs" / f"{job}.log", self._on_event)

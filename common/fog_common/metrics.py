@@ -1,4 +1,4 @@
-"""Every exported metric, once: name, kind, help, labels. And the text that Prometheus reads. Pure; no dependency.
+"""Every exported metric, once: name, kind, help, labels, and what agents and workers call it. Pure; no dependency.
 
 Base units (seconds, bytes, joules, watts, ratios from 0 to 1); labels are closed sets or ids of the fleet: node, site, job, role, plane,
 direction, source, and small vocabularies (state, op, use, budget, reason, version). Never a round number, a task id, or a text.
@@ -14,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Value = float
 Sample = tuple[tuple[str, ...], Value]
 """(label values in the metric's order, value)"""
@@ -54,9 +53,13 @@ METRICS: Final = (
     Metric("fog_node_battery_ratio", "gauge", "Charge of the battery, 0 to 1.", _NODE),
     Metric("fog_node_agent_resident_bytes", "gauge", "Resident memory of the agent's daemon.", _NODE),
     Metric("fog_node_power_watts", "gauge", "Mean power over the last reporting interval.", _NODE),
-    Metric("fog_node_energy_joules_total", "counter", "Energy by how it is known: measured, fitted, modelled.", (*_NODE, "source")),
-    Metric("fog_node_energy_use_joules_total", "counter", "The same energy by use: idle, compute, send, receive.", (*_NODE, "use")),
-    Metric("fog_node_control_bytes_total", "counter", "Payload of control messages of the agent.", (*_NODE, "direction")),
+    Metric(
+        "fog_node_energy_joules_total",
+        "counter",
+        "Energy by how it is known (measured, fitted, modelled) and what it was used for (idle, compute, send, receive).",
+        (*_NODE, "source", "use"),
+    ),
+    Metric("fog_node_bytes_total", "counter", "Payload of the agent's control messages, and of all its workers.", (*_NODE, "plane", "direction")),
     Metric("fog_link_rtt_seconds", "gauge", "Round trip between the node and its broker.", _NODE),
     Metric(
         "fog_link_bandwidth_bytes_per_second",
@@ -80,7 +83,7 @@ METRICS: Final = (
     Metric("fog_job_accuracy", "gauge", "Accuracy of the last evaluation, 0 to 1.", ("job",)),
     Metric("fog_job_consensus_error", "gauge", "Largest disagreement left after averaging among neighbours.", ("job",)),
     Metric("fog_job_stragglers", "gauge", "Tasks that the open round waits for although others have answered.", ("job",)),
-    Metric("fog_job_staleness_rounds", "gauge", "How many rounds the task that is furthest behind is behind.", ("job",)),
+    Metric("fog_job_staleness_rounds", "gauge", "How many rounds late the oldest update was that the last aggregate counted; 0 if none.", ("job",)),
     Metric("fog_job_view", "gauge", "View of the job's placement.", ("job",)),
     Metric("fog_job_bytes_total", "counter", "Payload on the wire by plane and direction.", ("job", "plane", "direction")),
     Metric("fog_job_messages_total", "counter", "Messages by plane and direction.", ("job", "plane", "direction")),
@@ -90,11 +93,21 @@ METRICS: Final = (
     Metric("fog_job_refused_updates_total", "counter", "Updates that did not count: late, repeated, bad, troubled.", ("job", "reason")),
     Metric("fog_job_restored_tasks_total", "counter", "Tasks that were continued from a Save.", ("job",)),
     Metric("fog_job_op_seconds_total", "counter", "Seconds spent in tensor computations by family.", ("job", "op")),
-    Metric("fog_job_energy_joules_total", "counter", "Share of its nodes' energy, by how it is known.", ("job", "source")),
-    Metric("fog_job_energy_use_joules_total", "counter", "The same energy by use.", ("job", "use")),
-    Metric("fog_job_budget_used_ratio", "gauge", "Used part of a budget: time, bytes, joules, node_joules. At 1 the job stops.", ("job", "budget")),
+    Metric(
+        "fog_job_energy_joules_total",
+        "counter",
+        "Share of its nodes' energy by role of the task, how it is known and what it was used for.",
+        ("job", "role", "source", "use"),
+    ),
+    Metric(
+        "fog_job_budget_used_ratio",
+        "gauge",
+        "Used part of a budget: time, bytes, joules; node_cpu, node_bytes, node_joules of the node that used most. At 1 the job stops.",
+        ("job", "budget"),
+    ),
     # -- workers: one job on one node ------------------------------------------------------
     Metric("fog_task_round", "gauge", "Round that the node's task of this role is at.", (*_WORKER, "role")),
+    Metric("fog_worker_awaited", "gauge", "1 while the open round waits for a task of this node although others have answered, else 0.", _WORKER),
     Metric("fog_worker_spool_bytes", "gauge", "Updates that the root has not saved yet.", _WORKER),
     Metric("fog_worker_queued_ops", "gauge", "Computations that wait.", _WORKER),
     Metric("fog_worker_resident_bytes", "gauge", "Resident memory of the worker.", _WORKER),
@@ -128,8 +141,16 @@ REFUSED_UPDATES: Final = {"late_updates": "late", "repeated_updates": "repeated"
 PLANES: Final = ("up", "down", "d2d", "cast")
 DIRECTIONS: Final = ("sent", "received")
 USES: Final = ("idle", "compute", "send", "receive")
+UNDIVIDED: Final = "unknown"
+"""Use of joules that an agent without an energy model cannot divide."""
 SOURCES: Final = ("measured", "fitted", "modelled")
 OP_FAMILIES: Final = ("train", "average", "evaluate", "consensus", "split", "other")
+
+
+def joules(source: str, use: str) -> str:
+    """The counter of an agent."""
+    return f"joules/{source}/{use}"
+
 
 # -- a node --------------------------------------------------------------------------------
 
@@ -146,23 +167,21 @@ NODE_GAUGES: Final = {
     "bandwidth_bytes_per_second": "fog_link_bandwidth_bytes_per_second",
 }
 NODE_COUNTERS: Final = {
-    "ctl_sent_bytes": ("fog_node_control_bytes_total", "sent"),
-    "ctl_received_bytes": ("fog_node_control_bytes_total", "received"),
-    **{f"energy_{use}_joules": ("fog_node_energy_use_joules_total", use) for use in USES},
-    **{f"joules/{source}": ("fog_node_energy_joules_total", source) for source in SOURCES},
+    **{f"{plane}_{direction}_bytes": ("fog_node_bytes_total", (plane, direction)) for plane in ("ctl", "data") for direction in DIRECTIONS},
+    **{joules(source, use): ("fog_node_energy_joules_total", (source, use)) for source in SOURCES for use in (*USES, UNDIVIDED)},
 }
-"""Total of a node -> (metric, its last label)."""
+"""Counter of a node -> (metric, its last labels)."""
 
 
 def add_node(samples: Samples, node: str, site: str, gauges: Mapping[str, float], totals: Mapping[str, float]) -> None:
-    """What a node measured of itself. totals: its counters, and its joules as `joules/SOURCE`."""
+    """What a node measured of itself. totals: its counters."""
     labels = (node, site)
     for name, metric in NODE_GAUGES.items():
         if (value := gauges.get(name)) is not None:
             samples.setdefault(metric, []).append((labels, value))
     for name, (metric, last) in NODE_COUNTERS.items():
         if (value := totals.get(name)) is not None:
-            samples.setdefault(metric, []).append(((node, site, last), value))
+            samples.setdefault(metric, []).append(((node, site, *last), value))
 
 
 WORKER_GAUGES: Final = {
@@ -189,62 +208,25 @@ def add_histogram(samples: Samples, name: str, bounds: tuple[float, ...], counts
     samples.setdefault(f"{name}_count", []).append(((), reached))
 
 
-# -- text ----------------------------------------------------------------------------------
+# -- series --------------------------------------------------------------------------------
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """A name that a query can ask for, and its labels in order."""
+
     name: str
     labels: tuple[str, ...]
 
 
-def _parts(metric: Metric) -> Iterator[_Part]:
+def parts(metric: Metric) -> Iterator[Part]:
     if metric.kind == "histogram":
-        yield _Part(f"{metric.name}_bucket", (*metric.labels, "le"))
-        yield _Part(f"{metric.name}_sum", metric.labels)
-        yield _Part(f"{metric.name}_count", metric.labels)
+        yield Part(f"{metric.name}_bucket", (*metric.labels, "le"))
+        yield Part(f"{metric.name}_sum", metric.labels)
+        yield Part(f"{metric.name}_count", metric.labels)
     else:
-        yield _Part(metric.name, metric.labels)
+        yield Part(metric.name, metric.labels)
 
 
 def series_names() -> list[str]:
     """Every name that a query can ask for, sorted: the golden list."""
-    return sorted(part.name for metric in METRICS for part in _parts(metric))
-
-
-def render(samples: Mapping[str, list[Sample]]) -> bytes:
-    """The text format of Prometheus. KeyError for a name that is not in the table; ValueError for a wrong number of labels."""
-    if unknown := samples.keys() - _KNOWN:
-        raise KeyError(f"not in METRICS: {', '.join(sorted(unknown))}")
-    lines: list[str] = []
-    for metric in METRICS:
-        parts = [part for part in _parts(metric) if samples.get(part.name)]
-        if not parts:
-            continue
-        lines.append(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}")
-        for name, labels in parts:
-            shown = ",".join(label + '="%s"' for label in labels)
-            template = f"{name}{{{shown}}} %s" if labels else f"{name} %s"
-            size = len(labels)
-            for values, value in samples[name]:
-                if len(values) != size:
-                    raise ValueError(f"{name} has labels {labels}, got {values}")
-                lines.append(template % (*map(_escaped, values), _number(value)))
-    lines.append("")
-    return "\n".join(lines).encode()
-
-
-_KNOWN: Final = frozenset(part.name for metric in METRICS for part in _parts(metric))
-
-
-def _escaped(text: str) -> str:
-    if "\\" in text or '"' in text or "\n" in text:
-        return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return text
-
-
-def _number(value: float) -> str:
-    if value != value:  # noqa: PLR0124 - NaN
-        return "NaN"
-    if value in (math.inf, -math.inf):
-        return "+Inf" if value > 0 else "-Inf"
-    return repr(float(value)) if value % 1 else str(int(value))
+    return sorted(part.name for metric in METRICS for part in parts(metric))

@@ -14,7 +14,7 @@ clock (`now` is in every body that has times, so that `now - since` is a duratio
 | `job.cancel` | `job` | `{job, state}`; of an ended job: refused |
 | `job.logs` | `job`, `lines`? (default 100, at most 500) | `{now, job, events: [{at, text}]}`, oldest first |
 | `job.result` | `job` | `{now, job, state, numbers, rounds, digest, status: STATUS}`; and the weights (safetensors) follow as a letter to `Address(user, "cloud", "cloud", "bulk~{session}")`: to = `@result`, body = msgpack `{job, numbers}`, one blob whose digest is `digest` (no letter if that is '') |
-| `top` | – | `{now, nodes: [{node, state, tier, site, since, draining, jobs, cpu_ratio, memory_used_bytes, temperature_celsius, battery_ratio, power_watts, rtt_seconds}], jobs: [SUMMARY with accuracy: [number or null], bytes: {up, down, d2d, cast}, energy_j, budgets], jobs_hidden}`; a node's figures are null where unknown |
+| `top` | – | `{now, nodes: [{node, state, tier, site, since, draining, jobs, cpu_ratio, memory_used_bytes, temperature_celsius, battery_ratio, power_watts, rtt_seconds, bandwidth_bytes_per_second}], jobs: [SUMMARY with accuracy: [number or null], bytes: {up, down, d2d, cast}, energy_j, budgets], jobs_hidden}`; a node's figures are null where unknown |
 | `node.list` | – | `{now, nodes: [NODE]}`, sorted by name |
 | `node.show` | `node` | `NODE` with `profile`, `workers: [{job, phase, incarnation, view, problems, tasks, gauges, counters}]`, `gauges`, `counters`, `energy_j` |
 | `node.drain` | `node`, `undo`? (bool) | `{node, state, moving: [task of job]}` |
@@ -34,7 +34,7 @@ STATUS = SUMMARY plus
 - `metrics`: the last value of every number in the history; after the end also the result's
 - `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
 - `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
-- `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_joules; used and ratio are null while unknown
+- `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_cpu | node_bytes | node_joules (node: the one that used most); used and ratio are null while unknown
 - `plan`: null where the costs of the method are not known, else `{predicted: PLAN, runner_up: PLAN or null, measured: {step_s, steps, step_bytes?, step_joules?}
   or null (before two rounds are closed), error}`: error = (predicted - measured step_s) / measured
 - `buddies: {task: node}`, `digest` ('' before the end)

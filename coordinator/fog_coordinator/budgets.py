@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import Struct
 
 from fog_coordinator.jobs import Job
+from fog_coordinator.tallies import Tally
 from fog_learning.job import Budgets
 
 WARN_AT: Final = 0.8
-_UNITS: Final = {"time": "s", "bytes": "B", "joules": "J", "node_joules": "J"}
+_UNITS: Final = {"time": "s", "bytes": "B", "joules": "J", "node_cpu": "s", "node_bytes": "B", "node_joules": "J"}
 
 
 class Use(Struct, frozen=True):
-    """One budget of a job. used is None while nothing is known (no node of the job knows its energy)."""
+    """One budget of a job, or of one of its nodes. used is None while nothing is known (no node of the job knows its energy)."""
 
     budget: str
     used: float | None
     limit: float
     node: str = ""
-    """node_joules: the node that has used most."""
+    """Whose it is, of a budget of a node."""
 
     @property
     def ratio(self) -> float:
@@ -33,12 +35,17 @@ class Use(Struct, frozen=True):
         used = "an unknown part" if self.used is None else f"{self.used:,.0f}"
         return f"{used} of {self.limit:,.0f} {unit} of its {self.budget} budget{f' ({self.node})' if self.node else ''}"
 
+    @property
+    def name(self) -> str:
+        """Of the budget and its node: a warning is said once for each."""
+        return f"{self.budget}/{self.node}" if self.node else self.budget
+
     def body(self) -> dict[str, Any]:
         return {"budget": self.budget, "used": self.used, "limit": self.limit, "ratio": None if self.used is None else self.ratio, "node": self.node}
 
 
-def uses(job: Job, budgets: Budgets, now: float) -> list[Use]:
-    """All budgets that the job has."""
+def uses(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:
+    """All budgets that the job has; of one of nodes the node that has used most."""
     found: list[Use] = []
     if budgets.time_s is not None:
         found.append(Use("time", job.age_s(job.ended_at if job.ended_at is not None else now), budgets.time_s))
@@ -47,7 +54,25 @@ def uses(job: Job, budgets: Budgets, now: float) -> list[Use]:
         found.append(Use("bytes", float(sent.up + sent.down + sent.d2d + sent.cast), float(budgets.bytes)))
     if budgets.joules is not None:
         found.append(Use("joules", sum(job.energy_j.values()) if job.energy_j else None, budgets.joules))
-    if budgets.node_joules is not None:
-        node = max(job.node_joules, key=lambda name: (job.node_joules[name], name), default="")
-        found.append(Use("node_joules", job.node_joules.get(node), budgets.node_joules, node))
+    for budget, limit, by_node in _of_nodes(job, budgets, tally):
+        node = max(by_node, key=lambda name: (by_node[name], name), default="")
+        found.append(Use(budget, by_node.get(node), limit, node))
     return found
+
+
+def nearly_spent(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:
+    """Of which WARN_AT is used, every node's too."""
+    found = [use for use in uses(job, budgets, tally, now) if not use.node]
+    found += [Use(budget, used, limit, node) for budget, limit, by_node in _of_nodes(job, budgets, tally) for node, used in sorted(by_node.items())]
+    return [use for use in found if use.ratio >= WARN_AT]
+
+
+def _of_nodes(job: Job, budgets: Budgets, tally: Tally) -> Iterator[tuple[str, float, dict[str, float]]]:
+    """(budget, limit, node -> what it used) of each budget of nodes that the job has."""
+    if budgets.node_cpu_s is not None:
+        seconds = {node: tally.of(node, "cpu_seconds") for node in tally.nodes()}
+        yield "node_cpu", budgets.node_cpu_s, {node: used for node, used in seconds.items() if used is not None}
+    if budgets.node_bytes is not None:
+        yield "node_bytes", float(budgets.node_bytes), job.sent_by_node()
+    if budgets.node_joules is not None:
+        yield "node_joules", budgets.node_joules, job.node_joules

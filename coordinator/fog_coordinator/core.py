@@ -18,7 +18,8 @@ from fog_coordinator.desired import Desk
 from fog_coordinator.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
 from fog_coordinator.registry import Node, Registry, Strangers
-from fog_coordinator.reports import Closing, Crashes, grown, joules_by_use, note_saves, share_energy
+from fog_coordinator.reports import Closing, Crashes, note_saves
+from fog_coordinator.shares import forget_readings, share_energy
 from fog_coordinator.tallies import Tally
 from fog_coordinator.views import NOTHING, READY, Rules, settle
 from fog_learning.job import Job as JobFile
@@ -68,8 +69,10 @@ class Core:
         self._load(tables)
 
     def _load(self, tables: Tables) -> None:
+        counts = {str(name): body for (name, *_), body in tables.get("counts", [])}
         for _, body in tables.get("jobs", []):
-            self._keep(decode_job(body))
+            job = decode_job(body)
+            self._keep(job, counts.get(job.id))
         for (name, *_), body in tables.get("rounds", []):
             if name in self.histories:
                 self.histories[str(name)].load(body)
@@ -80,11 +83,11 @@ class Core:
             self.logs[name].load(lines[name])
         self._order = max((job.order for job in self.jobs.values()), default=0)
 
-    def _keep(self, job: Job) -> None:
+    def _keep(self, job: Job, counts: bytes | None = None) -> None:
         self.jobs[job.id] = job
         self.histories[job.id] = History(job.id)
         self.logs[job.id] = Log(job.id)
-        self.tallies[job.id] = Tally(job.counted)
+        self.tallies[job.id] = Tally(counts)
         if job.state not in ENDED:
             try:
                 self.files[job.id], self.methods[job.id] = self.check(job.spec)
@@ -139,7 +142,7 @@ class Core:
         self._begin(now)
         known = self.registry.get(beat.node)
         was = (known.online, known.held, known.goodbye) if known else (False, True, False)
-        uses, counting = (joules_by_use(known.counters), known.totals.process) if known else ({}, "")
+        counting = known.totals.process if known else ""
         node = self.registry.heartbeat(now, beat)
         if node is None:
             if not self.registry.known(beat):
@@ -147,7 +150,8 @@ class Core:
             return
         before, node.workers = node.workers, {worker.job: worker for worker in beat.workers}
         placed = [self.jobs[name] for name in node.workers if name in self.jobs and self.jobs[name].state in PLACED]
-        share_energy(placed, node.node, node.energy_j, beat.energy_j, grown(uses, joules_by_use(beat.counters)))
+        forget_readings(self.jobs.values(), beat)
+        node.reading = share_energy(placed, beat, node.reading)
         node.energy_j = dict(beat.energy_j)
         if counting not in ("", node.totals.process):
             self._out.write(node.row())
@@ -226,6 +230,16 @@ class Core:
         """What is to be done now, in order; asked once."""
         return self._out.take()
 
+    def keep(self) -> None:
+        """Write down all that was counted: now and then, at the end, and before it is shown (a shown sum never falls, also not over a kill)."""
+        for job in self.jobs.values():
+            if job.state in PLACED:
+                self._out.write(job.row())
+                self._out.write(self.tallies[job.id].row(job.id))
+        for node in self.registry:
+            if node.spoke_at > node.kept_at:
+                self._out.write(node.row())
+
     # -- what requests use -----------------------------------------------------------------
 
     def add_job(self, now: float, job: Job) -> None:
@@ -241,6 +255,7 @@ class Core:
     def end(self, now: float, job: Job, state: str, why: str = "") -> None:
         """The job is over: its workers stop, its nodes are free."""
         job.state, job.since, job.ended_at, job.why = state, now, now, why
+        job.readings = {}
         self.log(now, job, f"{state}{': ' + why if why else ''}")
         self._write(job)
         self._dirty.pop(job.id, None)
@@ -397,7 +412,7 @@ class Core:
         """Say when most of a budget is used; when all of it is, ask the root for the model as it is."""
         if job.state != RUNNING or job.stop:
             return
-        for use in budgets.uses(job, self.files[job.id].budgets, now):
+        for use in budgets.nearly_spent(job, self.files[job.id].budgets, self.tallies[job.id], now):
             if use.ratio >= 1.0:
                 job.stop = f"stopped, it used {use.text}"
                 job.view += 1
@@ -405,15 +420,16 @@ class Core:
                 self._index(job)
                 self._write(job)
                 return
-            if use.ratio >= budgets.WARN_AT and use.budget not in job.warned:
-                job.warned.append(use.budget)
+            if use.name not in job.warned:
+                job.warned.append(use.name)
                 self.log(now, job, f"warning: it used {use.text}; at 100 % it stops")
                 self._write(job)
 
     def _write(self, job: Job) -> None:
-        """The job's row, with what its ended workers counted."""
-        job.counted = self.tallies[job.id].past(over=job.state in ENDED)
+        """The job's row; of one that is over, what was counted too."""
         self._out.write(job.row())
+        if job.state in ENDED:
+            self._out.write(self.tallies[job.id].row(job.id))
 
     def _crashed(self, now: float, job: Job, node: Node, worker: WorkerState) -> None:
         count = self._crashes.count(job.id, node.node, worker.incarnation)
@@ -506,7 +522,7 @@ class Core:
             tables: list[dict[str, Any]] = [self.jobs, self.files, self.methods, self.histories, self.logs, self.tallies, self._seats]
             for table in tables:
                 table.pop(job.id, None)
-            for name in ("jobs", "rounds", "log"):
+            for name in ("jobs", "rounds", "log", "counts"):
                 self._out.write(Row(name, (job.id,), None))
 
 

@@ -20,7 +20,6 @@ from fog_common.metrics import (
     REFUSED_UPDATES,
     ROUND_LE,
     SOURCES,
-    USES,
     Samples,
     add_histogram,
     add_node,
@@ -90,13 +89,13 @@ class Exporter:
         for node in nodes:
             labels = (node.node, node.profile.site)
             up.append((labels, float(node.online and node.node in fresh)))
-            if node.heard_at:
-                seen.append((labels, node.heard_at))
+            if node.spoke_at:
+                seen.append((labels, node.spoke_at))
             totals = node.totals.sums()
             if grams := totals.get("carbon_g"):
                 carbon[node.profile.site] = carbon.get(node.profile.site, 0.0) + grams
             if node.node in fresh:
-                add_node(samples, *labels, _gauges(node), totals)
+                add_node(samples, *labels, node.measured, totals)
         samples["fog_site_carbon_grams_total"] = [((site,), grams) for site, grams in sorted(carbon.items())]
 
     # -- jobs ------------------------------------------------------------------------------
@@ -140,11 +139,11 @@ class Exporter:
             add("fog_job_refused_updates_total", sums.get(measured, 0.0), reason)
         for family, seconds in op_seconds(sums).items():
             add("fog_job_op_seconds_total", seconds, family)
-        for source in SOURCES:
-            add("fog_job_energy_joules_total", job.energy_j.get(source), source)
-        for use in USES:
-            add("fog_job_energy_use_joules_total", job.energy_use_j.get(use), use)
-        for budget in status.uses(job, now):
+        for key, joules in job.energy_by.items():
+            role, source, use = key.split("/")
+            if source in SOURCES:
+                add("fog_job_energy_joules_total", joules, role, source, use)
+        for budget in status.uses(core, job, now):
             add("fog_job_budget_used_ratio", budget.ratio if budget.used is not None else None, budget.budget)
         if job.state not in ENDED:
             self._workers(samples, job, fresh)
@@ -153,7 +152,6 @@ class Exporter:
         core = self._core
         root: TaskState | None = None
         rounds: dict[tuple[str, str], int] = {}
-        behind: list[int] = []
         errors: list[float] = []
         workers: dict[str, WorkerState] = {}
         for name in sorted(job.participants() & fresh):
@@ -172,17 +170,18 @@ class Exporter:
             rounds[seat.node, seat.role] = max(state.round, rounds.get((seat.node, seat.role), 0))
             if seat.task == job.root:
                 root = state
-            elif seat.slot >= 0:
-                behind.append(state.round)
+                if (staleness := workers[seat.node].gauges.get("staleness_rounds")) is not None:
+                    samples.setdefault("fog_job_staleness_rounds", []).append(((job.id,), staleness))
         samples.setdefault("fog_task_round", []).extend(((job.id, node, role), float(number)) for (node, role), number in rounds.items())
         if errors:
             samples.setdefault("fog_job_consensus_error", []).append(((job.id,), max(errors)))
         if root is not None:
             waits = root.waiting
-            stragglers = len(waits.who) if waits is not None and waits.have else 0
-            samples.setdefault("fog_job_stragglers", []).append(((job.id,), float(stragglers)))
-            if behind:
-                samples.setdefault("fog_job_staleness_rounds", []).append(((job.id,), float(max(0, root.round - min(behind)))))
+            who = set(waits.who) if waits is not None and waits.have else set()
+            samples.setdefault("fog_job_stragglers", []).append(((job.id,), float(len(who))))
+            places = {seat.node for seat in job.seats if seat.task != job.root}
+            late = {seat.node for seat in job.seats if seat.task in who}
+            samples.setdefault("fog_worker_awaited", []).extend(((job.id, node), float(node in late)) for node in sorted(places & fresh))
 
     # -- the whole fleet -------------------------------------------------------------------
 
@@ -238,15 +237,6 @@ def op_seconds(sums: Mapping[str, float]) -> dict[str, float]:
             family = op.module if op is not None and op.module in OP_FAMILIES else "other"
             found[family] = found.get(family, 0.0) + seconds
     return found
-
-
-def _gauges(node: Node) -> dict[str, float]:
-    """A node's own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
-    bandwidth = node.profile.bandwidth_bytes_s
-    if bandwidth is None:
-        seen = [worker.gauges["bandwidth_bytes_per_second"] for worker in node.workers.values() if "bandwidth_bytes_per_second" in worker.gauges]
-        bandwidth = max(seen, default=None)
-    return node.gauges if bandwidth is None else {**node.gauges, "bandwidth_bytes_per_second": bandwidth}
 
 
 def _summed(sums: Mapping[str, float], prefix: str) -> float:

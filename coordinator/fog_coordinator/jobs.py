@@ -101,6 +101,23 @@ class Meter(Struct):
     ideal: int = 0
 
 
+class Reading(Struct, frozen=True):
+    """What a node and its worker of a job had counted at a heartbeat: the next one is compared with it."""
+
+    process: str
+    """Of the node's agent."""
+    joules: dict[str, float]
+    """By source."""
+    uses: dict[str, float]
+    """By `joules/SOURCE/USE`."""
+    incarnation: int
+    """Of the worker."""
+    work: tuple[float, float, float]
+    """CPU seconds, bytes sent, bytes received."""
+    roles: dict[str, float]
+    """Seconds of computing by role."""
+
+
 class Job(Struct):
     """All of a job but its history and its log, which have tables of their own."""
 
@@ -140,12 +157,12 @@ class Job(Struct):
     """`node/incarnation` -> what that worker sent."""
     energy_j: dict[str, float] = {}
     """Joules by source."""
-    energy_use_j: dict[str, float] = {}
-    """The same by use: idle, compute, send, receive."""
+    energy_by: dict[str, float] = {}
+    """The same by `role/source/use`."""
     node_joules: dict[str, float] = {}
     """The same by node."""
-    counted: dict[str, float] = {}
-    """What ended workers counted (see tallies)."""
+    readings: dict[str, Reading] = {}
+    """node -> up to which reading of it its joules are in these sums."""
     warned: list[str] = []
     """Budgets of which most is used."""
     stop: str = ""
@@ -214,6 +231,14 @@ class Job(Struct):
         for meter in self.meters.values():
             total = total + meter.sent
         return total
+
+    def sent_by_node(self) -> dict[str, float]:
+        """Payload of all planes."""
+        found: dict[str, float] = {}
+        for name, meter in self.meters.items():
+            node, sent = name.rpartition("/")[0], meter.sent
+            found[node] = found.get(node, 0.0) + sent.up + sent.down + sent.d2d + sent.cast
+        return found
 
     def ideal_bytes(self) -> int:
         return sum(meter.ideal for meter in self.meters.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,8 @@ NODES = _table("nodes", _text("node"))
 JOBS = _table("jobs", _text("job"))
 ROUNDS = _table("rounds", _text("job"), _integer("round"))
 LOG = _table("log", _text("job"), _integer("number"))
-TABLES: Final = {table.name: table for table in (NODES, JOBS, ROUNDS, LOG)}
+COUNTS = _table("counts", _text("job"))
+TABLES: Final = {table.name: table for table in (NODES, JOBS, ROUNDS, LOG, COUNTS)}
 _META = sql.Table("meta", _metadata, _text("name"), sql.Column("value", sql.String(128), nullable=False))
 
 
@@ -77,13 +79,14 @@ class Journal:
         """All of them or none; durable when it returns. JournalError if that is not possible now."""
         try:
             with self._engine.begin() as connection:
-                for row in rows:
-                    table = TABLES[row.table]
-                    keys = list(table.primary_key.columns)[: len(row.key)]
-                    connection.execute(sql.delete(table).where(*(key == value for key, value in zip(keys, row.key, strict=True))))
-                    if row.body is not None:
-                        named = {key.name: value for key, value in zip(keys, row.key, strict=True)}
-                        connection.execute(sql.insert(table).values(body=row.body, **named))
+                for (name, length, removed), group in itertools.groupby(rows, key=lambda row: (row.table, len(row.key), row.body is None)):
+                    table, alike = TABLES[name], list(group)
+                    keys = list(table.primary_key.columns)[:length]
+                    values = [{f"key_{key.name}": value for key, value in zip(keys, row.key, strict=True)} for row in alike]
+                    connection.execute(sql.delete(table).where(*(key == sql.bindparam(f"key_{key.name}") for key in keys)), values)
+                    if not removed:
+                        bodies = [{key.name: value for key, value in zip(keys, row.key, strict=True)} | {"body": row.body} for row in alike]
+                        connection.execute(sql.insert(table), bodies)
                 _set(connection, "clock", repr(max(clock, self.clock)))
         except SQLAlchemyError as error:
             raise JournalError(f"the journal cannot be written: {_reason(error)}") from None

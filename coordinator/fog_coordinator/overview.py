@@ -16,7 +16,7 @@ LINGER_S: Final = 300.0
 MAX_JOBS: Final = 50
 ROUNDS: Final = 40
 """Rounds of the accuracy that is drawn."""
-GAUGES: Final = ("cpu_ratio", "memory_used_bytes", "temperature_celsius", "battery_ratio", "power_watts", "rtt_seconds")
+GAUGES: Final = ("cpu_ratio", "memory_used_bytes", "temperature_celsius", "battery_ratio", "power_watts", "rtt_seconds", "bandwidth_bytes_per_second")
 
 
 def overview(core: Core, now: float) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def overview(core: Core, now: float) -> dict[str, Any]:
 
 
 def _node(core: Core, node: Node) -> dict[str, Any]:
-    known = node.gauges if node.online else {}
+    known = node.measured if node.online else {}
     return {
         "node": node.node,
         "state": node.state,
@@ -54,5 +54,5 @@ def _job(core: Core, now: float, job: Job) -> dict[str, Any]:
         "accuracy": [numbers.get("accuracy") for numbers in recent],
         "bytes": {"up": sent.up, "down": sent.down, "d2d": sent.d2d, "cast": sent.cast},
         "energy_j": status.energy(job),
-        "budgets": [use.body() for use in status.uses(job, now)],
+        "budgets": [use.body() for use in status.uses(core, job, now)],
     }

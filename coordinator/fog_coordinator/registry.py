@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.effects import Row
+from fog_coordinator.jobs import Reading
 from fog_coordinator.tallies import Totals
 
 ONLINE: Final = "online"
@@ -31,8 +32,8 @@ class NodeRow(Struct, frozen=True):
     node: str
     profile: Profile
     drain: bool = False
-    counted: dict[str, float] = {}
-    """By agents of this node that have ended."""
+    totals: Totals = field(default_factory=Totals)
+    spoke_at: float = 0.0
 
 
 class Node(Struct):
@@ -53,6 +54,11 @@ class Node(Struct):
     gone_at: float = 0.0
     """When it was there last, as far as is known, while it is offline."""
     heard_at: float = 0.0
+    """Silence is counted from here: the last message, or the moment from which one could be heard."""
+    spoke_at: float = 0.0
+    """Of the last message of the node itself; 0: none is known of."""
+    kept_at: float = 0.0
+    """spoke_at, as the journal has it."""
     reported_at: float = 0.0
     """Of the last heartbeat."""
     uptime_s: float = 0.0
@@ -69,19 +75,31 @@ class Node(Struct):
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
+    reading: Reading | None = None
+    """Of the last heartbeat (see fog_coordinator.shares)."""
     totals: Totals = field(default_factory=Totals)
-    """Counters and `joules/SOURCE` of all its agents, one after another."""
+    """Counters of all its agents, one after another."""
 
     @property
     def online(self) -> bool:
         return self.state == ONLINE
 
     @property
+    def measured(self) -> dict[str, float]:
+        """Its own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
+        bandwidth = self.profile.bandwidth_bytes_s
+        if bandwidth is None:
+            name = "bandwidth_bytes_per_second"
+            bandwidth = max((worker.gauges[name] for worker in self.workers.values() if name in worker.gauges), default=None)
+        return self.gauges if bandwidth is None else {**self.gauges, "bandwidth_bytes_per_second": bandwidth}
+
+    @property
     def leaving(self) -> bool:
         return self.drain or self.goodbye
 
     def row(self) -> Row:
-        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain, self.totals.base)))
+        self.kept_at = self.spoke_at
+        return Row("nodes", (self.node,), _encoder.encode(NodeRow(self.node, self.profile, self.drain, self.totals, self.spoke_at)))
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -97,7 +115,7 @@ class Registry:
         self._started_at: float | None = None
         for body in rows or []:
             row = _decoder.decode(body)
-            self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=Totals(base=row.counted))
+            self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=row.totals, spoke_at=row.spoke_at, kept_at=row.spoke_at)
 
     def __iter__(self) -> Iterator[Node]:
         """In order of their names."""
@@ -146,6 +164,7 @@ class Registry:
             self._new_connection(node, announce.nonce)
         node.profile = announce.profile
         self._online(now, node)
+        node.spoke_at = now
         return node, changed
 
     def heartbeat(self, now: float, beat: Heartbeat) -> Node | None:
@@ -158,12 +177,11 @@ class Registry:
         self._online(now, node)
         node.held = False
         node.uptime_s = beat.uptime_s
-        node.reported_at = now
+        node.reported_at = node.spoke_at = now
         node.desired_heard = beat.desired
         node.goodbye = beat.draining
         node.gauges, node.counters = beat.gauges, beat.counters
-        joules = {f"joules/{source}": value for source, value in beat.energy_j.items()}
-        node.totals.update(beat.nonce, {**joules, "carbon_g": beat.gauges.get("carbon_g", 0.0), **beat.counters})
+        node.totals.update(beat.nonce, {"carbon_g": beat.gauges.get("carbon_g", 0.0), **beat.counters})
         return node
 
     def known(self, beat: Heartbeat) -> bool:

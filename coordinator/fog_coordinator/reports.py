@@ -1,10 +1,7 @@
-"""What heartbeats tell of a job: Saves and where they are, bytes, joules, crashes. Pure."""
+"""What heartbeats tell of a job: Saves and where they are, crashes, ends. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from fog_common.metrics import USES
 from fog_common.wire.messages import WorkerState
 from fog_coordinator.jobs import Job
 from fog_coordinator.registry import Node
@@ -31,30 +28,6 @@ def _labels(worker: WorkerState) -> dict[str, tuple[int, ...]]:
     for replica in worker.replicas:
         found[replica.task] = tuple(sorted({*found.get(replica.task, ()), *replica.labels}))
     return found
-
-
-def share_energy(jobs: list[Job], node: str, old: Mapping[str, float], new: Mapping[str, float], used_for: Mapping[str, float]) -> None:
-    """What a node used between two readings (joules since its agent began, by source) is shared by the jobs that have a worker there.
-
-    used_for: the same joules by use (idle, compute, send, receive), as they grew since the reading before.
-    """
-    for source, joules in grown(old, new).items():
-        for job in jobs:
-            share = joules / len(jobs)
-            job.energy_j[source] = job.energy_j.get(source, 0.0) + share
-            job.node_joules[node] = job.node_joules.get(node, 0.0) + share
-    for use, joules in used_for.items():
-        for job in jobs:
-            job.energy_use_j[use] = job.energy_use_j.get(use, 0.0) + joules / len(jobs)
-
-
-def joules_by_use(counters: Mapping[str, float]) -> dict[str, float]:
-    return {use: counters[name] for use in USES if (name := f"energy_{use}_joules") in counters}
-
-
-def grown(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
-    """By how much sums of an agent grew. What came before the first reading is not ours to count; one that fell began anew."""
-    return {name: value - old[name] if value >= old[name] else value for name, value in new.items() if name in old}
 
 
 class Crashes:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
 
-from fog_common.metrics import CONTENT_TYPE, Samples, render
+from fog_common.exposition import CONTENT_TYPE, Exposition
+from fog_common.metrics import Samples
 from fog_common.pages import Page, Pages
 
-CACHE_S: Final = 1.0
-"""Several readers within this time get the same text."""
+log = logging.getLogger(__name__)
+
 ANSWER_S: Final = 10.0
 """The owner of the core must answer within this time, or the coordinator is not healthy."""
 
@@ -25,6 +26,8 @@ class Look(Struct, frozen=True):
     samples: Samples
     problems: tuple[str, ...]
     """Why the coordinator cannot do its work now; () = it is ready."""
+    failed: str = ""
+    """Not '': why there are no samples."""
 
 
 class LookAsked:
@@ -49,24 +52,21 @@ class Scrapes:
     """The three pages. ask: puts into the inbox."""
 
     def __init__(self, ask: Callable[[LookAsked], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._ask, self._clock = ask, clock
-        self._lock = threading.Lock()
-        self._page: Page | None = None
-        self._until = 0.0
+        self._ask = ask
+        self._exposition = Exposition(self._samples, clock=clock)
 
     def serve(self, host: str, port: int) -> Pages:
         """ConfigError if the port cannot be had."""
         return Pages(host, port, {"/metrics": self.metrics, "/healthz": self.healthz, "/readyz": self.readyz}, "metrics")
 
     def metrics(self) -> Page:
-        with self._lock:  # a second reader takes what the first one made
-            if self._page is None or self._clock() >= self._until:
-                look = self._look(samples=True)
-                if look is None:
-                    return _STUCK
-                self._page = Page(200, render(look.samples), CONTENT_TYPE)
-                self._until = self._clock() + CACHE_S
-            return self._page
+        try:
+            return Page(200, self._exposition.text(), CONTENT_TYPE)
+        except _NoAnswer as problem:
+            return problem.page
+        except (KeyError, ValueError) as error:
+            log.exception("the metrics cannot be written")
+            return Page(500, f"the metrics cannot be written: {error}\n".encode())
 
     def healthz(self) -> Page:
         """Is the process alive and its loop running?"""
@@ -79,10 +79,26 @@ class Scrapes:
             return _STUCK
         return Page(503, ("\n".join(look.problems) + "\n").encode()) if look.problems else Page(200, b"ready\n")
 
+    def _samples(self) -> Samples:
+        look = self._look(samples=True)
+        if look is None:
+            raise _NoAnswer(_STUCK)
+        if look.failed:
+            raise _NoAnswer(Page(500, f"{look.failed}\n".encode()))
+        return look.samples
+
     def _look(self, samples: bool) -> Look | None:
         asked = LookAsked(samples)
         self._ask(asked)
         return asked.wait()
+
+
+class _NoAnswer(Exception):
+    """No samples: what the reader gets instead."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page.status)
+        self.page = page
 
 
 _STUCK: Final = Page(503, f"the coordinator has not answered for {ANSWER_S:.0f} s\n".encode())

@@ -28,6 +28,8 @@ from fog_coordinator.scrape import Look, LookAsked
 
 log = logging.getLogger(__name__)
 
+KEEP_S: Final = 60.0
+"""So often the counts are written down, whether somebody looks at them or not."""
 RETRY_S: Final = 2.0
 """After this long a write that the disk refused is tried again."""
 LONGEST_SLEEP_S: Final = 60.0
@@ -84,6 +86,7 @@ class Service:
         self._exporter = Exporter(core)
         self._watchdog_s = watchdog_s()
         self._watchdog_at = 0.0
+        self._keep_at = 0.0
         self._bytes = {"sent": 0, "received": 0}
         self.rejected: dict[str, int] = {}
         """Messages that were dropped, by reason."""
@@ -129,6 +132,8 @@ class Service:
             unsaved, self._unsaved = self._unsaved, []
             for came in unsaved:
                 self._result(now, came)
+        if now >= self._keep_at:
+            self._keep(now)
         if self._watchdog_s is not None and now >= self._watchdog_at:
             self._watchdog_at = now + self._watchdog_s
             notify("WATCHDOG=1")
@@ -162,8 +167,11 @@ class Service:
                     self._reject("internal", topic, error)
             case StopAsked():
                 notify("STOPPING=1")
+                self._keep(now)
                 self._stopped = True
             case LookAsked():
+                if item.samples:
+                    self._keep(now)
                 item.answer(self._look(now, item.samples))
 
     def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
@@ -194,12 +202,24 @@ class Service:
             case _:
                 raise WireError(f"{type(message).__name__} is nothing that we are told", "not_for_us")
 
+    def _keep(self, now: float) -> None:
+        """Not while the journal refuses: what waits for it must not pile up."""
+        self._keep_at = now + KEEP_S
+        if self._retry_at is None:
+            self._core.keep()
+            self._perform(now)
+
     def _look(self, now: float, samples: bool) -> Look:
         problems: tuple[str, ...] = () if self._connected else ("not connected to the broker",)
         if self._retry_at is not None:
             problems += ("the journal or a result cannot be written",)
-        found = self._exporter.collect(now, connected=self._connected, rejected=self.rejected, traffic=self._bytes) if samples else {}
-        return Look(found, problems)
+        if not samples:
+            return Look({}, problems)
+        try:
+            return Look(self._exporter.collect(now, connected=self._connected, rejected=self.rejected, traffic=self._bytes), problems)
+        except Exception as error:  # who only looks must not end the one who works
+            log.exception("the metrics cannot be collected")
+            return Look({}, problems, f"the metrics cannot be collected: {type(error).__name__}: {error}")
 
     def _reject(self, reason: str, topic: str, error: Exception) -> None:
         count = self.rejected[reason] = self.rejected.get(reason, 0) + 1

@@ -95,7 +95,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         },
         "energy_j": energy(job),
         "plan": plans.report(job, core.histories[job.id]),
-        "budgets": [use.body() for use in uses(job, now)],
+        "budgets": [use.body() for use in uses(core, job, now)],
         "buddies": dict(job.buddies),
         "digest": job.digest,
     }
@@ -351,8 +351,8 @@ def _metrics(core: Core, job: Job) -> dict[str, float]:
     return {**last, **job.numbers}
 
 
-def uses(job: Job, now: float) -> list[budgets.Use]:
-    return budgets.uses(job, msgspec.convert(job.spec.get("budgets", {}), Budgets), now)
+def uses(core: Core, job: Job, now: float) -> list[budgets.Use]:
+    return budgets.uses(job, msgspec.convert(job.spec.get("budgets", {}), Budgets), core.tallies[job.id], now)
 
 
 def energy(job: Job) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Counters of many processes added up so that the sums only grow, whoever ends or begins anew. Pure.
 
-A process counts from zero. What an ended one had counted is kept (`base`); the live one's last values stand on top of it. `base`
-is small, changes only when a process ends, and is what the journal keeps: after a restart of the coordinator the live processes
-report again what they have.
+A process counts from zero. What an ended one had counted is kept (`base`); the live one's last values stand on top of it. The journal
+keeps both, with the name of the process: after a restart of the coordinator a live process adds only what it counted since.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ from collections.abc import Mapping
 from math import inf
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from fog_common.wire.messages import Planes, WorkerState
+from fog_coordinator.effects import Row
 
 MAX_NAMES: Final = 200
 """Counters of one process that are taken: a peer must not fill our memory."""
@@ -59,25 +60,39 @@ class Totals(Struct):
 class Tally:
     """What all workers of a job counted together."""
 
-    def __init__(self, past: Mapping[str, float] | None = None) -> None:
-        """past: as `past()` gave it to the journal."""
-        self.sums: dict[str, float] = dict(past or {})
-        self._loaded = dict(past or {})
-        self._workers: dict[str, Totals] = {}
+    def __init__(self, body: bytes | None = None) -> None:
+        """body: of `row()`, from the journal."""
+        kept = _decoder.decode(body) if body is not None else TallyRow()
+        self.sums: dict[str, float] = kept.sums
+        self._workers: dict[str, Totals] = kept.workers
 
     def update(self, node: str, worker: WorkerState) -> None:
         for name, by in self._workers.setdefault(node, Totals()).update(str(worker.incarnation), flat(worker)).items():
             self.sums[name] = self.sums.get(name, 0.0) + by
 
-    def past(self, over: bool) -> dict[str, float]:
-        """For the journal: what ended workers counted; over: no worker of the job will report again, so all of it."""
-        if over:
-            return dict(self.sums)
-        past = dict(self._loaded)
-        for totals in self._workers.values():
-            for name, value in totals.base.items():
-                past[name] = past.get(name, 0.0) + value
-        return past
+    def of(self, node: str, name: str) -> float | None:
+        """What all workers of one node counted under this name; None if they never did."""
+        totals = self._workers.get(node)
+        return totals.sums().get(name) if totals is not None else None
+
+    def nodes(self) -> list[str]:
+        return sorted(self._workers)
+
+    def row(self, job: str) -> Row:
+        """All of it: whoever was shown these sums never sees lower ones."""
+        return Row("counts", (job,), _encoder.encode(TallyRow(self.sums, self._workers)))
+
+
+class TallyRow(Struct):
+    """What the journal keeps of a tally."""
+
+    sums: dict[str, float] = {}
+    workers: dict[str, Totals] = {}
+    """node -> its workers, one after another."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(TallyRow)
 
 
 def flat(worker: WorkerState) -> dict[str, float]:

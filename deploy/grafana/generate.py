@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 FOLDER: Final = Path(__file__).with_name("dashboards")
 DATASOURCE: Final = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
@@ -28,16 +28,24 @@ def series(title: str, unit: str, *queries: Query, about: str = "", width: int =
 
 
 def stat(
-    title: str, unit: str, query: str, about: str = "", legend: str = "", red_below: float | None = None, red_above: float | None = None
+    title: str,
+    unit: str,
+    query: str,
+    about: str = "",
+    legend: str = "",
+    red_below: float | None = None,
+    red_above: float | None = None,
+    text: Literal["auto", "name"] = "auto",
 ) -> Json:
-    """One number now."""
+    """One number now; text: `name` shows the legend in its place."""
     steps: list[Json] = [{"color": "green", "value": None}]
     if red_below is not None:
         steps = [{"color": "red", "value": None}, {"color": "green", "value": red_below}]
     if red_above is not None:
         steps.append({"color": "red", "value": red_above})
     defaults = {"unit": unit, "thresholds": {"mode": "absolute", "steps": steps}}
-    options = {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}, "colorMode": "value", "graphMode": "area"}
+    options = {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}, "colorMode": "value", "graphMode": "area" if text == "auto" else "none"}
+    options["textMode"] = text
     return _panel("stat", title, about, 4, 4, [(query, legend)], {"fieldConfig": {"defaults": defaults, "overrides": []}, "options": options})
 
 
@@ -56,8 +64,11 @@ def heatmap(title: str, unit: str, query: str, about: str = "") -> Json:
 
 
 def table(title: str, columns: dict[str, tuple[str, str]], about: str = "", by: str = "node") -> Json:
-    """A row for each value of the label `by`. columns: name -> (query, unit)."""
-    queries = [(query, "") for query, _ in columns.values()]
+    """A row for each value of the label `by`. columns: name -> (query, unit).
+
+    Labels beside `by` are taken away, or a row would have each of them once for every column; a query that keeps one says so (`max by`).
+    """
+    queries = [(query if query.startswith("max by") else f"max by ({by}) ({query})", "") for query, _ in columns.values()]
     letters = {f"Value #{_letter(index)}": name for index, name in enumerate(columns)}
     units = [
         {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]} for name, (_, unit) in columns.items() if unit
@@ -189,7 +200,7 @@ def fleet() -> Json:
             table(
                 "Nodes",
                 {
-                    "up": (f"fog_node_up{S}", "bool_yes_no"),
+                    "up": (f"max by (node, site) (fog_node_up{S})", "bool_yes_no"),
                     "last seen": (f"time() - fog_node_last_seen_timestamp_seconds{S}", "s"),
                     "CPU": (f"fog_node_cpu_ratio{S}", "percentunit"),
                     "memory used": (f"fog_node_memory_used_bytes{S}", "bytes"),
@@ -197,12 +208,13 @@ def fleet() -> Json:
                     "power": (f"fog_node_power_watts{S}", "watt"),
                     "battery": (f"fog_node_battery_ratio{S}", "percentunit"),
                     "round trip": (f"fog_link_rtt_seconds{S}", "s"),
+                    "link": (f"fog_link_bandwidth_bytes_per_second{S}", "Bps"),
                 },
             ),
             table(
                 "Jobs",
                 {
-                    "state": ("fog_job_state == 1", ""),
+                    "state": ("max by (job, state) (fog_job_state == 1)", ""),
                     "round": ("fog_job_round", "short"),
                     "of": ("fog_job_rounds", "short"),
                     "accuracy": ("fog_job_accuracy", "percentunit"),
@@ -242,7 +254,9 @@ def fleet() -> Json:
                 about="Malformed, forged, unknown: per second.",
             ),
             table(
-                "Coordinator", {"version": ("fog_build_info", ""), "up for": ("time() - fog_coordinator_start_timestamp_seconds", "s")}, by="instance"
+                "Coordinator",
+                {"version": ("max by (instance, version) (fog_build_info)", ""), "up for": ("time() - fog_coordinator_start_timestamp_seconds", "s")},
+                by="instance",
             ),
         ],
     )
@@ -256,7 +270,7 @@ def job() -> Json:
         "How a job learns, what it waits for, what it costs.",
         [JOB],
         [
-            stat("State", "short", f"fog_job_state{J} == 1", legend="{{job}}: {{state}}"),
+            stat("State", "short", f"fog_job_state{J} == 1", legend="{{job}}: {{state}}", text="name"),
             stat("Round", "short", f"fog_job_round{J}", legend="{{job}}"),
             stat("Done", "percentunit", f"fog_job_round{J} / fog_job_rounds{J}", legend="{{job}}"),
             stat("Accuracy", "percentunit", f"fog_job_accuracy{J}", legend="{{job}}"),
@@ -265,12 +279,21 @@ def job() -> Json:
             series("Accuracy", "percentunit", (f"fog_job_accuracy{J}", "{{job}}"), top=1),
             series("Loss", "short", (f"fog_job_loss{J}", "{{job}}")),
             series("Duration of rounds", "s", (f"fog_job_round_seconds{J}", "{{job}}")),
-            series("Round of each task", "short", (f"fog_task_round{J}", "{{node}} {{role}}"), about="A line that stays behind is a straggler."),
+            series(
+                "Round of each task", "short", (f"fog_task_round{J}", "{{node}} {{role}}"), about="As last reported: reports come some seconds apart."
+            ),
             series(
                 "Who is behind",
                 "short",
                 (f"fog_job_stragglers{J}", "{{job}}: tasks that the round waits for"),
-                (f"fog_job_staleness_rounds{J}", "{{job}}: rounds behind, at most"),
+                (f"fog_job_staleness_rounds{J}", "{{job}}: rounds that a counted update was late"),
+            ),
+            series(
+                "Waited for",
+                "percentunit",
+                (f"avg_over_time(fog_worker_awaited{J}[5m])", "{{job}} {{node}}"),
+                about="Part of the time in which the root had answers of others and none of this node.",
+                top=1,
             ),
             series(
                 "Time of a training step",
@@ -306,8 +329,9 @@ def job() -> Json:
             series("Computations that wait", "short", (f"fog_worker_queued_ops{J}", "{{node}}")),
             series("Memory of workers", "bytes", (f"fog_worker_resident_bytes{J}", "{{node}}")),
             bars("Budgets", "percentunit", (f"fog_job_budget_used_ratio{J}", "{{job}} {{budget}}"), about="At 100 % the job ends with its model."),
-            series("Energy", "joule", (f"fog_job_energy_joules_total{J}", "{{job}} {{source}}"), stack=True),
-            series("Power by use", "watt", (rate("fog_job_energy_use_joules_total", "job, use", J), "{{job}} {{use}}"), stack=True),
+            series("Energy", "joule", (by("job, source", f"fog_job_energy_joules_total{J}"), "{{job}} {{source}}"), stack=True),
+            series("Power by role", "watt", (rate("fog_job_energy_joules_total", "job, role", J), "{{job}} {{role}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_job_energy_joules_total", "job, use, source", J), "{{job}} {{use}} {{source}}"), stack=True),
         ],
     )
 
@@ -332,7 +356,7 @@ def node() -> Json:
             series("Temperature", "celsius", (f"fog_node_temperature_celsius{N}", "{{node}}")),
             series("Battery", "percentunit", (f"fog_node_battery_ratio{N}", "{{node}}"), top=1),
             series("Power", "watt", (f"fog_node_power_watts{N}", "{{node}}")),
-            series("Power by use", "watt", (rate("fog_node_energy_use_joules_total", "node, use", N), "{{node}} {{use}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_node_energy_joules_total", "node, use, source", N), "{{node}} {{use}} {{source}}"), stack=True),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{N}", "{{node}}")),
             series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{N}", "{{node}}")),
             series(
@@ -341,7 +365,7 @@ def node() -> Json:
                 (f"fog_node_agent_resident_bytes{N}", "{{node}} agent"),
                 ('fog_worker_resident_bytes{node=~"$node"}', "{{node}} worker of {{job}}"),
             ),
-            series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", N), "{{node}} {{direction}}")),
+            series("Traffic", "Bps", (rate("fog_node_bytes_total", "node, plane, direction", N), "{{node}} {{plane}} {{direction}}")),
             series("Training step", "s", ('fog_worker_step_seconds{node=~"$node"}', "{{node}} {{job}}")),
             series("Round", "short", ('fog_task_round{node=~"$node"}', "{{node}} {{job}} {{role}}")),
         ],
@@ -371,7 +395,7 @@ def energy() -> Json:
                 about="measured: a sensor; fitted: a sensor with a correction; modelled: computed from load and bytes.",
                 stack=True,
             ),
-            series("Power by use", "watt", (rate("fog_node_energy_use_joules_total", "use", S), "{{use}}"), stack=True),
+            series("Power by use", "watt", (rate("fog_node_energy_joules_total", "use, source", S), "{{use}} {{source}}"), stack=True),
             series("Energy of jobs", "joule", (by("job, source", f"fog_job_energy_joules_total{J}"), "{{job}} {{source}}")),
             series(
                 "Energy per round",
@@ -385,7 +409,9 @@ def energy() -> Json:
             heatmap("Acknowledgement round trips", "s", f"sum by (le) (increase(fog_ack_round_trip_seconds_bucket{RATE}))"),
             series("Round trip to the broker", "s", (f"fog_link_rtt_seconds{S}", "{{node}}")),
             series("Bandwidth", "Bps", (f"fog_link_bandwidth_bytes_per_second{S}", "{{node}}")),
-            series("Control messages", "Bps", (rate("fog_node_control_bytes_total", "node, direction", S), "{{node}} {{direction}}"), stack=True),
+            series(
+                "Traffic by node", "Bps", (rate("fog_node_bytes_total", "node, plane, direction", S), "{{node}} {{plane}} {{direction}}"), stack=True
+            ),
             series("Coordinator", "Bps", (rate("fog_coordinator_bytes_total", "direction", ""), "{{direction}}"), about="Results included."),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,21 +25,25 @@ def checked(out: Path) -> Path:
 
 
 def columns(status: dict[str, Any]) -> dict[str, list[float | None]]:
-    """Figures of each round from a job's STATUS. Bytes and joules are those of the round itself; None where unknown."""
+    """Figures of each round from a job's STATUS; None where unknown. Bytes and joules are those of the round itself, see `spread`."""
     history = status["history"]
-    found: dict[str, list[float | None]] = {
+    return {
         "round": [float(entry["round"]) for entry in history],
         "accuracy": [entry.get("accuracy") for entry in history],
         "loss": [entry.get("loss") for entry in history],
+        "bytes": spread([entry.get("bytes") for entry in history], 0.0),
+        "joules": spread([entry.get("joules") for entry in history], None),  # when its energy began to count is not known
     }
-    for name in ("bytes", "joules"):
-        before: float | None = 0.0 if name == "bytes" else None  # of the first round it is not known when its energy began to count
-        grown: list[float | None] = []
-        for entry in history:
-            value = entry.get(name)
-            grown.append(max(0.0, value - before) if value is not None and before is not None else None)
-            before = value if value is not None else before
-        found[name] = grown
+
+
+def spread(totals: list[float | None], before: float | None) -> list[float | None]:
+    """What each round added to a total that is known only when reports come: rounds that were heard of together have the same total, and
+    share alike what it grew. before: the total before the first round; None if unknown."""
+    found: list[float | None] = []
+    for total, together in itertools.groupby(totals):
+        count = len(list(together))
+        found += [max(0.0, total - before) / count if total is not None and before is not None else None] * count
+        before = total if total is not None else before
     return found
 
 
@@ -70,10 +75,10 @@ def draw(status: dict[str, Any], out: Path) -> None:
     if handles:
         learning.legend(handles=handles)
     line(traffic, "bytes", ".-", "bytes", 1e-6)
-    traffic.set_ylabel("MB per round, all planes")
+    traffic.set_ylabel("MB per round, all planes,\nspread between reports")
     known = line(power, "joules", "C2.-", "joules")
     source = status["energy_j"]["source"]
-    power.set_ylabel(f"J per round ({source})" if known else "energy unknown")
+    power.set_ylabel(f"J per round ({source}),\nspread between reports" if known else "energy unknown")
     power.set_xlabel("round")
     for axes in (learning, traffic, power):
         axes.grid(alpha=0.3)

@@ -19,7 +19,8 @@ PLANES: Final = ("up", "down", "d2d", "cast")
 BARS: Final = "▁▂▃▄▅▆▇█"
 SPARK: Final = 24
 """Rounds of the accuracy that fit into a line."""
-NODE_COLUMNS: Final = ("node", "state", "site", "tier", "CPU", "memory", "temp", "battery", "power", "round trip", "jobs")
+NODE_COLUMNS: Final = ("node", "state", "site", "tier", "CPU", "memory", "temp", "battery", "power", "round trip", "link", "jobs")
+NUMBERS: Final = frozenset({"CPU", "memory", "temp", "battery", "power", "round trip", "link"})
 JOB_COLUMNS: Final = ("job", "state", "round", "accuracy", "", "bytes/s", "energy", "budget", "waiting for")
 
 
@@ -131,6 +132,7 @@ def node_row(node: dict[str, Any]) -> tuple[str, ...]:
         shown("battery_ratio", "{:.0f} %", 100),
         shown("power_watts", "{:.1f} W"),
         shown("rtt_seconds", "{:.1f} ms", 1000),
+        _rate(node["bandwidth_bytes_per_second"]),
         ", ".join(node["jobs"]) or "-",
     )
 
@@ -175,7 +177,7 @@ def picture(body: dict[str, Any], trouble: str = "") -> RenderableType:
 
     nodes = Table(box=None, pad_edge=False, header_style="dim", expand=False)
     for column in NODE_COLUMNS:
-        nodes.add_column(column, justify="right" if column in {"CPU", "memory", "temp", "battery", "power", "round trip"} else "left", no_wrap=True)
+        nodes.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
     for node in body["nodes"]:
         nodes.add_row(*map(Text, node_row(node)), style="red" if node["state"] == "offline" else "dim" if node["state"] == "unknown" else "")
     jobs = Table(box=None, pad_edge=False, header_style="dim", expand=True)

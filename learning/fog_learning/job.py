@@ -165,8 +165,12 @@ class Budgets(Struct, frozen=True, forbid_unknown_fields=True):
     """Payload of all nodes on all planes."""
     joules: Positive | None = None
     """Of all nodes together. What a node does not know of its energy is not counted."""
+    node_cpu_s: Positive | None = None
+    """Of any single node: CPU seconds of its workers. A node that does not measure them is not counted."""
+    node_bytes: Count | None = None
+    """Of any single node: payload that it sent, on all planes."""
     node_joules: Positive | None = None
-    """Of any single node."""
+    """Of any single node: energy, where it is known."""
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):

@@ -263,7 +263,7 @@ def test_an_idle_daemon_is_light_and_imports_neither_numpy_nor_torch(tmp_path, a
         agent.terminate()
         assert agent.wait() == 0
     roots = {name.partition(".")[0] for name in json.loads(listed.read_text())}
-    assert "paho" in roots and not roots & {"numpy", "torch", "typer", "rich", "click", "sklearn", "psutil", "fog_learning"}
+    assert "paho" in roots and not roots & {"numpy", "torch", "typer", "rich", "click", "sklearn", "psutil", "prometheus_client", "fog_learning"}
 
 
 def test_an_idle_heartbeat_is_at_most_a_kilobyte(coordinator, agent):

@@ -1,14 +1,14 @@
-"""What operators see: a real coordinator, a real Prometheus that scrapes it, and every panel of the dashboards asked."""
+"""What operators see: a real coordinator and agents that measure everything, and a real Prometheus that scrapes it."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -23,8 +23,7 @@ from fog_common.wire import topics
 from fog_common.wire.messages import Announce, Heartbeat
 from support.agents import Agent, Coordinator, job
 from support.broker import Inbox
-from support.panels import DEPLOY, queries
-from support.prometheus import Prometheus, free_port, promtool, running
+from support.prometheus import free_port, promtool, shipped
 from support.reports import MeasuringNode
 from support.stand_ins import SPEC
 
@@ -105,35 +104,8 @@ def watched(broker: Broker, tmp_path: Path) -> Iterator[Watched]:
         scene.close()
 
 
-def prometheus(folder: Path, port: int) -> Any:
-    """The shipped configuration, but for times and the target."""
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
-    return running(folder / "prometheus", yaml.safe_dump(config))
-
-
-def test_every_panel_has_data_and_every_rule_is_recorded(watched: Watched, tmp_path: Path):
-    with prometheus(tmp_path, watched.port) as server:
-        empty = [asked for asked in queries() if not _has_data(server, asked.expression)]
-        assert not empty
-        recorded = [
-            rule["record"] for group in yaml.safe_load((DEPLOY / "prometheus" / "recording.yml").read_text())["groups"] for rule in group["rules"]
-        ]
-        for name in recorded:
-            server.until(name)
-        firing = {series["metric"]["alertname"] for series in server.query('ALERTS{alertstate="firing"}')}
-        assert not firing & {"FogCoordinatorGone", "FogBrokerUnreachable", "FogNodeGone", "FogBatteryLow", "FogJobStalled"}
-
-
-def _has_data(server: Prometheus, expression: str) -> bool:
-    found = server.until(expression)
-    return bool(found)
-
-
 def test_restarts_reset_no_counter_and_a_node_that_left_is_down(watched: Watched, tmp_path: Path):
-    with prometheus(tmp_path, watched.port) as server:
+    with shipped(tmp_path, watched.port) as server:
         energy = 'fog_node_energy_joules_total{node="pi-1"}'
         server.until(f"rate({energy}[10s])")
         before = float(server.query(energy)[0]["value"][1])
@@ -154,6 +126,42 @@ def test_restarts_reset_no_counter_and_a_node_that_left_is_down(watched: Watched
             "fog_node_last_seen_timestamp_seconds",
         }
         assert server.query('fog_node_cpu_ratio{node="pi-1"}')
+
+
+def counters(text: str) -> dict[tuple[str, ...], float]:
+    """All that may only grow, but for what tells of the coordinator's own process."""
+    grows = {metric.name for metric in METRICS if metric.kind == "counter" and not metric.name.startswith("fog_coordinator")}
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for sample in samples
+        if sample.name in grows or sample.name.endswith(("_bucket", "_count"))
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_coordinator_that_comes_back_shows_no_counter_lower_than_before(watched: Watched, number: signal.Signals):
+    before = counters(watched.page("/metrics")[1])
+    ours = {key for key in before if not key[0].startswith("fog_node")}  # a node's are shown once it has reported again
+    assert {"fog_job_energy_joules_total", "fog_job_bytes_total", "fog_ack_round_trip_seconds_count"} <= {key[0] for key in ours}
+    energy = next(key for key in ours if key[0] == "fog_job_energy_joules_total" and before[key] > 0)
+    first = before[energy]
+    watched.stop(number)
+    watched.start()
+    end = time.monotonic() + 30
+    while True:
+        try:
+            status, text = watched.page("/metrics")
+        except OSError:  # it is starting
+            status, text = 0, ""
+        if status == 200:
+            now = counters(text)
+            assert ours <= now.keys()
+            assert not {key: (before[key], value) for key, value in now.items() if value < before.get(key, 0.0)}
+            before |= now
+            if before.keys() == now.keys() and now[energy] > first:
+                break
+        assert time.monotonic() < end
 
 
 def test_the_page_is_clean_complete_and_on_loopback(watched: Watched):
@@ -217,9 +225,12 @@ def test_an_agent_serves_its_own_metrics_and_stays_light(broker: Broker, tmp_pat
             b"fog_node_cpu_ratio",
             b"fog_node_power_watts",
             b"fog_link_rtt_seconds",
-            b'fog_node_energy_joules_total{node="pi-1",site="home",source="modelled"}',
+            b'fog_node_energy_joules_total{node="pi-1",site="home",source="modelled",use="idle"}',
+            b'fog_node_bytes_total{direction="sent",node="pi-1",plane="ctl",site="home"}',
         ):
             assert name in text
+        families = {family.name for family in text_string_to_metric_families(text.decode())}
+        assert all(name == "fog_build_info" or name.startswith(("fog_node_", "fog_link_", "fog_worker_")) for name in families)
         assert resident_bytes(agent.pid) < 40e6
 
 

@@ -90,6 +90,18 @@ def test_a_budget_of_time_that_ends_before_the_first_round_fails_and_says_so(fle
     assert "of 1 B of its bytes budget" in status["why"]
 
 
+def test_a_fleet_whose_metrics_are_off_measures_nothing_and_trains(tmp_path: Path):
+    with Fleet(tmp_path, 1, backend="standin", metrics=False, agent_options={"metrics": False}) as fleet, fleet.client() as client:
+        fleet.wait_for_nodes(client, 2)
+        job = fleet.submit(client, train={"rounds": 100_000})
+        fleet.in_round(client, job, 5)
+        said = client.request("node.show", node="agent-1")
+        (worker,) = said["workers"]
+        assert (said["counters"], said["energy_j"]) == ({}, {}) and said["gauges"].keys() <= {"rtt_seconds"}
+        assert worker["counters"] == {} and worker["gauges"].keys() <= {"flops_per_second", "op_overhead_seconds"}
+        assert client.request("job.status", job=job)["bytes"]["total"] > 0
+
+
 def test_top_shows_the_fleet(fleet: Fleet, client: Client, capsys: pytest.CaptureFixture[str]):
     job = fleet.submit(client, train={"rounds": 100_000})
     fleet.in_round(client, job, 5)

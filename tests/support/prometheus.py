@@ -11,11 +11,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from support.broker import needs
+from support.panels import DEPLOY
 
 PATIENCE_S = 40.0
 
@@ -90,3 +93,12 @@ def running(folder: Path, config: str) -> Iterator[Prometheus]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def shipped(folder: Path, port: int) -> AbstractContextManager[Prometheus]:
+    """The shipped configuration and rules, but for times and the target, a coordinator's pages on this machine."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    return running(folder / "prometheus", yaml.safe_dump(config))

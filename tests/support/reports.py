@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fog_common.machine import Waiting
-from fog_common.metrics import USES
+from fog_common.metrics import USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, Profile, WorkerState
 from support.stand_ins import StandIn
 
@@ -32,20 +32,26 @@ def profile(tier: str = "edge", site: str = "home", **changes: Any) -> Profile:
     return Profile(tier=tier, site=site, cores=4, memory_bytes=1 << 30, memory_free_bytes=1 << 29, torch=True, bandwidth_bytes_s=1e6, **changes)
 
 
-def counters(seconds: float) -> dict[str, float]:
+def counters(seconds: float, source: str = "measured") -> dict[str, float]:
     """Of an agent that has run so long."""
     return {
         "cpu_seconds": seconds * 0.4,
-        "sent_bytes": seconds * 2000,
-        "received_bytes": seconds * 1500,
+        "data_sent_bytes": seconds * 2000,
+        "data_received_bytes": seconds * 1500,
         "ctl_sent_bytes": seconds * 100,
         "ctl_received_bytes": seconds * 60,
-        **{f"energy_{use}_joules": seconds * share for use, share in zip(USES, (1.0, 2.0, 0.25, 0.125), strict=True)},
+        **{joules(source, use): seconds * share for use, share in zip(USES, (1.0, 2.0, 0.25, 0.125), strict=True)},
     }
 
 
 def beat(node: str, seconds: float, *workers: WorkerState, nonce: str = "n1", source: str = "measured", **changes: Any) -> Heartbeat:
-    values: dict[str, Any] = {"gauges": GAUGES, "counters": counters(seconds), "energy_j": {source: seconds * 3.375}, "uptime_s": seconds, **changes}
+    values: dict[str, Any] = {
+        "gauges": GAUGES,
+        "counters": counters(seconds, source),
+        "energy_j": {source: seconds * 3.375},
+        "uptime_s": seconds,
+        **changes,
+    }
     return Heartbeat(node=node, nonce=nonce, workers=workers, **values)
 
 
@@ -72,6 +78,8 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
             "op_mix_seconds": seconds * 0.01,
             "op_trunk_step_seconds": seconds * 0.01,
             "op_unheard_of_seconds": seconds * 0.01,
+            "role_trainer_seconds": seconds * 0.5,
+            "role_server_seconds": seconds * 0.1,
             "repaired_chunks": float(int(seconds)),
             "rejected_stale_view_total": float(int(seconds / 2)),
             "restored_total": 1.0,
@@ -84,6 +92,7 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
             "ops_queued": 2.0,
             "step_seconds": 0.012,
             "consensus_error": 0.004,
+            "staleness_rounds": 1.0,
             "bandwidth_bytes_per_second": 2.5e6,
         },
     )

@@ -10,7 +10,7 @@ from fog_common.wire.messages import Heartbeat
 from fog_coordinator.exporter import Exporter
 from fog_learning.jobfile import job_from
 from fog_learning.methods import METHODS, resolve_method
-from support.reports import beat
+from support.reports import MeasuringNode, beat
 from support.stand_ins import SPEC, StandIn, World
 
 
@@ -105,6 +105,47 @@ def test_one_node_can_use_up_the_budget_of_a_node():
     use(world, 112.0, {"pi-1": 1.0, "pi-2": 9.0})
     world.run(0.5)
     assert stops(world) == {"stopped, it used 108 of 100 J of its node_joules budget (pi-2)"}
+
+
+def test_each_node_that_nears_its_budget_is_named_once():
+    world = world_with(node_joules=100)
+    use(world, 100.0, {"pi-1": 9.0, "pi-2": 8.5})
+    use(world, 110.0, {"pi-1": 9.0, "pi-2": 8.5})
+    use(world, 111.0, {"pi-1": 9.0, "pi-2": 8.5})
+    said = [line for line in log(world) if line.startswith("warning")]
+    assert [line.partition(";")[0] for line in said] == [
+        "warning: it used 90 of 100 J of its node_joules budget (pi-1)",
+        "warning: it used 85 of 100 J of its node_joules budget (pi-2)",
+    ]
+
+
+def test_bytes_of_one_node_count():
+    world = world_with(node_bytes=250)
+    while not stops(world):
+        world.train()
+        world.run(2.0)
+    assert world.core is not None
+    by_node = world.core.jobs["digits"].sent_by_node()
+    assert by_node["cloud-1"] >= 250 and sum(by_node.values()) == world.status()["bytes"]["total"]
+    assert stops(world) == {f"stopped, it used {by_node['cloud-1']:.0f} of 250 B of its node_bytes budget (cloud-1)"}
+
+
+def test_cpu_seconds_of_one_node_count_over_its_workers():
+    world = World(StandIn("cloud-1", "cloud", "cloud"), MeasuringNode("pi-1"), StandIn("pi-2"))
+    world.run(1.0)
+    world.submit(budgets={"node_cpu_s": 14})
+    world.run(16.0)
+    (budget,) = world.status()["budgets"]
+    assert (budget["budget"], budget["node"]) == ("node_cpu", "pi-1") and 0.5 < budget["ratio"] < 1.0
+    pi = world.nodes["pi-1"]
+    assert isinstance(pi, MeasuringNode)
+    pi.restart_worker(world.now, "digits")
+    pi.counted_from = world.now
+    world.run(3.0)
+    assert world.status()["budgets"][0]["used"] > budget["used"]
+    world.run(9.0)
+    (stop,) = stops(world)
+    assert stop.endswith("of 14 s of its node_cpu budget (pi-1)")
 
 
 def test_a_stop_outlives_the_coordinator():

@@ -19,9 +19,10 @@ from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Repl
 from fog_coordinator import app
 from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
-from fog_coordinator.effects import Row
+from fog_coordinator.effects import Record, Row
 from fog_coordinator.journal import Journal, JournalError
 from fog_coordinator.results import Results
+from fog_coordinator.scrape import Scrapes
 from fog_coordinator.service import Clock, Inbox, Item, Service
 
 # -- journal -------------------------------------------------------------------------------
@@ -281,4 +282,45 @@ def test_messages_of_others_in_a_nodes_name_are_dropped(tmp_path: Path):
     assert desk.service.rejected == {"wrong_sender": 2, "bad_id": 2, "malformed": 1, "unknown_topic": 1}
     assert [node.node for node in desk.core.registry] == ["cloud-1", "pi-1"]
     assert not any(node.leaving for node in desk.core.registry)
+    desk.journal.close()
+
+
+def test_who_looks_while_the_disk_is_full_is_answered_and_nothing_piles_up(tmp_path: Path):
+    desk = Desk(tmp_path)
+    blocker = sqlite3.connect(tmp_path / "journal.sqlite")
+    blocker.execute("CREATE TRIGGER full BEFORE INSERT ON nodes BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    blocker.commit()
+    for _ in range(50):
+        desk.now += 0.1
+        desk.hear("pi-1", Heartbeat("pi-1", "n", uptime_s=desk.now))
+        assert Scrapes(desk.turn).metrics().status == 200
+    assert sum(isinstance(effect, Record) for effect in desk.service._waiting) < 5
+    blocker.execute("DROP TRIGGER full")
+    blocker.commit()
+    blocker.close()
+    desk.now += 3.0
+    desk.turn()
+    desk.hear("pi-1", Heartbeat("pi-1", "n", uptime_s=desk.now))
+    Scrapes(desk.turn).metrics()
+    core = Core("c2", desk.journal.load())
+    (pi,) = [node for node in core.registry if node.node == "pi-1"]
+    assert pi.spoke_at == desk.now
+    desk.journal.close()
+
+
+def test_metrics_that_cannot_be_collected_are_an_answer_and_the_coordinator_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    desk = Desk(tmp_path)
+    scrapes = Scrapes(desk.turn)
+    assert scrapes.metrics().status == 200
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("a gauge of nothing")
+
+    monkeypatch.setattr(desk.service._exporter, "collect", broken)
+    page = Scrapes(desk.turn).metrics()
+    assert page.status == 500 and page.body == b"the metrics cannot be collected: ZeroDivisionError: a gauge of nothing\n"
+    monkeypatch.setattr(desk.service._exporter, "collect", lambda *_, **__: {"fog_mood": [((), 1.0)]})
+    page = Scrapes(desk.turn).metrics()
+    assert page.status == 500 and b"fog_mood" in page.body
+    assert Scrapes(desk.turn).readyz().status == 200
     desk.journal.close()

@@ -48,6 +48,18 @@ def test_a_dashboard_is_one_that_grafana_takes(path: Path):
     assert used <= variables and "DS_PROMETHEUS" in variables
 
 
+def test_a_table_has_one_row_for_a_node_however_often_its_labels_changed():
+    """Its columns are joined by one label: a second one would come back once for every column, and twice after a node moved to another site."""
+    for path in DASHBOARDS:
+        for panel in load(path)["panels"]:
+            if panel["type"] == "table":
+                (field,) = {each["options"]["byField"] for each in panel["transformations"] if each["id"] == "joinByField"}
+                kept = [re.match(r"max by \(([a-z, ]+)\)", target["expr"]) for target in panel["targets"]]
+                labels = [set(each.group(1).split(", ")) if each is not None else set() for each in kept]
+                assert all(field in each for each in labels), panel["title"]
+                assert sum(len(each) > 1 for each in labels) <= 1, panel["title"]
+
+
 def test_uids_are_unique():
     uids = [load(path)["uid"] for path in DASHBOARDS]
     assert uids == ["foglearn-energy", "foglearn-fleet", "foglearn-job", "foglearn-node"]

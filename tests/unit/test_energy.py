@@ -12,6 +12,7 @@ from fog_agent import probes
 from fog_common.energy.meter import Meter
 from fog_common.energy.model import EnergyConfig, JoulesPerByte, PmicFit, carbon_g, modelled
 from fog_common.energy.readers import Battery, Integral, Nvml, Rapl, ina3221_watts, pmic_watts, readers
+from fog_common.metrics import USES, joules
 
 VCGENCMD = """ 3V7_WL_SW_A current(0)=0.10000000A
    3V3_SYS_A current(1)=0.20000000A
@@ -236,7 +237,7 @@ class Given:
     """A reader that says what it is told to."""
 
     def __init__(self, name: str, totals: list[float | None], source: str = "measured", whole: bool = True) -> None:
-        self.name, self.source, self.whole, self.period_s = name, source, whole, 1.0
+        self.name, self.source, self.whole, self.period_s, self.held = name, source, whole, 1.0, False
         self._totals = iter(totals)
 
     def read_joules(self, now: float) -> float | None:
@@ -289,8 +290,34 @@ def test_measured_joules_are_divided_by_use_as_the_model_would():
     meter = Meter(config, found=[Given("ina3221", [0.0, 92.0])])
     meter.sample(0.0, 0.0)
     meter.sample(10.0, cpu_seconds=2.0, sent_bytes=1e6)
-    parts = meter.parts  # the model says 20 + 2 + 1 + 0
-    assert (parts.idle, parts.compute, parts.send, parts.receive) == pytest.approx((80.0, 8.0, 4.0, 0.0))
+    uses = [meter.uses.get(joules("measured", use), 0.0) for use in USES]  # the model says 20 + 2 + 1 + 0
+    assert uses == pytest.approx([80.0, 8.0, 4.0, 0.0])
+
+
+def test_what_a_graphics_card_used_is_computing():
+    meter = Meter(MODEL, found=[Given("nvml", [0.0, 500.0], whole=False)])
+    meter.sample(0.0, 0.0)
+    meter.sample(10.0, cpu_seconds=5.0)
+    assert meter.uses[joules("measured", "compute")] == 500.0 and joules("measured", "idle") not in meter.uses
+    assert (meter.uses[joules("modelled", "idle")], meter.uses[joules("modelled", "compute")]) == pytest.approx((20.0, 5.0))
+
+
+def test_without_a_model_measured_joules_are_not_divided():
+    meter = Meter(EnergyConfig(idle_w=None), found=[Given("ina3221", [0.0, 50.0])])
+    meter.sample(0.0, 0.0)
+    assert meter.sample(10.0, 5.0) == {"measured": 50.0} and meter.uses == {joules("measured", "unknown"): 50.0}
+
+
+def test_a_battery_gauge_that_stands_still_holds_the_interval_open(tmp_path):
+    battery = Battery.found(battery_tree(tmp_path, "Discharging", energy_now="50000000"))
+    meter = Meter(EnergyConfig(idle_w=2.0, core_w=0.0), found=[battery])
+    meter.sample(0.0, 0.0)
+    assert meter.sample(30.0, 0.0) == {} and meter.watts is None  # neither 0 J nor the model's 60 J
+    battery_tree(tmp_path, "Discharging", energy_now="49900000")
+    assert meter.sample(60.0, 0.0) == {"measured": pytest.approx(360.0)} and meter.watts == pytest.approx(6.0)
+    for now in range(90, 90 + 630, 30):  # it is stuck: that is unknown, and the model's, once for the whole time
+        found = meter.sample(float(now), 0.0)
+    assert found["modelled"] == pytest.approx(2.0 * (690.0 - 60.0))
 
 
 def test_totals_that_begin_anew_are_not_subtracted(tmp_path):

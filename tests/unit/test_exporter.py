@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fog_common.metrics import BY_NAME, METRICS, Samples, render
+from fog_common.exposition import render
+from fog_common.metrics import BY_NAME, METRICS, Samples
 from fog_common.wire import messages
 from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
@@ -60,6 +61,9 @@ def test_every_metric_of_the_table_is_exported():
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing
     assert samples["fog_job_stragglers"] == {("digits",): 1.0}
+    assert samples["fog_job_staleness_rounds"] == {("digits",): 1.0}  # as the root measured it
+    awaited = samples["fog_worker_awaited"]
+    assert sorted(awaited.values()) == [0.0, 1.0] and {node for _, node in awaited} == {"pi-1", "pi-2"}
     assert samples["fog_job_state"] == {("digits", "running"): 1.0}
     assert samples["fog_job_accuracy"] == {("digits",): 0.03}
     assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
@@ -136,7 +140,7 @@ def test_an_agents_restart_takes_nothing_from_its_sums():
     core.on_heartbeat(1101.0, beat("n0", 1.0, nonce="n2"))
     after = values(collected(exporter, 1101.0))
     assert_grew(before, after)
-    assert after["fog_node_energy_joules_total", "n0", "home", "measured"] == pytest.approx(101 * 3.375)
+    assert after["fog_node_energy_joules_total", "n0", "home", "measured", "compute"] == pytest.approx(101 * 2.0)
     assert after["fog_site_carbon_grams_total", "home"] == pytest.approx(1.5)
 
 
@@ -164,16 +168,75 @@ def test_a_workers_restart_takes_nothing_from_its_jobs_sums():
     world.run(3.0)
     after = values(collected(exporter, world.now))
     assert_grew({key: value for key, value in before.items() if key[0].startswith(("fog_job", "fog_ack"))}, after)
-    world.train()  # a closed round is written down, with all sums
-    world.run(0.5)
-    after = values(collected(exporter, world.now))
-    world.kill_core()
-    world.run(2.0)
-    world.start_core()
-    world.run(4.0)
+
+
+def shown(world: World) -> dict[str, dict[tuple[str, ...], float]]:
+    """As the service shows them: what is shown is written down before."""
     assert world.core is not None
-    again = values(collected(Exporter(world.core), world.now))
-    assert_grew({key: value for key, value in after.items() if key[0].startswith(("fog_job", "fog_ack"))}, again)
+    world.core.keep()
+    world.perform()
+    return collected(Exporter(world.core), world.now)
+
+
+def test_a_kill_of_the_coordinator_takes_nothing_from_what_was_shown():
+    """Not in the first moment, not while its nodes report again, not what an agent or a worker counted that ended meanwhile."""
+    world = measured_world()
+    world.train()
+    pi = world.nodes["pi-1"]
+    assert isinstance(pi, MeasuringNode)
+    pi.restart_worker(world.now, "digits")
+    pi.counted_from = world.now
+    world.run(7.0)
+    before = values(shown(world))
+    assert {"fog_job_energy_joules_total", "fog_job_bytes_total", "fog_job_op_seconds_total", "fog_site_carbon_grams_total"} <= {
+        key[0] for key in before
+    }
+    world.kill_core()
+    world.nodes["pi-2"].restart_worker(world.now, "digits")  # and its last report was heard by nobody
+    world.run(10.0)
+    world.start_core()
+    for _ in range(20):
+        after = values(shown(world))
+        there = {key: value for key, value in before.items() if not key[0].startswith("fog_node") or key in after}
+        assert_grew(there, after)
+        before |= after
+        world.run(0.25)
+    assert {key for key in before if key[0].startswith("fog_node")} <= after.keys()
+
+
+def test_the_joules_of_the_time_without_a_coordinator_are_the_jobs():
+    world = measured_world()
+    world.run(5.0)
+
+    def joules() -> float:
+        return sum(value for key, value in values(shown(world)).items() if key[0] == "fog_job_energy_joules_total")
+
+    before, began = joules(), world.now
+    world.kill_core()
+    world.run(30.0)
+    world.start_core()
+    world.run(6.0)
+    nodes, watts, beat_s = 3, 3.375, 5.5
+    assert joules() - before == pytest.approx(nodes * watts * (world.now - began), abs=nodes * watts * beat_s)
+
+
+def test_when_a_node_was_last_seen_outlives_the_coordinator_and_is_not_the_moment_of_its_start():
+    world = measured_world()
+    world.run(5.0)
+    world.kill("pi-1")
+    world.run(2.0)
+    spoke = shown(world)["fog_node_last_seen_timestamp_seconds"]["pi-1", "home"]
+    assert spoke < world.now - 1.0
+    world.run(60.0)
+    world.kill_core()
+    world.run(100.0)
+    world.start_core()
+    for _ in range(5):
+        assert world.core is not None
+        world.core.on_disconnected(world.now)
+        world.core.on_connected(world.now)
+        world.run(5.0)
+        assert shown(world)["fog_node_last_seen_timestamp_seconds"]["pi-1", "home"] == spoke
 
 
 def test_a_finished_job_is_shown_for_a_while_and_its_acknowledgements_for_ever():
@@ -194,10 +257,11 @@ def test_a_finished_job_is_shown_for_a_while_and_its_acknowledgements_for_ever()
 
 def test_nonsense_of_a_peer_does_not_break_the_page():
     core = alone()
-    silly = {"energy_idle_joules": -5.0, "ctl_sent_bytes": float("nan"), "ctl_received_bytes": float("inf"), **{f"c{n}": 1.0 for n in range(1000)}}
+    silly = {"joules/measured/idle": -5.0, "ctl_sent_bytes": float("nan"), "ctl_received_bytes": float("inf"), **{f"c{n}": 1.0 for n in range(1000)}}
+    silly["joules/magic/idle"] = 3.0
     core.on_heartbeat(1001.0, beat("n0", 11.0, counters=silly, gauges={"cpu_ratio": float("nan"), "mood": 1.0}, energy_j={"magic": 3.0}))
     samples = collected(Exporter(core), 1001.0)
-    assert samples["fog_node_control_bytes_total"]["n0", "home", "sent"] == 1000.0
+    assert samples["fog_node_bytes_total"]["n0", "home", "ctl", "sent"] == 1000.0
     node = core.registry.get("n0")
     assert node is not None and len(node.totals.last) < 250
 

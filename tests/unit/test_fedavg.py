@@ -122,7 +122,7 @@ def test_every_update_is_added_as_it_comes_and_the_last_one_closes_the_round() -
     last = server.step(Delivered("bob", update(1)), 2.0)
     assert kinds(last) == ["accumulate", "mean"]
     after = server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 3.0)
-    assert kinds(after) == ["Save", "Measure", "Cast", "evaluate"]
+    assert kinds(after) == ["Save", "Measure", "Measure", "Cast", "evaluate"]
     assert after[0] == Save(1)
 
 
@@ -225,6 +225,9 @@ def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
         adds = [(command.refs["add"], command.numbers["n"]) for command in commands if isinstance(command, Run)]
         own = (Blob("0-2", 4), 10)
         assert adds == ([own] if late == "drop" else [(Blob("1-1", 4), 5.0), own])
+        server.step(Woke(), 12.0)
+        after = server.step(Ran(("weights", 2), {"weights": Handle("w2")}), 12.0)
+        assert Measure("staleness_rounds", 0.0 if late == "drop" else 1.0) in after
 
 
 def test_an_update_that_gets_too_old_while_it_waits_is_dropped() -> None:
@@ -282,7 +285,7 @@ def test_when_every_trainer_is_in_trouble_the_job_fails_with_the_reason() -> Non
 def test_after_the_last_round_it_evaluates_and_finishes() -> None:
     server = opened(ADA, rounds=1)
     server.step(Delivered("ada", update(0)), 1.0)
-    assert kinds(server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 2.0)) == ["Save", "Measure", "evaluate"]
+    assert kinds(server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 2.0)) == ["Save", "Measure", "Measure", "evaluate"]
     commands = server.step(Ran(("rated", 1), {}, {"accuracy": 0.97, "loss": 0.1}), 3.0)
     assert commands[-1] == Finish({"weights": Handle("w1")}, {"loss": 1.0, "accuracy": 0.97, "rated_loss": 0.1})
 

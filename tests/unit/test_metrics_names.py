@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fog_common.metrics import ACK_COUNTERS, ACK_LE, METRICS, ack_counter, add_histogram, render, series_names
+from fog_common.exposition import Exposition, render
+from fog_common.metrics import ACK_COUNTERS, ACK_LE, METRICS, Samples, ack_counter, add_histogram, series_names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metric_names.txt"
 LABELS = {"node", "site", "job", "role", "plane", "direction", "source", "state", "op", "use", "budget", "reason", "version"}
@@ -65,3 +66,38 @@ def test_acknowledgements_fall_into_the_smallest_bucket_that_holds_them():
     assert ack_counter(0.0011) == "ack_seconds_le_0.0025"
     assert ack_counter(1e9) == "ack_seconds_le_inf"
     assert len(ACK_COUNTERS) == len(ACK_LE) + 1
+
+
+def test_readers_within_a_second_get_the_same_text_and_the_owner_is_asked_once():
+    now, asked = [0.0], []
+
+    def look() -> Samples:
+        asked.append(now[0])
+        return {"fog_nodes": [(("online",), float(len(asked)))]}
+
+    exposition = Exposition(look, clock=lambda: now[0])
+    first = exposition.text()
+    now[0] = 0.9
+    assert exposition.text() == first and asked == [0.0]
+    now[0] = 1.0
+    assert exposition.text() != first and asked == [0.0, 1.0]
+
+
+def test_counters_have_no_created_series():
+    text = render({"fog_job_ideal_bytes_total": [(("digits",), 7.0)]}).decode()
+    assert text.splitlines()[1:] == ["# TYPE fog_job_ideal_bytes_total counter", 'fog_job_ideal_bytes_total{job="digits"} 7.0']
+
+
+def test_a_failed_look_is_not_kept():
+    looks = iter([KeyError("x"), {"fog_broker_up": [((), 1.0)]}])
+
+    def look() -> Samples:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    exposition = Exposition(look)
+    with pytest.raises(KeyError):
+        exposition.text()
+    assert exposition.text().endswith(b"fog_broker_up 1.0\n")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, Refused
-from fogctl.plot import checked, columns, draw
+from fogctl.plot import checked, columns, draw, spread
 from fogctl.top import lines, picture, sparkline, with_rates
 from fogctl.watch import whole_status
 from support.reports import MeasuringNode
@@ -35,7 +35,27 @@ def test_the_screen_shows_nodes_jobs_and_bytes_per_second():
     text = lines(body)
     assert text[0].startswith("3 of 3 nodes online   1 jobs running   12.8 W   up 29.3 KiB/s   down 58.6 KiB/s   d2d 87.9 KiB/s   cast 117.2 KiB/s")
     (pi,) = [line for line in text if line.startswith("pi-1")]
-    assert pi.split() == ["pi-1", "online", "home", "edge", "42", "%", "286.1", "MiB", "52", "°C", "81", "%", "4.2", "W", "4.2", "ms", "digits"]
+    assert pi.split() == [
+        "pi-1",
+        "online",
+        "home",
+        "edge",
+        "42",
+        "%",
+        "286.1",
+        "MiB",
+        "52",
+        "°C",
+        "81",
+        "%",
+        "4.2",
+        "W",
+        "4.2",
+        "ms",
+        "2.4",
+        "MiB/s",
+        "digits",
+    ]
     (job,) = [line for line in text if line.startswith("digits")]
     assert (
         "running" in job and "4/6" in job and "0.0300" in job and "▁▄█" in job.replace("▅", "▄") and "% of time" in job and "waiting for pi-2" in job
@@ -98,6 +118,11 @@ def test_figures_of_a_round_are_those_of_the_round_itself():
     assert found["bytes"] == [100, 150, 50, 50]
     assert found["joules"] == [None, 3.0, None, 7.0]
     assert found["accuracy"] == [0.1, None, 0.5, 0.6]
+
+
+def test_rounds_that_were_heard_of_together_share_what_they_used():
+    assert spread([100.0, 100.0, 400.0, 400.0, 400.0, 450.0], 0.0) == [50.0, 50.0, 100.0, 100.0, 100.0, 50.0]
+    assert spread([7.0, 7.0, 10.0, None, 12.0], None) == [None, None, 3.0, None, 2.0]
 
 
 @pytest.mark.parametrize(("name", "begins"), [("x.png", b"\x89PNG"), ("x.svg", b"<?xml"), ("x.pdf", b"%PDF")])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fog_common.energy.model import EnergyConfig, Parts, modelled
 from fog_common.energy.readers import Reader, readers
+from fog_common.metrics import UNDIVIDED, USES, joules
 
 
 class Meter:
@@ -20,7 +21,7 @@ class Meter:
         self._readers = readers(config, root) if found is None else found
         self._last: dict[str, float] = {}
         self._joules: dict[str, float] = {}
-        self._parts = Parts()
+        self._uses: dict[str, float] = {}
         self._before: tuple[float, float, float, float] | None = None
         self.watts: float | None = None
         """Mean power over the last interval; None if unknown."""
@@ -38,16 +39,20 @@ class Meter:
         return min((reader.period_s for reader in self._readers), default=30.0)
 
     @property
-    def parts(self) -> Parts:
-        """All joules divided by use (idle, compute, send, receive), in the proportions of the model; measured ones too."""
-        return self._parts
+    def uses(self) -> dict[str, float]:
+        """All joules by `joules(source, use)`. Those of the board, measured or not, in the proportions of the model; those of graphics cards
+        are computing. Undivided without a model."""
+        return dict(self._uses)
 
     def sample(self, now: float, cpu_seconds: float, sent_bytes: float = 0.0, received_bytes: float = 0.0) -> dict[str, float]:
         """Joules by source (measured, fitted, modelled) since the first sample. Arguments are totals; a total that falls began anew."""
+        totals = [(reader, reader.read_joules(now)) for reader in self._readers]
+        if self._before is not None and any(reader.held for reader in self._readers):
+            return self.joules  # the interval goes on
         before, self._before = self._before, (now, cpu_seconds, sent_bytes, received_bytes)
         if before is None:
-            for reader in self._readers:
-                self._grown(reader, now)
+            for reader, total in totals:
+                self._grown(reader, total)
             return self.joules
         seconds, cpu, sent, received = (
             max(0.0, now - before[0]),
@@ -57,17 +62,16 @@ class Meter:
         )
         parts = None if self.config.reader == "none" else modelled(self.config, seconds, cpu, sent, received)
         spent, known, board = 0.0, False, False
-        for reader in self._readers:
-            grown = self._grown(reader, now)
+        for reader, total in totals:
+            grown = self._grown(reader, total)
             if grown is not None:
-                self._add(reader.source, grown)
+                cards = reader.name == "nvml"
+                self._add(reader.source, grown, Parts(compute=1.0) if cards else parts)
                 spent, known = spent + grown, True
-                board = board or reader.name != "nvml"
+                board = board or not cards
         if not board and parts is not None:
-            self._add("modelled", parts.total)
+            self._add("modelled", parts.total, parts)
             spent, known = spent + parts.total, True
-        if parts is not None and known and parts.total > 0:
-            self._parts += parts.scaled(spent / parts.total)
         self.watts = spent / seconds if known and seconds > 0 else None
         return self.joules
 
@@ -75,12 +79,19 @@ class Meter:
     def joules(self) -> dict[str, float]:
         return dict(self._joules)
 
-    def _add(self, source: str, joules: float) -> None:
-        self._joules[source] = self._joules.get(source, 0.0) + joules
+    def _add(self, source: str, grown: float, parts: Parts | None) -> None:
+        """parts: in whose proportions they were used."""
+        self._joules[source] = self._joules.get(source, 0.0) + grown
+        by = {use: getattr(parts, use) / parts.total for use in USES} if parts is not None and parts.total > 0 else {UNDIVIDED: 1.0}
+        for use, ratio in by.items():
+            if not ratio:
+                continue
+            name = joules(source, use)
+            self._uses[name] = self._uses.get(name, 0.0) + grown * ratio
 
-    def _grown(self, reader: Reader, now: float) -> float | None:
+    def _grown(self, reader: Reader, total: float | None) -> float | None:
         """Joules of this reader in the interval; None if it did not know both ends."""
-        last, total = self._last.pop(reader.name, None), reader.read_joules(now)
+        last = self._last.pop(reader.name, None)
         if total is None:
             return None
         self._last[reader.name] = total

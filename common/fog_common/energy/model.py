@@ -57,12 +57,6 @@ class Parts(Struct, frozen=True):
     send: float = 0.0
     receive: float = 0.0
 
-    def __add__(self, other: Parts) -> Parts:
-        return Parts(self.idle + other.idle, self.compute + other.compute, self.send + other.send, self.receive + other.receive)
-
-    def scaled(self, factor: float) -> Parts:
-        return Parts(self.idle * factor, self.compute * factor, self.send * factor, self.receive * factor)
-
     @property
     def total(self) -> float:
         return self.idle + self.compute + self.send + self.receive

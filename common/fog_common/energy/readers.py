@@ -17,6 +17,8 @@ from typing import Final, Protocol
 
 from fog_common.energy.model import EnergyConfig, PmicFit
 
+HOLD_S: Final = 600.0
+"""A battery that discharges and shows the same charge for longer is not to be believed."""
 MAX_GAP_S: Final = 120.0
 """A power sensor that was not read for so long says nothing about the time between."""
 
@@ -27,6 +29,8 @@ class Reader(Protocol):
     whole: bool
     period_s: float
     """Read at least this often: 1 s for what reports watts."""
+    held: bool
+    """The last reading says nothing about the time since the one before: the interval goes on until the next."""
 
     def read_joules(self, now: float) -> float | None: ...
 
@@ -34,7 +38,7 @@ class Reader(Protocol):
 class Integral:
     """Joules from a sensor of watts: trapezoids between readings. A gap (no reading, or too long ago) is not bridged."""
 
-    whole = True
+    whole, held = True, False
     period_s = 1.0
 
     def __init__(self, name: str, watts: Callable[[], float | None], source: str = "measured", period_s: float = 1.0) -> None:
@@ -60,7 +64,7 @@ class Integral:
 class Rapl:
     """Processor packages and their DRAM, from /sys/class/powercap. Counters wrap at max_energy_range_uj. Root, or a udev rule."""
 
-    name, source, whole, period_s = "rapl", "measured", False, 30.0
+    name, source, whole, period_s, held = "rapl", "measured", False, 30.0, False
 
     def __init__(self, domains: list[Path]) -> None:
         self._domains = domains
@@ -153,13 +157,19 @@ def run_vcgencmd() -> str:
 
 
 class Battery:
-    """What a battery has given while it discharges, from its own energy gauge. While it charges: unknown."""
+    """What a battery has given while it discharges, from its own energy gauge. While it charges: unknown.
+
+    The gauge moves in steps: while it stands still, what was used since its last step is not known yet, and is not zero.
+    """
 
     name, source, whole, period_s = "battery", "measured", True, 30.0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._last = self._stored()
+        self._stood: float | None = None
+        """Since when the gauge has stood still."""
+        self.held = False
         self._joules = 0.0
 
     @classmethod
@@ -172,9 +182,15 @@ class Battery:
 
     def read_joules(self, now: float) -> float | None:
         stored, last = self._stored(), self._last
-        self._last = stored
+        self._last, self.held = stored, False
         if stored is None or last is None or _text(self._folder / "status") != "Discharging":
+            self._stood = None
             return None
+        if stored == last:
+            self._stood = now if self._stood is None else self._stood
+            self.held = now - self._stood < HOLD_S
+            return self._joules if self.held else None
+        self._stood = None
         self._joules += max(0.0, last - stored)
         return self._joules
 
@@ -200,7 +216,7 @@ def battery_folder(root: Path) -> Path | None:
 class Nvml:
     """All graphics cards of the node, through libnvidia-ml: the energy counter (mJ) where the card has one, else power integrated."""
 
-    name, source, whole, period_s = "nvml", "measured", False, 1.0
+    name, source, whole, period_s, held = "nvml", "measured", False, 1.0, False
 
     def __init__(self, library: ctypes.CDLL, cards: list[ctypes.c_void_p]) -> None:
         self._library, self._cards = library, cards

@@ -100,6 +100,8 @@ class Server(Machine):
     """slot -> why it has no update in this round."""
     late: list[Update] = field(default_factory=list)
     """Late updates that wait to be added to the open or the next round."""
+    stale: int = 0
+    """Rounds by which the oldest update in the open round's sum is late."""
     since: float = 0.0
     opened_at: float = 0.0
     before_at: float = 0.0
@@ -185,7 +187,7 @@ class Server(Machine):
         self.phase = "open"
         self.round += 1
         self.before_at, self.opened_at = self.opened_at, now
-        self.answers, self.troubled, self.overdue, self.ended = [], {}, False, False
+        self.answers, self.troubled, self.overdue, self.ended, self.stale = [], {}, False, False, 0
         self.heard[self.round] = {}
         kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
         self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
@@ -244,6 +246,7 @@ class Server(Machine):
     def _add_late(self) -> list[Command]:
         """Not before the round's first own update: until then `sum` must be empty, for the Save."""
         late, self.late = [update for update in self.late if self.round - update.round <= self.stragglers.late_rounds], []
+        self.stale = max([self.stale, *(self.round - update.round for update in late)])
         weighted = [(update.weights, stale_weight(update.examples, self.round - update.round, self.stragglers.staleness)) for update in late]
         return [self._add(weights, n, -1) for weights, n in weighted if weights is not None]
 
@@ -327,7 +330,7 @@ class Server(Machine):
         if self.unrated is not None:  # federated: the trainers of this round rated the weights of the one before
             self._rate(self.unrated, self._federated())
         self.unrated = None
-        measured = [Measure("loss", record.numbers["loss"])]
+        measured = [Measure("loss", record.numbers["loss"]), Measure("staleness_rounds", float(self.stale))]
         last = self.round >= self.rounds
         if not self._is_rated(self.round):
             self.history.append(record)
