@@ -51,6 +51,29 @@ def test_each_step_of_the_traffic_model_adds_up_to_its_mean():
         assert total == pytest.approx(6 * 4 * one.values(method))
 
 
+@pytest.mark.parametrize("sync", [1, 2, 4, 5, 10])
+def test_simulated_bytes_are_those_of_the_formula(sync: int):
+    """Six steps a hyperperiod: 4, 5 and 10 do not divide them, so syncs are counted over all hyperperiods."""
+    learning = Learning(sync_every=sync)
+    for method in ("FCDDT", "FL", "CC"):
+        found = simulate(2, method, learning, samples=2 * learning.cycle)
+        assert found.learning_bytes == pytest.approx(4 * learning.values(method), rel=1e-12)
+        assert 0 < found.header_bytes < 0.05 * found.learning_bytes
+
+
+def test_a_rarer_sync_sends_less_whether_or_not_it_divides_the_hyperperiod():
+    loads = [simulate(3, "FCDDT", Learning(sync_every=sync), samples=20).load for sync in (1, 2, 4, 5, 10)]
+    assert loads == sorted(loads, reverse=True)
+    assert len(set(loads)) == len(loads)
+
+
+def test_all_syncs_that_table_4_simulates_are_counted_evenly():
+    for quick in (True, False):
+        for nodes in fcddt_table4.PAPER:
+            for sync in fcddt_table4.SYNCS:
+                assert fcddt_table4.samples(Settings(quick=quick, env={}), nodes) % Learning(sync_every=sync).cycle == 0
+
+
 def test_the_region_is_where_its_bounds_say():
     for sync in (1, 2, 5):
         for hidden in (16, 64, 256):
