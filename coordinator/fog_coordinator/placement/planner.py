@@ -15,6 +15,7 @@ from fog_common.errors import ConfigError
 from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import Cost, Place, step_cost, value
 from fog_coordinator.placement.greedy import greedy
+from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.job import Job, Placing
 from fog_learning.methods import resolve_method
 from fog_learning.methods.base import Method
@@ -23,10 +24,6 @@ from fog_learning.methods.fcddt_messages import AUTO
 from fog_learning.methods.needs import NEEDS
 from fog_learning.models import ModelSpec, resolve_model
 
-MOST_CANDIDATES: Final = 32
-"""Of more nodes the fastest are priced; a step is priced for each of them and each cut."""
-MOST_PAIRS: Final = 2048
-"""Candidates times data nodes: a price looks at each data node, and the coordinator has other things to do."""
 FRONTS: Final = Place("the data nodes")
 
 
@@ -109,8 +106,7 @@ def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequen
     data = tuple(role.name for role in method.roles if role.where == "data")
     if not task or not candidates or not roster:
         return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
-    fastest = sorted(candidates, key=lambda place: (-place.flops, place.rtt_s, place.node))[: max(4, min(MOST_CANDIDATES, MOST_PAIRS // len(roster)))]
-    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), fastest)
+    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), tuple(candidates))
     found = table.chains(keep) if options[0].blocks is not None else table.single(keep)
     return Planned(tuple(found), "" if found else table.memory_sentence())
 
@@ -119,11 +115,14 @@ class _Table:
     """The prices of one job."""
 
     def __init__(
-        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], candidates: list[Place]
+        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], everywhere: tuple[Place, ...]
     ) -> None:
+        """everywhere: all candidates, also those without room."""
         self.rules, self.options, self.data, self.task = rules, options, data, task
-        self.roster, self.candidates = roster, candidates
+        self.roster, self.everywhere = roster, everywhere
         self.owners = {place.node for place in roster}
+        roomy = [place for place in everywhere if any(self._has_room(option, place) for option in options)]
+        self.candidates = shortlist(roomy, self.owners, rules.objective, len(roster))
 
     def chains(self, keep: int) -> list[Plan]:
         cuts = {option.blocks: option for option in self.options}
@@ -154,7 +153,10 @@ class _Table:
         return step_cost(option, {**dict.fromkeys(self.data, self.roster), self.task: [place]})
 
     def _price(self, option: Demands, place: Place) -> float | None:
-        return value(self._cost(option, place), self.rules) if self._need(option, place) <= (place.memory_bytes or float("inf")) else None
+        return value(self._cost(option, place), self.rules) if self._has_room(option, place) else None
+
+    def _has_room(self, option: Demands, place: Place) -> bool:
+        return place.memory_bytes is None or self._need(option, place) <= place.memory_bytes
 
     def _need(self, option: Demands, place: Place) -> int:
         need = option.memory.get(self.task, 0)
@@ -163,8 +165,12 @@ class _Table:
         return max(need, 0)
 
     def _fronts_fit(self, option: Demands) -> bool:
-        need = max((option.memory.get(role, 0) for role in self.data), default=0)
+        _, need = self._front(option)
         return all(place.memory_bytes is None or need <= place.memory_bytes for place in self.roster)
+
+    def _front(self, option: Demands) -> tuple[str, int]:
+        """(role, bytes) of the data task that needs most."""
+        return max(((role, option.memory.get(role, 0)) for role in self.data), key=lambda item: item[1], default=("", 0))
 
     def _plan(self, option: Demands, place: Place) -> Plan:
         cost = self._cost(option, place)
@@ -184,15 +190,19 @@ class _Table:
 
     def memory_sentence(self) -> str:
         """Why nothing fits, with the numbers: '{task} needs 900 MB, largest free is 512 MB on pi-1'."""
-        option = min(self.options, key=lambda option: max(option.memory.values(), default=0))
-        for role in self.data:
-            need = option.memory.get(role, 0)
-            tight = [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need]
-            if tight:
-                return short_of_memory(role, need, tight)
-        return short_of_memory(self.task, option.memory.get(self.task, 0), self.candidates)
+        options = [option for option in self.options if self._fronts_fit(option)]
+        if not options:
+            role, need = min(((self._front(option)) for option in self.options), key=lambda item: item[1])
+            return short_of_memory(role, need, [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need])
+        option = min(options, key=lambda option: option.memory.get(self.task, 0))
+        largest = max(self.everywhere, key=_free)
+        return short_of_memory(self.task, self._need(option, largest), [largest])
 
 
 def short_of_memory(what: str, need: int, places: Sequence[Place]) -> str:
-    largest = max(places, key=lambda place: (place.memory_bytes or 0, place.node))
+    largest = max(places, key=_free)
     return f"{what} needs {need / 1e6:.0f} MB, largest free is {(largest.memory_bytes or 0) / 1e6:.0f} MB on {largest.node}"
+
+
+def _free(place: Place) -> tuple[int, str]:
+    return place.memory_bytes or 0, place.node
