@@ -21,6 +21,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, OnEvent, Rece
 from fog_common.errors import ConfigError, JobFailed, Refused, TimedOut, Unreachable
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Reply, Request
+from fog_learning.models import MODELS
 from fogctl import app as fogctl
 from fogctl.client import Client, Settings, address, settings
 from fogctl.output import Output, duration, size
@@ -155,6 +156,24 @@ def test_a_model_shows_what_its_blocks_cost(capsys: pytest.CaptureFixture[str]) 
     assert code == 0
     assert "fc1" in out
     assert "total" in out
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_is_shown_with_no_more_than_its_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, "models", "show", name, "--json")
+    data = data_of(out)
+    assert code == 0
+    assert data["parameters"] == sum(block["parameters"] for block in data["blocks"]) > 0
+    assert data["blocks"][-1]["output_shape"] == [10]
+    assert tuple(data["input_shape"]) == MODELS[name].example
+
+
+def test_vgg16_is_shown_for_the_images_it_was_made_for(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "models", "show", "vgg16", "--json")
+    assert data_of(out)["input_shape"] == [3, 32, 32]
+    code, _, err = run(capsys, "models", "show", "vgg16", "--input", "1x28x28")
+    assert code == 2
+    assert "vgg16" in err
 
 
 def test_help_knows_the_exit_codes_and_every_command_has_json() -> None:

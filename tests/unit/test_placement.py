@@ -180,10 +180,11 @@ class Measured(StandIn):
     memory_free: int = 1 << 32
     bytes_s: float = 1e7
     labels: dict[str, str] = field(default_factory=dict)
+    watts: dict[str, float] = field(default_factory=dict)
 
     @property
     def profile(self) -> Profile:
-        known = {"flops": self.flops, "op_s": 1e-3, "rtt_s": 1e-3, "bandwidth_bytes_s": self.bytes_s, "labels": self.labels}
+        known = {"flops": self.flops, "op_s": 1e-3, "rtt_s": 1e-3, "bandwidth_bytes_s": self.bytes_s, "labels": self.labels, **self.watts}
         return replace(super().profile, memory_bytes=1 << 32, memory_free_bytes=self.memory_free, **known)
 
     def hear(self, now: float, message: Control) -> list[Control]:
@@ -293,6 +294,20 @@ def test_what_the_workers_measure_changes_the_plan_before_training_begins():
     assert not world.nodes["cloud-1"].jobs
     texts = [event["text"] for event in world.body("job.logs", job="digits")["events"]]
     assert any(text.startswith("measured: a step takes") for text in texts)
+
+
+def test_watts_that_nobody_has_configured_are_said_to_be_assumed():
+    """An agent without an `energy:` section announces the defaults of the energy model; an old one announces nothing."""
+    own = {"idle_w": 7.0, "core_w": 4.0, "byte_j": 3e-7}
+    world = fleet(
+        Measured("cloud-1", "cloud", "cloud", flops=1e10, watts=own), edge(1, watts={"idle_w": 3.0, "core_w": 2.0, "byte_j": 1e-8}), edge(2)
+    )
+    world.submit(**CUT_JOB, placement={"objective": "energy", "names": ["cloud-1"]})
+    assert world.status()["plan"]["predicted"]["assumed"] == [
+        "3 W at rest: pi-1, pi-2",
+        "1.5 W more while computing: pi-2",
+        "1e-08 J a byte: pi-1, pi-2",
+    ]
 
 
 def test_a_better_node_that_holds_takes_the_trunk_over_in_order():

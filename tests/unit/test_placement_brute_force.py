@@ -61,7 +61,9 @@ def everything(file: Any, owners: list[Place], candidates: list[Place]) -> list[
     def fits(option: Demands, place: Place) -> bool:
         room = place.memory_bytes if place.memory_bytes is not None else float("inf")
         both = option.memory.get(data, WORKER_BYTES) - WORKER_BYTES if place.node in names else 0
-        return option.memory[task] + both <= room and all(own.memory_bytes is None or option.memory.get(data, 0) <= own.memory_bytes for own in owners)
+        return option.memory[task] + both <= room and all(
+            own.memory_bytes is None or option.memory.get(data, 0) <= own.memory_bytes for own in owners
+        )
 
     found = [
         (value(step_cost(option, {data: owners, task: [place]}), file.placement or Placing()), dict(option.settings), place.node)

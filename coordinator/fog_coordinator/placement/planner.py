@@ -46,6 +46,8 @@ class Plan(Struct, frozen=True):
     round_steps: int = 1
     guessed: tuple[str, ...] = ()
     """Figures that were not measured: 'pi-1: flops'."""
+    assumed: tuple[str, ...] = ()
+    """Watts and joules that nobody has configured: '3 W at rest: pi-1, pi-2'."""
 
 
 class Planned(Struct, frozen=True):
@@ -186,6 +188,7 @@ class _Table:
             parts=cost.parts,
             round_steps=option.round_steps,
             guessed=tuple(f"{name}: {', '.join(item.guessed)}" for name, item in sorted(where.items()) if item.guessed),
+            assumed=_assumed([item for _, item in sorted(where.items())]),
         )
 
     def memory_sentence(self) -> str:
@@ -202,6 +205,19 @@ class _Table:
 def short_of_memory(what: str, need: int, places: Sequence[Place]) -> str:
     largest = max(places, key=_free)
     return f"{what} needs {need / 1e6:.0f} MB, largest free is {(largest.memory_bytes or 0) / 1e6:.0f} MB on {largest.node}"
+
+
+UNITS: Final = {"idle_w": "W at rest", "core_w": "W more while computing", "byte_j": "J a byte"}
+
+
+def _assumed(places: Sequence[Place]) -> tuple[str, ...]:
+    """Nodes with the same figure together."""
+    nodes: dict[str, list[str]] = {}
+    for name, unit in UNITS.items():
+        for place in places:
+            if name in place.assumed:
+                nodes.setdefault(f"{getattr(place, name):g} {unit}", []).append(place.node)
+    return tuple(f"{figure}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}" for figure, names in nodes.items())
 
 
 def _free(place: Place) -> tuple[int, str]:
