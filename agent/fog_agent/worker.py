@@ -34,7 +34,7 @@ from fog_common.ids import TIERS
 from fog_common.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
-from fog_common.wire.messages import DesiredJob, Planes, WorkerState
+from fog_common.wire.messages import ClassSet, DesiredJob, Planes, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ RETRY_SAVE_S: Final = 2.0
 
 class Workbench(Protocol):
     """The op backend: fog_learning.ops.Workbench, or the torch-free stand-in."""
+
+    @property
+    def classes(self) -> ClassSet | None: ...
 
     def preflight(self) -> list[str]: ...
 
@@ -408,6 +411,7 @@ class Worker:
             ideal_bytes=host.mail.ideal_bytes if host else 0,
             counters=counters,
             gauges=gauges,
+            classes=self._bench.classes if self._bench else None,
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))

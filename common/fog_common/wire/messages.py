@@ -110,6 +110,19 @@ class ReplicaState(Struct, frozen=True):
     labels: tuple[int, ...] = ()
 
 
+class ClassSet(Struct, frozen=True):
+    """What the labels of a worker's data mean. Nodes of one job must agree, or the same output would stand for two things."""
+
+    outputs: int
+    """Of the model, on this node."""
+    labels: int
+    """Labels are 0 to labels - 1."""
+    digest: str = ""
+    """Of the names in their order; '' = labels are plain numbers."""
+    names: tuple[str, ...] = ()
+    """The first few, for a person."""
+
+
 class WorkerState(Struct, frozen=True):
     """One worker process as its daemon sees it. phase: queued, starting, ready (preflight passed), refused (problems), exited."""
 
@@ -129,6 +142,8 @@ class WorkerState(Struct, frozen=True):
     """Measured sums since the worker began: op_seconds, rejected_*, repaired_chunks, cpu_seconds …"""
     gauges: dict[str, float] = {}
     """Last values: rss_bytes, loss, accuracy, spool_bytes, queue …"""
+    classes: ClassSet | None = None
+    """None: it has no data (or has not looked yet)."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
