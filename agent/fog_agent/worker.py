@@ -34,7 +34,7 @@ from fog_common.ids import TIERS
 from fog_common.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
-from fog_common.wire.messages import ClassSet, DesiredJob, Planes, WorkerState
+from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob, Planes, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ class Workbench(Protocol):
 
     @property
     def classes(self) -> ClassSet | None: ...
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]: ...
 
     def preflight(self) -> list[str]: ...
 
@@ -412,6 +415,7 @@ class Worker:
             counters=counters,
             gauges=gauges,
             classes=self._bench.classes if self._bench else None,
+            blocks=self._bench.blocks if self._bench else (),
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))

@@ -188,31 +188,37 @@ def _meant(classes: ClassSet) -> str:
 
 
 def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
-    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands."""
-    if job.replanned or job.plan is None:
+    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands.
+
+    Of a user's own module it is the first plan: a worker has described its blocks by now.
+    """
+    if not job.blocks and "import" in file.model:
+        workers = (worker_of(job, registry.get(name)) for name in sorted(job.participants()))
+        job.blocks = next((worker.blocks for worker in workers if worker is not None and worker.blocks), ())
+    if job.replanned or (job.plan is None and not planner.can_plan(file, job.blocks)):
         return ""
     job.replanned = True
     known = {node.node: node for node in registry}
     free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
     standing, better = choice.again(file, method, job, known, free)
     job.plan = standing or job.plan
-    if better is None:
+    if standing is None or better is None:
         return ""
-    job.runner_up, job.plan = job.plan, better
-    if better.settings != job.settled:
+    job.runner_up, job.plan = standing, better
+    if job.settled and better.settings != job.settled:  # what the file fixes itself is not settled here
         job.settled = dict(better.settings)
         job.stale = {name: worker.incarnation for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) is not None}
     for seat in job.seats:
         node = known.get(better.places.get(seat.role, ""))
         if seat.movable and node is not None:
             seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
-    return f"measured: a step takes {job.runner_up.seconds * 1000:.1f} ms with {job.runner_up.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
+    return f"measured: a step takes {standing.seconds * 1000:.1f} ms with {standing.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
 
 
 def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
     """What is to move because a better place has held for long enough; '' = nothing."""
     seat = next((seat for seat in job.seats if seat.movable and not seat.home[0]), None)
-    if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file):
+    if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file, job.blocks):
         return ""
     known = {node.node: node for node in registry}
     free = [node for node in registry if node.online and not node.leaving and node.node not in taken]

@@ -123,6 +123,18 @@ class ClassSet(Struct, frozen=True):
     """The first few, for a person."""
 
 
+class BlockReport(Struct, frozen=True):
+    """What a block of a user's own module has and costs, per example, as only torch can tell."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    """() where no cut behind it is possible."""
+    parameters: int
+    flops: int
+    """Of a forward pass."""
+
+
 class WorkerState(Struct, frozen=True):
     """One worker process as its daemon sees it. phase: queued, starting, ready (preflight passed), refused (problems), exited."""
 
@@ -144,6 +156,8 @@ class WorkerState(Struct, frozen=True):
     """Last values: rss_bytes, loss, accuracy, spool_bytes, queue …"""
     classes: ClassSet | None = None
     """None: it has no data (or has not looked yet)."""
+    blocks: tuple[BlockReport, ...] = ()
+    """Of a user's own module, from a worker that owns no data: placement needs them."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):

@@ -7,11 +7,13 @@ by placement.chain. Other methods have single tasks to place: placement.greedy. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, Final
 
 from msgspec import Struct
 
 from fog_common.errors import ConfigError
+from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import Cost, Place, step_cost, value
 from fog_coordinator.placement.greedy import greedy
@@ -22,7 +24,9 @@ from fog_learning.methods.base import Method
 from fog_learning.methods.demands import WORKER_BYTES, Demands
 from fog_learning.methods.fcddt_messages import AUTO
 from fog_learning.methods.needs import NEEDS
-from fog_learning.models import ModelSpec, resolve_model
+from fog_learning.models import BlockFacts, ModelSpec, resolve_model
+
+Told = Sequence[BlockReport]
 
 FRONTS: Final = Place("the data nodes")
 
@@ -57,8 +61,9 @@ class Planned(Struct, frozen=True):
     """Why there is none."""
 
 
-def can_plan(file: Job) -> bool:
-    return file.method["name"] in NEEDS and "import" not in file.model
+def can_plan(file: Job, told: Told = ()) -> bool:
+    """told: what a worker has found out about a user's own module, whose costs nobody knows before."""
+    return file.method["name"] in NEEDS and ("import" not in file.model or bool(told))
 
 
 def is_automatic(file: Job) -> bool:
@@ -73,22 +78,31 @@ def check(file: Job) -> None:
     name = file.method["name"]
     if file.method.get("cut") == AUTO:
         ways(file, 1)
-    elif file.placement is not None and file.placement.objective != "latency" and not can_plan(file):
-        what = "a model of your own" if "import" in file.model else f"method {name}"
-        raise ConfigError(f"placement.objective: the costs of {what} are not known; only tier, site, names and labels choose its nodes")
+    elif file.placement is not None and file.placement.objective != "latency" and name not in NEEDS:
+        raise ConfigError(f"placement.objective: the costs of method {name} are not known; only tier, site, names and labels choose its nodes")
 
 
-def ways(file: Job, slots: int) -> tuple[Demands, ...]:
+def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
     _, plan = resolve_method(file)
-    return NEEDS[file.method["name"]](file, plan, model_of(file), slots, test_examples(file))
+    return NEEDS[file.method["name"]](file, plan, model_of(file, told), slots, test_examples(file))
 
 
-def model_of(file: Job) -> ModelSpec:
+def model_of(file: Job, told: Told = ()) -> ModelSpec:
     from fog_learning.data import known_shape
 
     shape, classes = known_shape(file.data.name) or (None, None)
-    return resolve_model(file.model, shape, classes)
+    if "import" not in file.model or not told:
+        return resolve_model(file.model, shape, classes)
+    outputs = file.model.get("classes") or classes or prod(told[-1].output_shape)
+    size = 8 if file.train.dtype == "float64" else 4
+    facts = tuple(
+        BlockFacts(
+            each.name, each.input_shape, each.output_shape, each.parameters, each.parameters * size, each.flops, prod(each.output_shape) * size
+        )
+        for each in told
+    )
+    return ModelSpec(str(file.model["import"]), told[0].input_shape, outputs, factory=str(file.model["import"]), told=facts)
 
 
 def test_examples(file: Job) -> int:
@@ -98,10 +112,10 @@ def test_examples(file: Job) -> int:
     return min(count, file.data.test_limit) if file.data.test_limit is not None else count
 
 
-def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2) -> Planned:
+def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2, told: Told = ()) -> Planned:
     """roster: places of the data slots. candidates: where the other tasks may be, any number of them."""
     try:
-        options = ways(file, len(roster))
+        options = ways(file, len(roster), told)
     except ConfigError as error:
         return Planned(why=str(error))
     task = next((role.name for role in method.roles if role.where == "cloud"), "")

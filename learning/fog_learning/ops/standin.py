@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fog_common.errors import OpError, WireError
-from fog_common.wire.messages import ClassSet
+from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.job import Job
 
 Result = tuple[dict[str, "array[int]"], dict[str, float]]
@@ -72,6 +72,10 @@ class Workbench:
     @property
     def classes(self) -> ClassSet | None:
         return None
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]:
+        return ()
 
     def preflight(self) -> list[str]:
         return []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fog_common.errors import FogError, OpError
-from fog_common.wire.messages import ClassSet
+from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.data import DataError, Dataset, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
 from fog_learning.job import Job
@@ -89,6 +89,7 @@ class Workbench:
         self._orders: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
         self._first: Weights | None = None
         self._classes: ClassSet | None = None
+        self._blocks: tuple[BlockReport, ...] = ()
 
     # -- what the worker asks --------------------------------------------------------------
 
@@ -106,6 +107,11 @@ class Workbench:
     def classes(self) -> ClassSet | None:
         """What the labels of the data here mean; None before the preflight, and where no data is needed."""
         return self._classes
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]:
+        """Of a user's own module, if no task here owns data (one node needs to look); () before the preflight."""
+        return self._blocks
 
     def preflight(self) -> list[str]:
         """What keeps this job from running here, each as a sentence for a person; [] if nothing does."""
@@ -312,6 +318,8 @@ class Workbench:
                 from fog_learning.ops.split import split_of
 
                 split_of(self)  # a cut that is not possible says so before the first step
+            if not self.slots:
+                self._blocks = described(module, spec.input_shape, cuts=self.job.method.get("name") == "fcddt")
         blocks = [name.split(".")[0] for name in (spec.parameter_shapes() if not spec.factory else module.state_dict())]
         layers = self.job.method.get("layers")
         unknown = sorted(blocks_of(",".join(layers)) - set(blocks)) if isinstance(layers, list) else []
@@ -343,3 +351,14 @@ def class_set(dataset: Dataset, outputs: int) -> ClassSet:
         return ClassSet(outputs, dataset.classes)
     digest = hashlib.sha256("\n".join(dataset.class_names).encode()).hexdigest()[:16]
     return ClassSet(outputs, dataset.classes, digest, dataset.class_names[:SHOWN])
+
+
+def described(module: nn.Module, input_shape: tuple[int, ...], cuts: bool) -> tuple[BlockReport, ...]:
+    """The blocks of a user's module, or (cuts: False) all of it as one. () if torch cannot tell: the job runs all the same."""
+    from fog_learning.models.imported import facts, whole
+
+    try:
+        found = facts(module, input_shape)[0] if cuts else (whole(module, input_shape),)
+    except Exception:  # whatever torch raises when it counts
+        return ()
+    return tuple(BlockReport(block.name, block.input_shape, block.output_shape, block.parameters, block.flops) for block in found)
