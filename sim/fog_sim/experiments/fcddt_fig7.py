@@ -42,6 +42,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
             settings.say(f"B={batch} seed {seed}: {each.steps} steps")
             done = each.run("FCDDT", seed)
             accuracies.append(done.accuracy())
+            settings.say(f"B={batch} seed {seed}: accuracy {accuracies[-1]:.4f}")
             moved = bytes_per_step(each, "FCDDT", done, rows)
         assert moved is not None
         ledger.add(f"B={batch}", found=moved)

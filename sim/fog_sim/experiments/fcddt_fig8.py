@@ -60,6 +60,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
                 settings.say(f"batch {batch} rate {rate:g} seed {seed}: {point.steps} steps")
                 done = point.run("FCDDT", seed)
                 accuracies.append(done.accuracy())
+                settings.say(f"batch {batch} rate {rate:g} seed {seed}: accuracy {accuracies[-1]:.4f}")
                 moved = bytes_per_step(point, "FCDDT", done, rows)
             assert moved is not None
             for kept in (ledger, complete) if rate == 0 else (ledger,):

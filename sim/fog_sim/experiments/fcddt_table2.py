@@ -59,6 +59,7 @@ def compare(
             accuracies.append(done.accuracy())
             curves.append(setup.curve(column, done))
             sizes = bytes_per_step(setup, column, done, rows)
+            settings.say(f"{name} {column} seed {seed}: accuracy {accuracies[-1]:.4f}")
         assert sizes is not None
         mean, std = mean_std(accuracies)
         means[column] = mean

@@ -121,6 +121,7 @@ def _mean(settings: Settings, nodes: int, case: Case, network: Network, seeds: r
     paper = PAPER[nodes].get(case.method)
     delay, delay_std = mean_std([result.delay_us for result in results])
     load, load_std = mean_std([100 * result.load for result in results])
+    settings.say(f"{nodes} FNs, {case.name}: {delay:.2f} us, {load:.4f} %")
     values, tensors, headers = case.learning.values(case.method), results[0].learning_bytes, results[0].header_bytes
     more = {
         "sync_every": case.learning.sync_every,
