@@ -130,8 +130,10 @@ def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> By
     match column:
         case "FCDDT":
             plan = Plan(cut=setup.cut, sync_every=setup.sync_every, round_steps=setup.sync_every, straggler_rate=setup.straggler_rate)
-            each = traffic.fcddt(spec, plan, batches[: plan.chosen(p)], FLOAT)
-            formula = each.up + each.down + p * each.cast
+            first = plan.chosen(p)
+            each = traffic.fcddt(spec, plan, batches[:first], FLOAT)
+            late = traffic.fcddt(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations that nobody answers
+            formula = each.up + each.down + p * each.cast + late.up
             paper = traffic.paper_fcddt(spec, cut_at(plan, spec.block_names)[0], batches)
         case "FL":
             each = traffic.fedavg(spec, p, 1, FLOAT)
