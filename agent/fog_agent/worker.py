@@ -35,7 +35,7 @@ from fog_common.ids import TIERS
 from fog_common.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
-from fog_common.wire.messages import DesiredJob, Planes, WorkerState
+from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob, Planes, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ RETRY_SAVE_S: Final = 2.0
 
 class Workbench(Protocol):
     """The op backend: fog_learning.ops.Workbench, or the torch-free stand-in."""
+
+    @property
+    def classes(self) -> ClassSet | None: ...
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]: ...
 
     def preflight(self) -> list[str]: ...
 
@@ -422,6 +428,8 @@ class Worker:
             gauges=gauges,
             waited_s=None if self._refused_since is None else now - self._refused_since,
             retry_s=None if self._refused_since is None else max(0.0, self._refused_at + RETRY_SAVE_S - now),
+            classes=self._bench.classes if self._bench else None,
+            blocks=self._bench.blocks if self._bench else (),
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))

@@ -21,6 +21,8 @@ class Mail:
         self.acks = Acks()
         self.ideal_bytes = 0
         """Payload of the tensors sent, each counted once per Send or Cast."""
+        self.ideal_cast_bytes = 0
+        """Of these, of Casts."""
         self._endpoint = endpoint
         self._codebook = codebook
         self._number = 0
@@ -41,7 +43,10 @@ class Mail:
         """members: by node."""
         key = self._begin(task, cast, cast.latest, cast.role)
         self._unacked[key] = set(members)
-        self._endpoint.cast(now, scope, cast.role, list(members.values()), self._content(now, key, task, cast.role, cast.message), key)
+        before = self.ideal_bytes
+        content = self._content(now, key, task, cast.role, cast.message)
+        self.ideal_cast_bytes += self.ideal_bytes - before
+        self._endpoint.cast(now, scope, cast.role, list(members.values()), content, key)
 
     def post(self, now: float, sender: str, to: str, body: bytes, blobs: tuple[Blob, ...], address: Address, about: Send | None = None) -> Key:
         """A letter that is no task's message (between hosts, to the coordinator)."""

@@ -40,7 +40,8 @@ STATUS = SUMMARY plus
 - `buddies: {task: node}`, `digest` ('' before the end)
 
 PLAN = `{title, settings, places: {role: node}, step_s, step_bytes, step_joules, round_steps, total_s, value, parts: [{what, seconds}], guessed: [text],
-source: "modelled"}`: of one training step, with its share of what a round costs besides; guessed: figures of nodes that nobody has measured yet
+assumed: [text], source: "modelled"}`: of one training step, with its share of what a round costs besides; guessed: figures of nodes that nobody has
+measured yet; assumed: watts and joules per byte that nobody has configured
 
 NODE = `{node, state, since, tier, site, draining, jobs: [job], cores, memory_bytes, memory_free_bytes, torch, datasets, version, note}`
 state: `online | offline | unknown` (not heard of since the coordinator's start); note: one line for a person, e.g. what a drain waits for.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
+from fog_common.wire.messages import ClassSet
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
@@ -149,6 +151,8 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
+    if not pending and not problems and (clash := unequal_classes(job, registry)):
+        problems.append(clash)
     return pending, problems
 
 
@@ -165,32 +169,69 @@ def missing(job: Job, file: JobFile, pending: Iterable[Pending]) -> tuple[str, .
     return tuple(sorted(names))
 
 
+def unequal_classes(job: Job, registry: Registry) -> str:
+    """'' if the labels of all nodes mean the same. Words are numbered by each node for itself, so all need the same ones."""
+    found = {name: worker.classes for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) and worker.classes}
+    outputs, meanings = _alike({name: each.outputs for name, each in found.items()}), _alike({name: each.digest for name, each in found.items()})
+    if len(meanings) > 1:
+        told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
+        return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
+    if len(outputs) > 1:
+        told = "; ".join(f"{found[nodes[0]].outputs} on {_listed(nodes)}" for nodes in outputs)
+        return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
+    return ""
+
+
+def _alike(of: Mapping[str, Any]) -> list[list[str]]:
+    """Nodes with the same value together, the first node's group first."""
+    groups: dict[Any, list[str]] = {}
+    for name, value in of.items():
+        groups.setdefault(value, []).append(name)
+    return list(groups.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _meant(classes: ClassSet) -> str:
+    if not classes.digest:
+        return f"the numbers 0 to {classes.labels - 1}"
+    return ", ".join(classes.names) + (f" and {classes.labels - len(classes.names)} more" if classes.labels > len(classes.names) else "")
+
+
 def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
-    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands."""
-    if job.replanned or job.plan is None:
+    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands.
+
+    Of a user's own module it is the first plan: a worker has described its blocks by now.
+    """
+    if not job.blocks and "import" in file.model:
+        workers = (worker_of(job, registry.get(name)) for name in sorted(job.participants()))
+        job.blocks = next((worker.blocks for worker in workers if worker is not None and worker.blocks), ())
+    if job.replanned or (job.plan is None and not planner.can_plan(file, job.blocks)):
         return ""
     job.replanned = True
     known = {node.node: node for node in registry}
     free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
     standing, better = choice.again(file, method, job, known, free)
     job.plan = standing or job.plan
-    if better is None:
+    if standing is None or better is None:
         return ""
-    job.runner_up, job.plan = job.plan, better
-    if better.settings != job.settled:
+    job.runner_up, job.plan = standing, better
+    if job.settled and better.settings != job.settled:  # what the file fixes itself is not settled here
         job.settled = dict(better.settings)
         job.stale = {name: worker.incarnation for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) is not None}
     for seat in job.seats:
         node = known.get(better.places.get(seat.role, ""))
         if seat.movable and node is not None:
             seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
-    return f"measured: a step takes {job.runner_up.seconds * 1000:.1f} ms with {job.runner_up.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
+    return f"measured: a step takes {standing.seconds * 1000:.1f} ms with {standing.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
 
 
 def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
     """What is to move because a better place has held for long enough; '' = nothing."""
     seat = next((seat for seat in job.seats if seat.movable and not seat.home[0]), None)
-    if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file):
+    if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file, job.blocks):
         return ""
     known = {node.node: node for node in registry}
     free = [node for node in registry if node.online and not node.leaving and node.node not in taken]

@@ -74,6 +74,7 @@ def plan_body(plan: Plan, rounds: int) -> dict[str, Any]:
         "value": plan.value,
         "parts": [{"what": what, "seconds": seconds} for what, seconds in plan.parts],
         "guessed": list(plan.guessed),
+        "assumed": list(plan.assumed),
         "source": "modelled",
     }
 

@@ -29,18 +29,20 @@ def list_(session: Session) -> None:
 def show(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`, or package.module:Factory of your own (needs torch here).")],
-    input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Shape of one example.")] = "1x28x28",
+    input_: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of one example [what the model was made for, else 1x28x28].")
+    ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the model, as in the job file; repeat it.")
     ] = None,
 ) -> None:
     """Each block's output, parameters, FLOPs of one forward pass and activation bytes, per example."""
-    from fog_learning.models import resolve_model
+    from fog_learning.models import MODELS, resolve_model
 
     own = ":" in name
     section = {"import": name, "arguments": _settings(set_ or [])} if own else {"name": name, **_settings(set_ or [])}
-    spec = resolve_model(section, _shape(input_), classes)
+    spec = resolve_model(section, _shape(input_) if input_ is not None else MODELS[name].example if name in MODELS else (1, 28, 28), classes)
     blocks, impossible = _own_facts(spec) if own else (spec.facts(), {})
     parameters, flops = sum(block.parameters for block in blocks), sum(block.flops for block in blocks)
     rows = [

@@ -50,6 +50,8 @@ def _lines(body: dict[str, Any]) -> Iterator[str]:
     yield "  of a step: " + ", ".join(f"{part['what']} {step_time(part['seconds'])}" for part in chosen["parts"])
     if chosen["guessed"]:
         yield f"  not measured yet, guessed by tier: {'; '.join(chosen['guessed'])}"
+    if chosen.get("assumed"):
+        yield f"  joules are with assumed figures (an agent's `energy:` section says its own): {'; '.join(chosen['assumed'])}"
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:

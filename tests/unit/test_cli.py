@@ -21,6 +21,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, OnEvent, Rece
 from fog_common.errors import ConfigError, JobFailed, Refused, TimedOut, Unreachable
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Reply, Request
+from fog_learning.models import MODELS
 from fogctl import app as fogctl
 from fogctl.client import Client, Settings, address, settings
 from fogctl.output import Output, duration, size
@@ -172,6 +173,24 @@ def test_a_demo_whose_nodes_can_never_be_there_is_refused_at_once(capsys: pytest
     code, out, err = run(capsys, "demo", "--job", str(path), "--agents", "2")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_is_shown_with_no_more_than_its_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, "models", "show", name, "--json")
+    data = data_of(out)
+    assert code == 0
+    assert data["parameters"] == sum(block["parameters"] for block in data["blocks"]) > 0
+    assert data["blocks"][-1]["output_shape"] == [10]
+    assert tuple(data["input_shape"]) == MODELS[name].example
+
+
+def test_vgg16_is_shown_for_the_images_it_was_made_for(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "models", "show", "vgg16", "--json")
+    assert data_of(out)["input_shape"] == [3, 32, 32]
+    code, _, err = run(capsys, "models", "show", "vgg16", "--input", "1x28x28")
+    assert code == 2
+    assert "vgg16" in err
 
 
 def test_help_knows_the_exit_codes_and_every_command_has_json() -> None:

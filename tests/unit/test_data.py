@@ -229,6 +229,20 @@ def test_folders_of_images(tmp_path: Path):
         load_dataset("signs", {}, {"FOGLEARN_DATA": str(tmp_path)})
 
 
+def test_folders_named_by_numbers_keep_their_value(tmp_path: Path):
+    """A node may lack some classes: 2 and 10 are no 0 and 1."""
+    from PIL import Image
+
+    for name in ("2", "10"):
+        folder = tmp_path / "own" / name
+        folder.mkdir(parents=True)
+        for index in range(3):
+            Image.new("L", (4, 4), index).save(folder / f"{index}.png")
+    dataset = load_dataset("own", {"own": str(tmp_path / "own")}, {})
+    assert {*dataset.train_y.tolist(), *dataset.test_y.tolist()} == {2, 10}
+    assert dataset.classes == 11 and not dataset.named
+
+
 def test_missing_data_says_where_was_looked(tmp_path: Path):
     with pytest.raises(DataError, match=r"data set maps not found in .*/maps; put its files there, or use a built-in one \(digits\)"):
         load_dataset("maps", {}, {"FOGLEARN_DATA": str(tmp_path)})

@@ -18,7 +18,7 @@ from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, 
 from fog_sim.experiments.fog_vs_fl import LTE, WIFI, Case, Spent, saved
 from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Network, simulate
 from fog_sim.experiments.stage import Stage, Task, star
-from fog_sim.experiments.training import Setup, bytes_per_step
+from fog_sim.experiments.training import Bytes, Ledger, Setup, bytes_per_step
 from fogctl.app import run as fogctl
 
 ONE_SEED = Settings(quick=True, seeds=1, env={})
@@ -49,6 +49,29 @@ def test_each_step_of_the_traffic_model_adds_up_to_its_mean():
         one = Learning(sync_every=3)
         total = sum(sum(one.up_down(method, step)) for step in range(1, 7))
         assert total == pytest.approx(6 * 4 * one.values(method))
+
+
+@pytest.mark.parametrize("sync", [1, 2, 4, 5, 10])
+def test_simulated_bytes_are_those_of_the_formula(sync: int):
+    """Six steps a hyperperiod: 4, 5 and 10 do not divide them, so syncs are counted over all hyperperiods."""
+    learning = Learning(sync_every=sync)
+    for method in ("FCDDT", "FL", "CC"):
+        found = simulate(2, method, learning, samples=2 * learning.cycle)
+        assert found.learning_bytes == pytest.approx(4 * learning.values(method), rel=1e-12)
+        assert 0 < found.header_bytes < 0.05 * found.learning_bytes
+
+
+def test_a_rarer_sync_sends_less_whether_or_not_it_divides_the_hyperperiod():
+    loads = [simulate(3, "FCDDT", Learning(sync_every=sync), samples=20).load for sync in (1, 2, 4, 5, 10)]
+    assert loads == sorted(loads, reverse=True)
+    assert len(set(loads)) == len(loads)
+
+
+def test_all_syncs_that_table_4_simulates_are_counted_evenly():
+    for quick in (True, False):
+        for nodes in fcddt_table4.PAPER:
+            for sync in fcddt_table4.SYNCS:
+                assert fcddt_table4.samples(Settings(quick=quick, env={}), nodes) % Learning(sync_every=sync).cycle == 0
 
 
 def test_the_region_is_where_its_bounds_say():
@@ -114,6 +137,38 @@ def test_bytes_measured_are_those_of_the_formula_and_headers():
     for column in ("FL", "FCDDT"):
         found = bytes_per_step(wide, column, wide.run(column, 0), rows=1437)
         assert found.formula < found.measured < 1.1 * found.formula
+        assert found.tensors == pytest.approx(found.formula, rel=0.2 if column != "CC" else 0.001)  # of 6 steps the first weights are a lot
+        assert found.tensors < found.measured
+
+
+def test_tensors_grow_by_the_formula_with_every_step():
+    """What comes but once (the first weights) cancels out."""
+    import msgspec
+
+    short = Setup(data="digits", model={"name": "mlp", "hidden": [512]}, steps=2, batch=50, nodes=2, sync_every=2)
+    long = msgspec.structs.replace(short, steps=6)
+    for column in ("FL", "FCDDT"):
+        first, second = (bytes_per_step(each, column, each.run(column, 0), rows=1437) for each in (short, long))
+        assert 6 * second.tensors - 2 * first.tensors == pytest.approx(4 * second.formula, rel=0.01)
+
+
+def test_all_columns_are_rated_at_the_same_steps():
+    import msgspec
+
+    setup = msgspec.structs.replace(TINY, steps=200, ratings=3)
+    assert setup.spec("CC", 0)["evaluation"]["every"] == 1 and setup.spec("FL", 0)["evaluation"]["every"] == 50
+    short = msgspec.structs.replace(TINY, ratings=2)
+    curves = {column: short.curve(column, short.run(column, 0)) for column in ("CC", "FL", "FCDDT")}
+    assert [step for step, _ in curves["CC"]] == [step for step, _ in curves["FL"]] == [step for step, _ in curves["FCDDT"]] == [20.0]
+
+
+def test_a_formula_that_is_off_is_said():
+    ledger = Ledger("method")
+    ledger.add("FL", found=Bytes(measured=110.0, tensors=100.0, formula=100.0, paper=50.0))
+    assert ledger.finding().startswith("holds") and "10.0%" in ledger.finding()
+    ledger.add("FCDDT", found=Bytes(measured=110.0, tensors=94.0, formula=100.0, paper=50.0))
+    assert ledger.finding().startswith("DOES NOT HOLD") and "FCDDT -6.0%" in ledger.finding()
+    assert ledger.table().rows[0] == ["FL", "110", "100", "100", "1.100", "50"]
 
 
 def test_a_stage_says_why_a_job_cannot_run():
@@ -144,7 +199,11 @@ def test_table_2_gives_a_row_for_each_model_and_column():
         assert {"row", "column", "paper", "ours", "std", "unit", "bytes_measured", "bytes_formula"} <= set(row.as_json())
         assert row.paper in (0.9, 0.89)
         assert row.ours is not None
-    assert len(outcome.findings) == 2
+    assert len(outcome.findings) == 3
+    (plot,) = outcome.plots
+    assert [line.label for line in plot.lines] == ["CC", "CC, paper", "FL", "FL, paper", "FCDDT", "FCDDT, paper"]
+    assert plot.lines[0].points[-1] == (10.0, outcome.rows[0].ours)
+    assert len(outcome.tables[0].rows) == 3
 
 
 def test_figures_7_and_8_give_a_point_for_each_batch_and_rate():
@@ -155,6 +214,10 @@ def test_figures_7_and_8_give_a_point_for_each_batch_and_rate():
     eight = fcddt_fig8.run(ONE_SEED, setup=msgspec.structs.replace(TINY, nodes=5, spread=0.5, redraw_s=0.01), batches=(10, 50), rates=(0.0, 0.8))
     assert [(row.more["batch"], row.more["straggler_rate"]) for row in eight.rows] == [(10, 0.0), (10, 0.8), (50, 0.0), (50, 0.8)]
     assert all(row.more["p"] == 5 for row in eight.rows)
+    for outcome in (seven, eight):
+        assert all(row.more["bytes_measured"] > row.more["bytes_formula"] > 0 for row in outcome.rows)
+        assert len(outcome.tables[0].rows) == len(outcome.rows)
+        assert outcome.plots
 
 
 # -- fog against a star --------------------------------------------------------------------

@@ -175,3 +175,26 @@ def test_preflight_names_what_is_wrong_with_the_cut_of_a_module():
     other = Job("own", job.method | {"cut": "first"}, {"import": "support.modules:Branching"}, train=job.train, evaluation=Evaluation("none"))
     (problem,) = bench_for(other, 1).preflight()
     assert "its control flow depends on data" in problem
+
+
+def test_a_worker_without_data_describes_the_blocks_to_the_coordinator():
+    """What placement needs of a module whose costs only torch can tell; nodes with data need not look as well."""
+    job = Job(
+        "own",
+        {"name": "fcddt", "cut": "stem"},
+        {"import": "support.modules:Residual", "input_shape": list(SHAPE), "classes": 4},
+        evaluation=Evaluation(where="none"),
+    )
+    trunk = Workbench(job, {}, 2, device="cpu", threads=1, allow_models=("support.modules",))
+    assert trunk.blocks == ()
+    assert trunk.preflight() == []
+    expected = facts(build(trunk.spec, seed=job.seed).eval(), SHAPE)[0]
+    assert [(block.name, block.output_shape, block.parameters, block.flops) for block in trunk.blocks] == [
+        (block.name, block.output_shape, block.parameters, block.flops) for block in expected
+    ]
+    averaged = Workbench(
+        Job("own", {"name": "fedavg"}, job.model, evaluation=job.evaluation), {}, 2, device="cpu", threads=1, allow_models=("support.modules",)
+    )
+    assert averaged.preflight() == []
+    (all_,) = averaged.blocks
+    assert (all_.parameters, all_.flops, all_.output_shape) == (sum(b.parameters for b in expected), sum(b.flops for b in expected), (4,))

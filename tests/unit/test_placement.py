@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fog_common.wire.messages import Announce, Control, Desired, Profile, WorkerState
+from fog_common.wire.messages import Announce, BlockReport, Control, Desired, Profile, WorkerState
 from fog_coordinator.placement import planner
 from fog_coordinator.placement.cost import HANDLING_S, Place, step_cost, value
 from fog_coordinator.placement.planner import plans
@@ -180,10 +180,13 @@ class Measured(StandIn):
     memory_free: int = 1 << 32
     bytes_s: float = 1e7
     labels: dict[str, str] = field(default_factory=dict)
+    watts: dict[str, float] = field(default_factory=dict)
+    blocks: tuple[BlockReport, ...] = ()
+    """What its worker says of a user's own module."""
 
     @property
     def profile(self) -> Profile:
-        known = {"flops": self.flops, "op_s": 1e-3, "rtt_s": 1e-3, "bandwidth_bytes_s": self.bytes_s, "labels": self.labels}
+        known = {"flops": self.flops, "op_s": 1e-3, "rtt_s": 1e-3, "bandwidth_bytes_s": self.bytes_s, "labels": self.labels, **self.watts}
         return replace(super().profile, memory_bytes=1 << 32, memory_free_bytes=self.memory_free, **known)
 
     def hear(self, now: float, message: Control) -> list[Control]:
@@ -197,6 +200,7 @@ class Measured(StandIn):
 
     def _worker(self, name: str, incarnation: int) -> WorkerState:
         state, flops = super()._worker(name, incarnation), self.worker_flops or self.flops
+        state = replace(state, blocks=self.blocks)
         return replace(state, gauges={"flops_per_second": flops}) if flops else state
 
 
@@ -293,6 +297,66 @@ def test_what_the_workers_measure_changes_the_plan_before_training_begins():
     assert not world.nodes["cloud-1"].jobs
     texts = [event["text"] for event in world.body("job.logs", job="digits")["events"]]
     assert any(text.startswith("measured: a step takes") for text in texts)
+
+
+def test_watts_that_nobody_has_configured_are_said_to_be_assumed():
+    """An agent without an `energy:` section announces the defaults of the energy model; an old one announces nothing."""
+    own = {"idle_w": 7.0, "core_w": 4.0, "byte_j": 3e-7}
+    world = fleet(
+        Measured("cloud-1", "cloud", "cloud", flops=1e10, watts=own), edge(1, watts={"idle_w": 3.0, "core_w": 2.0, "byte_j": 1e-8}), edge(2)
+    )
+    world.submit(**CUT_JOB, placement={"objective": "energy", "names": ["cloud-1"]})
+    assert world.status()["plan"]["predicted"]["assumed"] == [
+        "3 W at rest: pi-1, pi-2",
+        "1.5 W more while computing: pi-2",
+        "1e-08 J a byte: pi-1, pi-2",
+    ]
+
+
+CUT_OWN: dict[str, Any] = {
+    "method": {"name": "fcddt", "cut": "stem"},
+    "model": {"import": "support.modules:Residual", "input_shape": [1, 28, 28], "classes": 10},
+    "data": {"name": "mnist"},
+}
+OWN_BLOCKS = (
+    BlockReport("stem", (1, 28, 28), (8, 14, 14), 80, 500_000),
+    BlockReport("body", (8, 14, 14), (), 4_000, 9_000_000),
+    BlockReport("head", (8, 14, 14), (10,), 15_690, 31_000),
+)
+
+
+@pytest.mark.parametrize("objective", ["latency", "energy"])
+def test_a_module_of_ones_own_is_planned_when_a_worker_has_described_it(objective: str):
+    cloud = Measured("cloud-1", "cloud", "cloud", flops=1e8, watts={"idle_w": 90.0, "core_w": 60.0, "byte_j": 1e-8}, blocks=OWN_BLOCKS)
+    world = fleet(cloud, Measured("fog-1", "fog", flops=5e10, blocks=OWN_BLOCKS), edge(1), edge(2))
+    world.submit(**CUT_OWN, placement={"objective": objective, "tier": ["cloud", "fog"]})
+    assert world.status()["plan"] is None
+    world.run(4.0)
+    status = world.status()
+    assert status["state"] == "running"
+    assert world.live()["trunk"] == "fog-1"
+    assert status["plan"]["predicted"]["title"] == "cut after stem, trunk on fog-1"
+    assert status["plan"]["runner_up"]["title"] == "cut after stem, trunk on cloud-1"
+    assert status["plan"]["runner_up"]["step_s"] > status["plan"]["predicted"]["step_s"] > 0
+    assert {world.nodes[f"pi-{n}"].incarnations["digits"] for n in (1, 2)} == {1}  # the cut is the job's own: nobody starts anew
+
+
+def test_without_a_description_a_module_of_ones_own_is_placed_by_tier():
+    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=1e8), Measured("fog-1", "fog", flops=5e10), edge(1))
+    world.submit(**CUT_OWN, placement={})
+    world.run(4.0)
+    assert world.status()["state"] == "running"
+    assert world.live()["trunk"] == "cloud-1"
+    assert world.status()["plan"] is None
+
+
+def test_the_plan_of_a_module_of_ones_own_counts_its_blocks():
+    file = job(method={"name": "fcddt", "cut": "stem", "round_steps": 10}, model=CUT_OWN["model"], evaluation={"where": "none"})
+    (way,) = planner.ways(file, 2, OWN_BLOCKS)
+    forward, trunk = way.cycle[:2]
+    assert forward.flops == 500_000 * file.train.batch_size
+    assert forward.bytes == file.train.batch_size * (4 * 8 * 14 * 14 + 1)
+    assert trunk.flops == 3 * 9_031_000 * 2 * file.train.batch_size
 
 
 def test_a_better_node_that_holds_takes_the_trunk_over_in_order():

@@ -112,6 +112,31 @@ class ReplicaState(Struct, frozen=True):
     labels: tuple[int, ...] = ()
 
 
+class ClassSet(Struct, frozen=True):
+    """What the labels of a worker's data mean. Nodes of one job must agree, or the same output would stand for two things."""
+
+    outputs: int
+    """Of the model, on this node."""
+    labels: int
+    """Labels are 0 to labels - 1."""
+    digest: str = ""
+    """Of the names in their order; '' = labels are plain numbers."""
+    names: tuple[str, ...] = ()
+    """The first few, for a person."""
+
+
+class BlockReport(Struct, frozen=True):
+    """What a block of a user's own module has and costs, per example, as only torch can tell."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    """() where no cut behind it is possible."""
+    parameters: int
+    flops: int
+    """Of a forward pass."""
+
+
 class WorkerState(Struct, frozen=True):
     """One worker process as its daemon sees it. phase: queued, starting, ready (preflight passed), refused (problems), exited."""
 
@@ -135,6 +160,10 @@ class WorkerState(Struct, frozen=True):
     """For how long it has waited for what `problems` say: since it ended, is queued, cannot save. None: it does not wait."""
     retry_s: float | None = None
     """In how many seconds that is tried again; None: something else must happen first."""
+    classes: ClassSet | None = None
+    """None: it has no data (or has not looked yet)."""
+    blocks: tuple[BlockReport, ...] = ()
+    """Of a user's own module, from a worker that owns no data: placement needs them."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):

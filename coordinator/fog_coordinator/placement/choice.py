@@ -69,7 +69,7 @@ def _unbound(job: Job) -> Seat | None:
 
 def priced(file: JobFile, method: Method, job: Job, known: Mapping[str, Node]) -> Plan | None:
     """The plan that stands, with what is known now."""
-    if job.plan is None:
+    if job.plan is None and not job.blocks:
         return None
     seat = _unbound(job)
     node = known.get(seat.node) if seat is not None else None
@@ -78,7 +78,7 @@ def priced(file: JobFile, method: Method, job: Job, known: Mapping[str, Node]) -
     fixed = replace(file, method={**file.method, **job.settled})
     roomy = replace(place_of(node), memory_bytes=None)  # its own worker has the memory already
     roster = [replace(place, memory_bytes=None) for place in places(job.roster, known)]
-    found = planner.plans(fixed, method, roster, [roomy], keep=1)
+    found = planner.plans(fixed, method, roster, [roomy], keep=1, told=job.blocks)
     return found.plans[0] if found.plans else None
 
 
@@ -92,7 +92,7 @@ def again(file: JobFile, method: Method, job: Job, known: Mapping[str, Node], fr
     candidates = admitted(file.placement, free) if file.placement is not None else [known[seat.node]] if seat is not None else []
     own = job.participants()
     roomy = [replace(place, memory_bytes=None) if place.node in own else place for place in (place_of(node) for node in candidates)]
-    found = planner.plans(file, method, [replace(place, memory_bytes=None) for place in places(job.roster, known)], roomy)
+    found = planner.plans(file, method, [replace(place, memory_bytes=None) for place in places(job.roster, known)], roomy, told=job.blocks)
     best = found.plans[0] if found.plans else None
     if best is None or (best.settings, best.places) == (standing.settings, standing.places):
         return standing, None
@@ -108,7 +108,9 @@ def elsewhere(now: float, file: JobFile, method: Method, job: Job, known: Mappin
     candidates = [
         replace(place_of(node), memory_bytes=None) if node.node in job.participants() else place_of(node) for node in admitted(file.placement, free)
     ]
-    found = planner.plans(fixed, method, [replace(place, memory_bytes=None) for place in places(job.roster, known)], candidates, keep=1)
+    found = planner.plans(
+        fixed, method, [replace(place, memory_bytes=None) for place in places(job.roster, known)], candidates, keep=1, told=job.blocks
+    )
     if standing is None or not found.plans:
         return ""
     best = found.plans[0]

@@ -25,7 +25,8 @@ HANDLING_S: Final = 0.8e-3
 
 
 class Place(Struct, frozen=True):
-    """A node as placement sees it. guessed: which of its figures were not measured."""
+    """A node as placement sees it. guessed: which of its figures were not measured; assumed: which of its watts and joules nobody has
+    configured."""
 
     node: str
     tier: str = "edge"
@@ -43,6 +44,7 @@ class Place(Struct, frozen=True):
     core_w: float = 1.5
     byte_j: float = 1e-8
     guessed: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ("idle_w", "core_w", "byte_j")
 
 
 class Cost(Struct, frozen=True):

@@ -7,12 +7,20 @@ from typing import Any, Final
 
 import msgspec
 
+from fog_common.energy.model import EnergyConfig
 from fog_coordinator.placement.cost import Place
 from fog_coordinator.registry import Node
 from fog_learning.job import Placing
 
 GUESSED_FLOPS: Final = {"thing": 1e9, "edge": 4e9, "fog": 2e10, "cloud": 5e10}
 GUESS: Final = Place("")
+ENERGY: Final = EnergyConfig()
+USUAL: Final[dict[str, set[float | None]]] = {
+    "idle_w": {ENERGY.idle_w},
+    "core_w": {ENERGY.core_w},
+    "byte_j": set(msgspec.structs.astuple(ENERGY.joules_per_byte)),
+}
+"""What an agent announces whose configuration says nothing about energy."""
 
 
 def place_of(node: Node) -> Place:
@@ -42,6 +50,7 @@ def place_of(node: Node) -> Place:
         core_w=known["core_w"] if known["core_w"] is not None else GUESS.core_w,
         byte_j=known["byte_j"] if known["byte_j"] is not None else GUESS.byte_j,
         guessed=tuple(name for name in ("flops", "op_s", "rtt_s", "bytes_s") if not known[name]),
+        assumed=tuple(name for name, usual in USUAL.items() if known[name] is None or known[name] in usual),
     )
 
 

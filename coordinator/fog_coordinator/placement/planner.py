@@ -7,26 +7,27 @@ by placement.chain. Other methods have single tasks to place: placement.greedy. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, Final
 
 from msgspec import Struct
 
 from fog_common.errors import ConfigError
+from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import Cost, Place, step_cost, value
 from fog_coordinator.placement.greedy import greedy
+from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.job import Job, Placing
 from fog_learning.methods import resolve_method
 from fog_learning.methods.base import Method
 from fog_learning.methods.demands import WORKER_BYTES, Demands
 from fog_learning.methods.fcddt_messages import AUTO
 from fog_learning.methods.needs import NEEDS
-from fog_learning.models import ModelSpec, resolve_model
+from fog_learning.models import BlockFacts, ModelSpec, resolve_model
 
-MOST_CANDIDATES: Final = 32
-"""Of more nodes the fastest are priced; a step is priced for each of them and each cut."""
-MOST_PAIRS: Final = 2048
-"""Candidates times data nodes: a price looks at each data node, and the coordinator has other things to do."""
+Told = Sequence[BlockReport]
+
 FRONTS: Final = Place("the data nodes")
 
 
@@ -49,6 +50,8 @@ class Plan(Struct, frozen=True):
     round_steps: int = 1
     guessed: tuple[str, ...] = ()
     """Figures that were not measured: 'pi-1: flops'."""
+    assumed: tuple[str, ...] = ()
+    """Watts and joules that nobody has configured: '3 W at rest: pi-1, pi-2'."""
 
 
 class Planned(Struct, frozen=True):
@@ -58,8 +61,9 @@ class Planned(Struct, frozen=True):
     """Why there is none."""
 
 
-def can_plan(file: Job) -> bool:
-    return file.method["name"] in NEEDS and "import" not in file.model
+def can_plan(file: Job, told: Told = ()) -> bool:
+    """told: what a worker has found out about a user's own module, whose costs nobody knows before."""
+    return file.method["name"] in NEEDS and ("import" not in file.model or bool(told))
 
 
 def is_automatic(file: Job) -> bool:
@@ -74,22 +78,31 @@ def check(file: Job) -> None:
     name = file.method["name"]
     if file.method.get("cut") == AUTO:
         ways(file, 1)
-    elif file.placement is not None and file.placement.objective != "latency" and not can_plan(file):
-        what = "a model of your own" if "import" in file.model else f"method {name}"
-        raise ConfigError(f"placement.objective: the costs of {what} are not known; only tier, site, names and labels choose its nodes")
+    elif file.placement is not None and file.placement.objective != "latency" and name not in NEEDS:
+        raise ConfigError(f"placement.objective: the costs of method {name} are not known; only tier, site, names and labels choose its nodes")
 
 
-def ways(file: Job, slots: int) -> tuple[Demands, ...]:
+def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
     _, plan = resolve_method(file)
-    return NEEDS[file.method["name"]](file, plan, model_of(file), slots, test_examples(file))
+    return NEEDS[file.method["name"]](file, plan, model_of(file, told), slots, test_examples(file))
 
 
-def model_of(file: Job) -> ModelSpec:
+def model_of(file: Job, told: Told = ()) -> ModelSpec:
     from fog_learning.data import known_shape
 
     shape, classes = known_shape(file.data.name) or (None, None)
-    return resolve_model(file.model, shape, classes)
+    if "import" not in file.model or not told:
+        return resolve_model(file.model, shape, classes)
+    outputs = file.model.get("classes") or classes or prod(told[-1].output_shape)
+    size = 8 if file.train.dtype == "float64" else 4
+    facts = tuple(
+        BlockFacts(
+            each.name, each.input_shape, each.output_shape, each.parameters, each.parameters * size, each.flops, prod(each.output_shape) * size
+        )
+        for each in told
+    )
+    return ModelSpec(str(file.model["import"]), told[0].input_shape, outputs, factory=str(file.model["import"]), told=facts)
 
 
 def test_examples(file: Job) -> int:
@@ -99,18 +112,17 @@ def test_examples(file: Job) -> int:
     return min(count, file.data.test_limit) if file.data.test_limit is not None else count
 
 
-def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2) -> Planned:
+def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2, told: Told = ()) -> Planned:
     """roster: places of the data slots. candidates: where the other tasks may be, any number of them."""
     try:
-        options = ways(file, len(roster))
+        options = ways(file, len(roster), told)
     except ConfigError as error:
         return Planned(why=str(error))
     task = next((role.name for role in method.roles if role.where == "cloud"), "")
     data = tuple(role.name for role in method.roles if role.where == "data")
     if not task or not candidates or not roster:
         return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
-    fastest = sorted(candidates, key=lambda place: (-place.flops, place.rtt_s, place.node))[: max(4, min(MOST_CANDIDATES, MOST_PAIRS // len(roster)))]
-    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), fastest)
+    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), tuple(candidates))
     found = table.chains(keep) if options[0].blocks is not None else table.single(keep)
     return Planned(tuple(found), "" if found else table.memory_sentence())
 
@@ -119,11 +131,14 @@ class _Table:
     """The prices of one job."""
 
     def __init__(
-        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], candidates: list[Place]
+        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], everywhere: tuple[Place, ...]
     ) -> None:
+        """everywhere: all candidates, also those without room."""
         self.rules, self.options, self.data, self.task = rules, options, data, task
-        self.roster, self.candidates = roster, candidates
+        self.roster, self.everywhere = roster, everywhere
         self.owners = {place.node for place in roster}
+        roomy = [place for place in everywhere if any(self._has_room(option, place) for option in options)]
+        self.candidates = shortlist(roomy, self.owners, rules.objective, len(roster))
 
     def chains(self, keep: int) -> list[Plan]:
         cuts = {option.blocks: option for option in self.options}
@@ -154,7 +169,10 @@ class _Table:
         return step_cost(option, {**dict.fromkeys(self.data, self.roster), self.task: [place]})
 
     def _price(self, option: Demands, place: Place) -> float | None:
-        return value(self._cost(option, place), self.rules) if self._need(option, place) <= (place.memory_bytes or float("inf")) else None
+        return value(self._cost(option, place), self.rules) if self._has_room(option, place) else None
+
+    def _has_room(self, option: Demands, place: Place) -> bool:
+        return place.memory_bytes is None or self._need(option, place) <= place.memory_bytes
 
     def _need(self, option: Demands, place: Place) -> int:
         need = option.memory.get(self.task, 0)
@@ -163,8 +181,12 @@ class _Table:
         return max(need, 0)
 
     def _fronts_fit(self, option: Demands) -> bool:
-        need = max((option.memory.get(role, 0) for role in self.data), default=0)
+        _, need = self._front(option)
         return all(place.memory_bytes is None or need <= place.memory_bytes for place in self.roster)
+
+    def _front(self, option: Demands) -> tuple[str, int]:
+        """(role, bytes) of the data task that needs most."""
+        return max(((role, option.memory.get(role, 0)) for role in self.data), key=lambda item: item[1], default=("", 0))
 
     def _plan(self, option: Demands, place: Place) -> Plan:
         cost = self._cost(option, place)
@@ -180,19 +202,37 @@ class _Table:
             parts=cost.parts,
             round_steps=option.round_steps,
             guessed=tuple(f"{name}: {', '.join(item.guessed)}" for name, item in sorted(where.items()) if item.guessed),
+            assumed=_assumed([item for _, item in sorted(where.items())]),
         )
 
     def memory_sentence(self) -> str:
         """Why nothing fits, with the numbers: '{task} needs 900 MB, largest free is 512 MB on pi-1'."""
-        option = min(self.options, key=lambda option: max(option.memory.values(), default=0))
-        for role in self.data:
-            need = option.memory.get(role, 0)
-            tight = [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need]
-            if tight:
-                return short_of_memory(role, need, tight)
-        return short_of_memory(self.task, option.memory.get(self.task, 0), self.candidates)
+        options = [option for option in self.options if self._fronts_fit(option)]
+        if not options:
+            role, need = min(((self._front(option)) for option in self.options), key=lambda item: item[1])
+            return short_of_memory(role, need, [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need])
+        option = min(options, key=lambda option: option.memory.get(self.task, 0))
+        largest = max(self.everywhere, key=_free)
+        return short_of_memory(self.task, self._need(option, largest), [largest])
 
 
 def short_of_memory(what: str, need: int, places: Sequence[Place]) -> str:
-    largest = max(places, key=lambda place: (place.memory_bytes or 0, place.node))
+    largest = max(places, key=_free)
     return f"{what} needs {need / 1e6:.0f} MB, largest free is {(largest.memory_bytes or 0) / 1e6:.0f} MB on {largest.node}"
+
+
+UNITS: Final = {"idle_w": "W at rest", "core_w": "W more while computing", "byte_j": "J a byte"}
+
+
+def _assumed(places: Sequence[Place]) -> tuple[str, ...]:
+    """Nodes with the same figure together."""
+    nodes: dict[str, list[str]] = {}
+    for name, unit in UNITS.items():
+        for place in places:
+            if name in place.assumed:
+                nodes.setdefault(f"{getattr(place, name):g} {unit}", []).append(place.node)
+    return tuple(f"{figure}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}" for figure, names in nodes.items())
+
+
+def _free(place: Place) -> tuple[int, str]:
+    return place.memory_bytes or 0, place.node

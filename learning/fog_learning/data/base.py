@@ -71,6 +71,11 @@ class Dataset:
         if not len(self.train_y):
             raise DataError(f"data set {self.name} has no training examples ({self.origin})")
 
+    @property
+    def named(self) -> bool:
+        """Whether labels stand for words; numbers mean the same on every node, words are numbered by each for itself."""
+        return any(not name.isdecimal() for name in self.class_names)
+
     def limited(self, train_limit: int | None, test_limit: int | None, seed: int) -> Dataset:
         """Only the first so many examples after a seeded shuffle; None: all, in their order."""
         changed = self

@@ -139,6 +139,11 @@ def _class_names(words: list[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def _word(text: str) -> str:
+    """07 and 7 are one label."""
+    return str(int(text)) if text.isdecimal() else text
+
+
 def _read_csv(file: Path) -> tuple[Array, list[str]]:
     import numpy as np
 
@@ -156,8 +161,7 @@ def _read_csv(file: Path) -> tuple[Array, list[str]]:
                     continue
                 if len(row) != len(header):
                     raise DataError(f"{file}, line {reader.line_num}: {len(row)} fields, the header has {len(header)}")
-                word = row.pop(label).strip()
-                labels.append(str(int(word)) if word.isdecimal() else word)
+                labels.append(_word(row.pop(label).strip()))
                 try:
                     rows.append([float(value) for value in row])
                 except ValueError as error:
@@ -184,7 +188,7 @@ def load_folders(name: str, place: Path) -> Dataset | None:
     found = [(root, folder) for root in roots for folder in sorted(root.iterdir()) if folder.is_dir() and _images(folder)]
     if not found:
         return None
-    names = tuple(sorted({folder.name for _, folder in found}))
+    names = _class_names([_word(folder.name) for _, folder in found])
     parts: dict[Path, tuple[list[Array], list[int]]] = {root: ([], []) for root in roots}
     size: tuple[int, ...] | None = None
     for root, folder in found:
@@ -194,7 +198,7 @@ def load_folders(name: str, place: Path) -> Dataset | None:
             if pixels.shape != size:
                 raise DataError(f"{file} has shape {pixels.shape}, the others {size} (channels, height, width); all images need one size")
             parts[root][0].append(pixels)
-            parts[root][1].append(names.index(folder.name))
+            parts[root][1].append(names.index(_word(folder.name)))
     arrays = [(np.stack(x) if x else np.empty((0, *(size or ())), np.uint8), np.array(y, dtype=np.int64)) for x, y in parts.values()]
     if divided:
         (train_x, train_y), (test_x, test_y) = arrays

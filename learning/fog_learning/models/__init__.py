@@ -22,6 +22,8 @@ class ModelEntry(Struct, frozen=True):
     parameters: type[Struct]
     """Type of the `model` section without `name`, `classes` and `input_shape` (frozen, strict)."""
     spec: Callable[[Any, Shape, int], ModelSpec]
+    example: Shape = (1, 28, 28)
+    """Of what it was made for; what `fogctl models show` takes if not told."""
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -29,7 +31,7 @@ MODELS: dict[str, ModelEntry] = {
     "cnn": ModelEntry("two convolutions, images from 4x4", CnnParameters, cnn),
     "lenet5": ModelEntry("LeNet-5, images from 12x12", NoParameters, lenet5),
     "leaf_cnn": ModelEntry("CNN of the LEAF benchmark (C1 C2 F1 F2)", LeafParameters, leaf_cnn),
-    "vgg16": ModelEntry("VGG-16 with group normalisation, images from 32x32", VggParameters, vgg16),
+    "vgg16": ModelEntry("VGG-16 with group normalisation, images from 32x32", VggParameters, vgg16, (3, 32, 32)),
 }
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

@@ -121,6 +121,14 @@ def facts(module: nn.Module, input_shape: Shape) -> tuple[tuple[BlockFacts, ...]
     return tuple(found), impossible
 
 
+def whole(module: nn.Module, input_shape: Shape) -> BlockFacts:
+    """The module as one block."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        shape = tuple(module(_examples(module, input_shape, SIZES[0])).shape[1:])
+    size, parameters = torch.empty(0, dtype=_dtype(module)).element_size(), sum(parameter.numel() for parameter in module.parameters())
+    return BlockFacts("all", tuple(input_shape), shape, parameters, parameters * size, _flops(module, input_shape), prod(shape) * size)
+
+
 # -- the splitter --------------------------------------------------------------------------
 
 

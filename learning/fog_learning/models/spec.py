@@ -41,10 +41,12 @@ class ModelSpec(Struct, frozen=True):
     blocks: tuple[Block, ...] = ()
     factory: str = ""
     arguments: dict[str, Any] = {}
+    told: tuple[BlockFacts, ...] = ()
+    """Of a user's own module: what a worker has found out about its blocks."""
 
     @property
     def block_names(self) -> tuple[str, ...]:
-        return tuple(block.name for block in self.blocks)
+        return tuple(block.name for block in self.told) or tuple(block.name for block in self.blocks)
 
     def span(self, first: int = 0, last: int | None = None) -> tuple[Block, ...]:
         """Blocks first..last-1 (last None: to the end). ConfigError if that names none or blocks that do not exist."""
@@ -57,6 +59,8 @@ class ModelSpec(Struct, frozen=True):
 
     def facts(self, bytes_per_value: int = 4) -> tuple[BlockFacts, ...]:
         """One entry per block, in order. ConfigError, naming the block, if a shape does not fit."""
+        if self.told:
+            return self.told
         shape, facts = self.input_shape, []
         for block in self.blocks:
             before, parameters, flops = shape, 0, 0

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fog_common.errors import OpError, WireError
+from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.job import Job
 
 Result = tuple[dict[str, "array[int]"], dict[str, float]]
@@ -67,6 +68,14 @@ class Workbench:
 
     def assign(self, slots: Mapping[str, int], roster_size: int) -> None:
         self.slots, self.roster_size = dict(slots), roster_size
+
+    @property
+    def classes(self) -> ClassSet | None:
+        return None
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]:
+        return ()
 
     def preflight(self) -> list[str]:
         return []

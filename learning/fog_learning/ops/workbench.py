@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fog_common.errors import FogError, OpError
+from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.data import DataError, Dataset, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
 from fog_learning.job import Job
@@ -24,6 +26,10 @@ from fog_learning.ops.values import Weights, blocks_of, decode, encode
 Numbers = dict[str, Any]
 Result = tuple[dict[str, Weights], dict[str, float]]
 Operation = Callable[["Workbench", str, dict[str, Any], Numbers], Result]
+
+
+SHOWN: Final = 20
+"""Names of classes that are reported."""
 
 
 @dataclass(slots=True)
@@ -82,6 +88,8 @@ class Workbench:
         self._rows: dict[tuple[str, int], Rows] = {}
         self._orders: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
         self._first: Weights | None = None
+        self._classes: ClassSet | None = None
+        self._blocks: tuple[BlockReport, ...] = ()
 
     # -- what the worker asks --------------------------------------------------------------
 
@@ -94,6 +102,16 @@ class Workbench:
         self.slots, self.roster_size = dict(slots), roster_size
         mine = {-1, *self.slots.values()}
         self._rows = {key: rows for key, rows in self._rows.items() if key[1] in mine}
+
+    @property
+    def classes(self) -> ClassSet | None:
+        """What the labels of the data here mean; None before the preflight, and where no data is needed."""
+        return self._classes
+
+    @property
+    def blocks(self) -> tuple[BlockReport, ...]:
+        """Of a user's own module, if no task here owns data (one node needs to look); () before the preflight."""
+        return self._blocks
 
     def preflight(self) -> list[str]:
         """What keeps this job from running here, each as a sentence for a person; [] if nothing does."""
@@ -300,6 +318,8 @@ class Workbench:
                 from fog_learning.ops.split import split_of
 
                 split_of(self)  # a cut that is not possible says so before the first step
+            if not self.slots:
+                self._blocks = described(module, spec.input_shape, cuts=self.job.method.get("name") == "fcddt")
         blocks = [name.split(".")[0] for name in (spec.parameter_shapes() if not spec.factory else module.state_dict())]
         problems = []
         for key in ("layers", "deep"):
@@ -324,6 +344,26 @@ class Workbench:
             )
         if evaluates and not len(dataset.test_y):
             problems.append(f"data set {dataset.name} has no test part on this node, which evaluates; say evaluation.where: federated")
+        self._classes = class_set(dataset, spec.classes)
         if not problems:
             self._cut(set(self.slots.values()), test=evaluates)
         return problems
+
+
+def class_set(dataset: Dataset, outputs: int) -> ClassSet:
+    """What its labels mean, for the coordinator to compare."""
+    if not dataset.named:
+        return ClassSet(outputs, dataset.classes)
+    digest = hashlib.sha256("\n".join(dataset.class_names).encode()).hexdigest()[:16]
+    return ClassSet(outputs, dataset.classes, digest, dataset.class_names[:SHOWN])
+
+
+def described(module: nn.Module, input_shape: tuple[int, ...], cuts: bool) -> tuple[BlockReport, ...]:
+    """The blocks of a user's module, or (cuts: False) all of it as one. () if torch cannot tell: the job runs all the same."""
+    from fog_learning.models.imported import facts, whole
+
+    try:
+        found = facts(module, input_shape)[0] if cuts else (whole(module, input_shape),)
+    except Exception:  # whatever torch raises when it counts
+        return ()
+    return tuple(BlockReport(block.name, block.input_shape, block.output_shape, block.parameters, block.flops) for block in found)

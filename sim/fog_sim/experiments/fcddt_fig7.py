@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Setup
+from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, training_rows
 
 BATCHES = (10, 25, 50, 100, 200, 400)
 QUICK_BATCHES = (10, 50, 200)
@@ -34,16 +34,23 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
         ],
         simulated=list(SIMULATED),
     )
-    points = []
+    points, ledger, rows = [], Ledger("batch"), training_rows(base.data, settings)
     for batch in sizes:
         each = _with_batch(base, batch)
-        accuracies = []
+        accuracies, moved = [], None
         for seed in seeds:
             settings.say(f"B={batch} seed {seed}: {each.steps} steps")
-            accuracies.append(each.run("FCDDT", seed).accuracy())
+            done = each.run("FCDDT", seed)
+            accuracies.append(done.accuracy())
+            settings.say(f"B={batch} seed {seed}: accuracy {accuracies[-1]:.4f}")
+            moved = bytes_per_step(each, "FCDDT", done, rows)
+        assert moved is not None
+        ledger.add(f"B={batch}", found=moved)
         mean, std = mean_std(accuracies)
         points.append((float(batch), mean))
-        outcome.rows.append(Row(row=f"B={batch}", column="FCDDT", ours=mean, std=std, unit="accuracy", more={"batch": batch, "values": accuracies}))
+        more = {"batch": batch, **moved.as_json(), "values": accuracies}
+        outcome.rows.append(Row(row=f"B={batch}", column="FCDDT", ours=mean, std=std, unit="accuracy", more=more))
+    outcome.tables.append(ledger.table())
     outcome.plots = [
         Plot(name="batch", title="Accuracy by batch size", x="batch of one node", y="accuracy", lines=[Line("FCDDT", points)], log_x=True)
     ]
@@ -52,6 +59,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
         f"Best at B={best[0]:g} ({best[1]:.3f}), smallest batch {small[1]:.3f}: with the same number of steps a larger batch is "
         f"{'better, until it no longer matters' if best[0] > small[0] else 'no better here'}."
     )
+    outcome.findings.append(ledger.finding())
     return outcome
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, held, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Setup
+from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, training_rows
 
 NODES: Final = 20
 RATES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -45,23 +45,33 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
             "The paper's figure is VGG-16 on CIFAR-10 on a GPU; here the model is LeNet-5, which a CPU can do.",
             f"Who is slow changes: the nodes' speeds are drawn anew every {1000 * base.redraw_s:g} ms of virtual time, from 1 ± {base.spread:g}.",
             "All points take the same number of steps.",
+            "Formula of the bytes: all p nodes get the weights and send activations, of which those of the last floor(a p) are in vain; only the first "
+            "get an answer and send gradients.",
         ],
         simulated=[*SIMULATED, "Who comes first in a step is decided by simulated speeds and links."],
     )
     found: dict[tuple[int, float], float] = {}
+    ledger, rows = Ledger("batch", "straggler rate"), training_rows(base.data, settings)
     for batch in batches:
         for rate in shares:
             point = msgspec.structs.replace(base, batch=max(1, batch // base.nodes), straggler_rate=rate)
-            accuracies = []
+            accuracies, moved = [], None
             for seed in seeds:
                 settings.say(f"batch {batch} rate {rate:g} seed {seed}: {point.steps} steps")
-                accuracies.append(point.run("FCDDT", seed).accuracy())
+                done = point.run("FCDDT", seed)
+                accuracies.append(done.accuracy())
+                settings.say(f"batch {batch} rate {rate:g} seed {seed}: accuracy {accuracies[-1]:.4f}")
+                moved = bytes_per_step(point, "FCDDT", done, rows)
+            assert moved is not None
+            ledger.add(f"batch {batch}", f"rate {rate:g}", found=moved)
             found[batch, rate], std = mean_std(accuracies)
-            more = {"batch": batch, "straggler_rate": rate, "p": base.nodes, "values": accuracies}
+            more = {"batch": batch, "straggler_rate": rate, "p": base.nodes, **moved.as_json(), "values": accuracies}
             outcome.rows.append(Row(row=f"batch {batch}", column=f"rate {rate:g}", ours=found[batch, rate], std=std, unit="accuracy", more=more))
     lines = [Line(f"batch {batch}", [(rate, found[batch, rate]) for rate in shares]) for batch in batches]
     outcome.plots = [Plot(name="stragglers", title=f"Accuracy by straggler rate, p = {base.nodes}", x="straggler rate", y="accuracy", lines=lines)]
+    outcome.tables.append(ledger.table())
     _judge(outcome, found, batches, shares)
+    outcome.findings.append(ledger.finding())
     return outcome
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fog_sim.experiments.base import Column, Outcome, Row, Settings, Table, held, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Setup, bytes_per_step
+from fog_sim.experiments.base import Column, Line, Outcome, Plot, Row, Settings, held, mean_std
+from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, mean_curve, training_rows
 
 PAPER: Final[dict[str, dict[Column, float]]] = {
     "MLP": {"CC": 0.90, "FL": 0.90, "FCDDT": 0.89},
@@ -15,6 +15,8 @@ MODELS: Final[dict[str, dict[str, Any]]] = {"MLP": {"name": "mlp", "hidden": [64
 CUT: Final = {"MLP": 1, "CNN": 1}
 STEPS: Final = 300
 QUICK_STEPS: Final = 150
+RATINGS: Final = 6
+"""Points of a curve."""
 COLUMNS: Final[tuple[Column, ...]] = ("CC", "FL", "FCDDT")
 
 
@@ -24,7 +26,7 @@ def run(settings: Settings, data: str = "mnist", steps: int | None = None, model
     seeds = settings.repeat(full=5)
     rows = training_rows(data, settings)
     outcome = Outcome(assumptions=list(COMMON), simulated=list(SIMULATED))
-    setups = {name: Setup(data=data, model=MODELS[name], steps=count, cut=CUT[name]) for name in models}
+    setups = {name: Setup(data=data, model=MODELS[name], steps=count, cut=CUT[name], ratings=RATINGS) for name in models}
     one = next(iter(setups.values()))
     outcome.setting = {
         "nodes": one.nodes,
@@ -35,37 +37,39 @@ def run(settings: Settings, data: str = "mnist", steps: int | None = None, model
         "cut": "after the first block",
         "seeds": list(seeds),
     }
-    traffic_rows: list[list[str]] = []
+    ledger = Ledger("model", "method")
     for name, setup in setups.items():
-        compare(outcome, settings, name, setup, PAPER.get(name, {}), seeds, rows, traffic_rows)
-    outcome.tables.append(traffic_table(traffic_rows))
+        compare(outcome, settings, name, setup, PAPER.get(name, {}), seeds, rows, ledger)
+    outcome.tables.append(ledger.table())
+    outcome.findings.append(ledger.finding())
     return outcome
 
 
-def training_rows(data: str, settings: Settings) -> int:
-    from fog_learning.data import load_dataset
-
-    return len(load_dataset(data, {}, settings.env).train_y)
-
-
 def compare(
-    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, traffic_rows: list[list[str]]
+    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: Ledger
 ) -> None:
-    """Run the three columns of one model: rows, bytes and findings."""
+    """Run the three columns of one model: rows, a plot, bytes and findings."""
     means: dict[Column, float] = {}
+    lines: list[Line] = []
     for column in COLUMNS:
-        accuracies, sizes = [], None
+        accuracies, curves, sizes = [], [], None
         for seed in seeds:
             settings.say(f"{name} {column} seed {seed}: {setup.steps} steps")
             done = setup.run(column, seed)
             accuracies.append(done.accuracy())
+            curves.append(setup.curve(column, done))
             sizes = bytes_per_step(setup, column, done, rows)
+            settings.say(f"{name} {column} seed {seed}: accuracy {accuracies[-1]:.4f}")
         assert sizes is not None
         mean, std = mean_std(accuracies)
         means[column] = mean
-        more = {"bytes_measured": sizes.measured, "bytes_formula": sizes.formula, "bytes_paper": sizes.paper, "values": accuracies}
+        more = {**sizes.as_json(), "values": accuracies}
         outcome.rows.append(Row(row=name, column=column, paper=paper.get(column), ours=mean, std=std, unit="accuracy", more=more))
-        traffic_rows.append([name, column, f"{sizes.measured:,.0f}", f"{sizes.formula:,.0f}", f"{sizes.paper:,.0f}"])
+        ledger.add(name, column, found=sizes)
+        lines.append(Line(column, mean_curve(curves)))
+        if column in paper:
+            lines.append(Line(f"{column}, paper", [(0, paper[column]), (setup.steps, paper[column])], dashed=True))
+    outcome.plots.append(Plot(name=name.lower(), title=f"{name}: accuracy on the test set", x="step", y="accuracy", lines=lines))
     gap = abs(means["FCDDT"] - means["CC"])
     outcome.findings.append(held(f"{name}: |FCDDT - CC| <= 0.01", gap <= 0.01, f"{gap:.4f}"))
     if paper:
@@ -73,8 +77,3 @@ def compare(
         worst = max(short, key=lambda column: short[column])
         shown = f"worst: {worst} {means[worst]:.4f} against {paper[worst]:.3f}"
         outcome.findings.append(held(f"{name}: every value within 0.02 of the paper's or above", short[worst] <= 0.02, shown))
-
-
-def traffic_table(rows: list[list[str]]) -> Table:
-    columns = ("model", "method", "measured", "formula of what is built", "formula as the paper counts")
-    return Table("Bytes per step over the nodes' links, sent and received", columns, rows)

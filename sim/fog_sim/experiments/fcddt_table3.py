@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from fog_sim.experiments.base import Column, Outcome, Row, Settings, find_data
-from fog_sim.experiments.fcddt_table2 import COLUMNS, compare, traffic_table, training_rows
-from fog_sim.experiments.training import COMMON, SIMULATED, Setup
+from fog_sim.experiments.fcddt_table2 import COLUMNS, RATINGS, compare
+from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, training_rows
 
 PAPER: Final[dict[str, dict[Column, float]]] = {"LeNet5": {"CC": 0.445, "FL": 0.45, "FCDDT": 0.45}, "VGG16": {"CC": 0.93, "FL": 0.92, "FCDDT": 0.885}}
 STEPS, QUICK_STEPS = 1000, 200
@@ -17,7 +17,8 @@ NEEDS_GPU = "not run: needs a GPU"
 def run(settings: Settings, steps: int | None = None) -> Outcome:
     data = find_data(("cifar10", "cifar10-subset"), settings.env)
     rows, seeds = training_rows(data, settings), settings.repeat(full=3)
-    lenet = Setup(data=data, model={"name": "lenet5"}, steps=steps or (QUICK_STEPS if settings.quick else STEPS), batch=50, lr=0.05, momentum=0.9)
+    count = steps or (QUICK_STEPS if settings.quick else STEPS)
+    lenet = Setup(data=data, model={"name": "lenet5"}, steps=count, batch=50, lr=0.05, momentum=0.9, ratings=RATINGS)
     outcome = Outcome(assumptions=list(COMMON), simulated=list(SIMULATED))
     outcome.setting = {
         "data": data,
@@ -35,8 +36,8 @@ def run(settings: Settings, steps: int | None = None) -> Outcome:
     )
     if rows < 50_000:
         outcome.assumptions.append(f"{rows:,} training images, the paper has 50,000: accuracies are lower for all columns.")
-    sizes: list[list[str]] = []
-    compare(outcome, settings, "LeNet5", lenet, PAPER["LeNet5"], seeds, rows, sizes)
+    ledger = Ledger("model", "method")
+    compare(outcome, settings, "LeNet5", lenet, PAPER["LeNet5"], seeds, rows, ledger)
     if not gpu():
         outcome.rows += [Row(row="VGG16", column=column, paper=PAPER["VGG16"][column], unit="accuracy", note=NEEDS_GPU) for column in COLUMNS]
         outcome.findings.append(f"VGG16 {NEEDS_GPU} (13 convolutions; a step takes seconds on a CPU).")
@@ -50,9 +51,11 @@ def run(settings: Settings, steps: int | None = None) -> Outcome:
             momentum=0.9,
             cut=2,
             device="cuda",
+            ratings=RATINGS,
         )
-        compare(outcome, settings, "VGG16", vgg, PAPER["VGG16"], seeds, rows, sizes)
-    outcome.tables.append(traffic_table(sizes))
+        compare(outcome, settings, "VGG16", vgg, PAPER["VGG16"], seeds, rows, ledger)
+    outcome.tables.append(ledger.table())
+    outcome.findings.append(ledger.finding())
     return outcome
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil, lcm
 from statistics import fmean
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, held, mean_std
 from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Method, Network, simulate
@@ -23,6 +27,33 @@ COMPARED: Final[tuple[Method, ...]] = ("FCDDT", "FL", "CC")
 BATCHES: Final = (25, 50, 100, 150, 200, 300, 400, 600, 800)
 WIDTHS: Final = (16, 32, 64, 128, 256)
 SYNCS: Final = (1, 2, 5, 10)
+RARER: Final = (5, 10)
+"""sync_every that is simulated at every size, beside the setting's own."""
+
+
+class Case(Struct, frozen=True):
+    """A column: what the nodes of one size send."""
+
+    name: str
+    method: Method
+    learning: Learning
+
+
+class Mean(Struct, frozen=True):
+    """Over the seeds."""
+
+    delay_us: float
+    load: float
+    """Percent."""
+
+
+def cases(learning: Learning) -> list[Case]:
+    rarer = [replace(learning, sync_every=every) for every in RARER]
+    return [*(Case(method, method, learning) for method in METHODS), *(Case(synced(each), "FCDDT", each) for each in rarer)]
+
+
+def synced(learning: Learning) -> str:
+    return f"FCDDT, sync_every {learning.sync_every}"
 
 
 def run(settings: Settings) -> Outcome:
@@ -33,7 +64,7 @@ def run(settings: Settings) -> Outcome:
             "h": learning.hidden,
             "dtype": "float32",
             "samples per seed": f"{samples(settings, 18)} (18 FNs) to {samples(settings, 4)} (4 FNs)",
-            "sync_every": learning.sync_every,
+            "sync_every": f"{learning.sync_every} (and {', '.join(map(str, RARER))} in columns of their own)",
             "access": "1 Gbit/s",
             "trunk": "10 Gbit/s",
             "seeds": list(seeds),
@@ -43,7 +74,8 @@ def run(settings: Settings) -> Outcome:
             "switch a 10 Gbit/s link to the cloud; store and forward, 10 us in the switch, frames of 1500 B (learning: 9000 B) + 38 B, queues first in first out, "
             "no priorities.",
             "Two-layer MLP on MNIST, cut behind the hidden layer: B = 200, h = 64, float32, sync_every = 2 (`cut_gradient`). FCDDT sends B·h values up "
-            "and down in each step, and |w_local| up and down in each second one; FL |w| up and down; CC B·d up.",
+            "and down in each step, and |w_local| up and down in each second one (sync_every 5 and 10: each fifth and tenth, counted over all "
+            "hyperperiods); FL |w| up and down; CC B·d up.",
             "A learning step each 1000 ms: the cloud asks all FNs at once (1200 B), each answers, then the cloud sends to all at once.",
             "Critical: each FN asks the cloud (1400 B, answer 5000 B) each 400 ms and both its neighbours in a ring (1400 B, answer 4000 B) each 200, 300 or "
             "400 ms, drawn by the seed; phases are drawn by the seed, the same for all methods. Answers are sent at once.",
@@ -54,9 +86,13 @@ def run(settings: Settings) -> Outcome:
         ],
         simulated=["Everything here is modelled, in virtual time; nothing is trained and no byte is sent."],
     )
-    means = {(nodes, method): _mean(settings, nodes, method, learning, network, seeds, outcome) for nodes in PAPER for method in METHODS}
-    _ratios(outcome, means)
-    _judge(outcome, means)
+    means = {(nodes, case.name): _mean(settings, nodes, case, network, seeds, outcome) for nodes in PAPER for case in cases(learning)}
+    decomposed = ["FCDDT", *(synced(replace(learning, sync_every=every)) for every in RARER)]
+    for name in decomposed:
+        _ratios(outcome, means, name)
+        _judge(outcome, means, name)
+    _compare(outcome, means)
+    _bytes(outcome)
     _region(outcome, settings, network)
     outcome.plots = [
         Plot(
@@ -65,7 +101,7 @@ def run(settings: Settings) -> Outcome:
             x="fog nodes",
             y="us",
             lines=[
-                *(Line(method, [(n, means[n, method][0]) for n in PAPER]) for method in METHODS),
+                *(Line(case.name, [(n, means[n, case.name].delay_us) for n in PAPER]) for case in cases(learning)),
                 *(Line(f"{method}, paper", [(n, PAPER[n][method][0]) for n in PAPER], dashed=True) for method in COMPARED),
             ],
         )
@@ -74,60 +110,86 @@ def run(settings: Settings) -> Outcome:
 
 
 def samples(settings: Settings, nodes: int) -> int:
-    """Hyperperiods per mean: fewer nodes exchange fewer messages, so it takes more of them."""
-    return (60 if settings.quick else 100) * 18 // nodes
+    """Hyperperiods per mean: fewer nodes exchange fewer messages, so it takes more of them. A multiple of all cycles of SYNCS."""
+    cycle = lcm(*(Learning(sync_every=every).cycle for every in SYNCS))
+    return cycle * ceil((60 if settings.quick else 100) * 18 / nodes / cycle)
 
 
-def _mean(
-    settings: Settings, nodes: int, method: Method, learning: Learning, network: Network, seeds: range, outcome: Outcome
-) -> tuple[float, float]:
-    settings.say(f"{nodes} FNs, {method}")
-    results = [simulate(nodes, method, learning, network, seed=seed, samples=samples(settings, nodes)) for seed in seeds]
-    paper = PAPER[nodes].get(method)
+def _mean(settings: Settings, nodes: int, case: Case, network: Network, seeds: range, outcome: Outcome) -> Mean:
+    settings.say(f"{nodes} FNs, {case.name}")
+    results = [simulate(nodes, case.method, case.learning, network, seed=seed, samples=samples(settings, nodes)) for seed in seeds]
+    paper = PAPER[nodes].get(case.method)
     delay, delay_std = mean_std([result.delay_us for result in results])
     load, load_std = mean_std([100 * result.load for result in results])
-    more = {"values_per_fn_and_step": learning.values(method), "bytes_formula": learning.value_bytes * learning.values(method)}
-    name, rate = f"{nodes} FNs", fmean(result.mbit_s for result in results)
-    outcome.rows.append(Row(row=name, column=method, paper=paper[0] if paper else None, ours=delay, std=delay_std, unit="us", more=more))
-    outcome.rows.append(
-        Row(
-            row=name,
-            column=f"{method} bandwidth",
-            paper=paper[1] if paper else None,
-            ours=load,
-            std=load_std,
-            unit="%",
-            more={**more, "mbit_s_measured": rate},
-        )
-    )
-    return delay, load
+    settings.say(f"{nodes} FNs, {case.name}: {delay:.2f} us, {load:.4f} %")
+    values, tensors, headers = case.learning.values(case.method), results[0].learning_bytes, results[0].header_bytes
+    more = {
+        "sync_every": case.learning.sync_every,
+        "values_per_fn_and_step": values,
+        "bytes_formula": case.learning.value_bytes * values,
+        "bytes_measured": tensors + headers,
+        "bytes_of_headers": headers,
+        "mbit_s_measured": fmean(result.mbit_s for result in results),
+    }
+    name = f"{nodes} FNs"
+    outcome.rows.append(Row(row=name, column=case.name, paper=paper[0] if paper else None, ours=delay, std=delay_std, unit="us", more=more))
+    share = Row(row=name, column=f"{case.name} bandwidth", paper=paper[1] if paper else None, ours=load, std=load_std, unit="%", more=more)
+    outcome.rows.append(share)
+    return Mean(delay, load)
 
 
-def _ratios(outcome: Outcome, means: dict[tuple[int, Method], tuple[float, float]]) -> None:
-    shown = []
+def _ratios(outcome: Outcome, means: dict[tuple[int, str], Mean], fcddt: str) -> None:
+    """fcddt: the column that stands for it."""
+    shown, pairs = [], (("FL", "FCDDT"), ("CC", "FCDDT"), ("CC", "FL"))
     for nodes, paper in PAPER.items():
         cells = [str(nodes)]
-        for index, unit in ((0, "delay"), (1, "bandwidth")):
-            for above, below in (("FL", "FCDDT"), ("CC", "FCDDT"), ("CC", "FL")):
-                theirs, ours = paper[above][index] / paper[below][index], means[nodes, above][index] / means[nodes, below][index]  # type: ignore[index]
-                outcome.rows.append(Row(row=f"{nodes} FNs", column=f"{above}/{below} {unit}", paper=theirs, ours=ours, unit="ratio"))
+        for index, unit in enumerate(("delay", "bandwidth")):
+            for above, below in pairs:
+                name = fcddt if below == "FCDDT" else below
+                theirs = paper[above][index] / paper[below][index]  # type: ignore[index]
+                ours = _figure(means[nodes, above], index) / _figure(means[nodes, name], index)
+                if name != "FL" or fcddt == "FCDDT":  # CC/FL once
+                    outcome.rows.append(Row(row=f"{nodes} FNs", column=f"{above}/{name} {unit}", paper=theirs, ours=ours, unit="ratio"))
                 cells.append(f"{ours:.2f} ({theirs:.2f})")
         shown.append(cells)
-    pairs = [f"{pair} {unit}" for unit in ("delay", "bandwidth") for pair in ("FL/FCDDT", "CC/FCDDT", "CC/FL")]
-    outcome.tables.append(Table("Ratios, ours (paper's)", ["FNs", *pairs], shown))
+    columns = [f"{above}/{below} {unit}" for unit in ("delay", "bandwidth") for above, below in pairs]
+    outcome.tables.append(Table(f"Ratios with {fcddt}, ours (paper's)", ["FNs", *columns], shown))
 
 
-def _judge(outcome: Outcome, means: dict[tuple[int, Method], tuple[float, float]]) -> None:
-    for index, what in ((0, "delay"), (1, "bandwidth")):
-        wrong = [str(n) for n in PAPER if not means[n, "FCDDT"][index] < means[n, "FL"][index] < means[n, "CC"][index]]
+def _figure(mean: Mean, index: int) -> float:
+    return (mean.delay_us, mean.load)[index]
+
+
+def _judge(outcome: Outcome, means: dict[tuple[int, str], Mean], fcddt: str) -> None:
+    for index, what in enumerate(("delay", "bandwidth")):
+        wrong = [str(n) for n in PAPER if not _figure(means[n, fcddt], index) < _figure(means[n, "FL"], index) < _figure(means[n, "CC"], index)]
         how = f"wrong at {', '.join(wrong)} FNs" if wrong else "at every size"
-        outcome.findings.append(held(f"order FCDDT < FL < CC in {what}, 4 to 18 FNs", not wrong, how))
-    added = {method: fmean(means[n, method][0] - means[n, "none"][0] for n in PAPER) for method in COMPARED}
+        outcome.findings.append(held(f"order {fcddt} < FL < CC in {what}, 4 to 18 FNs", not wrong, how))
+
+
+def _compare(outcome: Outcome, means: dict[tuple[int, str], Mean]) -> None:
+    added = {method: fmean(means[n, method].delay_us - means[n, "none"].delay_us for n in PAPER) for method in COMPARED}
     theirs = {method: fmean(PAPER[n][method][0] for n in PAPER) - PAPER_NONE[0] for method in COMPARED}
-    none = fmean(means[n, "none"][0] for n in PAPER)
+    none = fmean(means[n, "none"].delay_us for n in PAPER)
     outcome.findings.append(f"Without learning traffic: {none:.1f} us (paper {PAPER_NONE[0]:g} us, {PAPER_NONE[1]:g} %).")
     added_text = ", ".join(f"{method} +{added[method]:.1f} us (paper +{theirs[method]:.1f})" for method in COMPARED)
     outcome.findings.append(f"Delay that learning adds, mean over the sizes: {added_text}.")
+
+
+def _bytes(outcome: Outcome) -> None:
+    """The simulated messages against the formula; they do not depend on the seed, and per FN not on the size."""
+    rows, wrong = [], []
+    learning = [row for row in outcome.rows if row.unit == "us" and row.more["values_per_fn_and_step"]]
+    for row in learning:
+        tensors = row.more["bytes_measured"] - row.more["bytes_of_headers"]
+        cells = (row.more["bytes_measured"], row.more["bytes_of_headers"], row.more["bytes_formula"], row.more["mbit_s_measured"])
+        rows.append([row.row, row.column, *(f"{cell:,.0f}" for cell in cells[:3]), f"{cells[3]:.2f}"])
+        wrong += [] if abs(tensors / row.more["bytes_formula"] - 1) <= 0.05 else [f"{row.column} at {row.row}"]
+    columns = ("FNs", "method", "simulated", "of these headers and requests", "formula (tensors)", "Mbit/s of all traffic")
+    outcome.tables.append(Table("Bytes of learning per FN and step", columns, rows))
+    outcome.findings.append(
+        held("simulated bytes are within 5 % of the formula, and headers", not wrong, "; ".join(wrong) or f"{len(learning)} of {len(learning)}")
+    )
 
 
 def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
@@ -140,8 +202,8 @@ def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
             rows.append([str(sync), str(hidden), *cells, f"{low:.0f} < B < {high:.0f}" if low < high else "nowhere"])
     columns = ["sync_every", "h", *(f"B={batch}" for batch in BATCHES), "bounds of B"]
     outcome.tables.append(Table("Where FCDDT < FL < CC in bytes per step (exact `cut_gradient`; any dtype, any number of FNs)", columns, rows))
-    points = [(200, 64, 1), (200, 64, 2), (100, 64, 2), (600, 64, 2)]
-    points += [] if settings.quick else [(200, 128, 2), (400, 128, 5), (100, 32, 2), (50, 32, 2)]
+    points = [(200, 64, 1), (200, 64, 2), (100, 64, 2), (600, 64, 2), (600, 64, 5)]
+    points += [] if settings.quick else [(200, 128, 2), (400, 128, 5), (400, 128, 10), (100, 32, 2), (50, 32, 2)]
     checked, differ = [], []
     for batch, hidden, sync in points:
         learning = Learning(batch=batch, hidden=hidden, sync_every=sync)

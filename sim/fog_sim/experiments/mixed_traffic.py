@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import lcm
+from math import ceil, gcd, lcm
 from statistics import fmean
 from typing import Final, Literal
 
@@ -25,6 +25,8 @@ STEP_MS: Final = 1000
 BEAT_MS: Final = 100
 """All periods are multiples of it."""
 HYPERPERIOD_S: Final = lcm(*PERIODS_MS, CLOUD_PERIOD_MS, STEP_MS) / 1000
+STEPS: Final = round(1000 * HYPERPERIOD_S) // STEP_MS
+"""Of learning in a hyperperiod."""
 REQUEST: Final = 1400
 CLOUD_REPLY: Final = 5000
 NEIGHBOUR_REPLY: Final = 4000
@@ -58,6 +60,11 @@ class Learning(Struct, frozen=True, kw_only=True):
     @property
     def local(self) -> int:
         return (self.inputs + 1) * self.hidden
+
+    @property
+    def cycle(self) -> int:
+        """Hyperperiods after which syncs fall on the same steps of one: a mean over a multiple of it has sync_every's share of them."""
+        return self.sync_every // gcd(STEPS, self.sync_every)
 
     @property
     def weights(self) -> int:
@@ -104,6 +111,10 @@ class Result(Struct, frozen=True):
     mbit_s: float
     """Bytes that entered the network, per second."""
     messages: int
+    learning_bytes: float
+    """Tensors of learning that one FN sends and receives per step."""
+    header_bytes: float
+    """What comes to these: the cloud's request and the overhead of all frames."""
 
 
 class _Queue:
@@ -128,7 +139,7 @@ class _Model:
         self.down = [_Queue(network.access_bits_s) for _ in range(nodes)]
         self.to_cloud, self.from_cloud = _Queue(network.trunk_bits_s), _Queue(network.trunk_bits_s)
         self.delays: list[float] = []
-        self.entered = 0
+        self.entered = self.learned = self.headers = 0
 
     def send(self, source: int, target: int, size: int, arrived: Callable[[], None] | None, critical: bool) -> None:
         """A message from FN `source` to FN `target`; -1 is the cloud."""
@@ -137,6 +148,9 @@ class _Model:
         released, left = self.kernel.now, size
         self.entered += size
         most = self.network.frame_bytes if critical else self.network.learning_frame_bytes
+        if not critical:
+            self.learned += size
+            self.headers += self.network.overhead_bytes * ceil(size / most)
         while left > 0:
             part, left = min(left, most), left - most
             whole = part + self.network.overhead_bytes
@@ -161,8 +175,11 @@ class _Model:
         for k in range(round(HYPERPERIOD_S / period_s)):
             self.kernel.at(phase_s + k * period_s, release)
 
-    def learn(self, nodes: int, learning: Learning, method: Method) -> None:
-        """Each second a step, the first at 0: the cloud asks all FNs at once; when all have sent, it sends them their part."""
+    def learn(self, nodes: int, learning: Learning, method: Method, done: int) -> None:
+        """Each second a step, the first at 0: the cloud asks all FNs at once; when all have sent, it sends them their part.
+
+        done: steps before this hyperperiod; which step is a sync's is counted over the whole run.
+        """
 
         def step(number: int) -> None:
             up, down = learning.up_down(method, number)
@@ -177,8 +194,8 @@ class _Model:
             for node in range(nodes):
                 self.send(-1, node, LEARNING_REQUEST, lambda node=node: self.send(node, -1, up, lambda: heard(node), False), False)  # type: ignore[misc]
 
-        for number in range(1, round(1000 * HYPERPERIOD_S) // STEP_MS + 1):
-            self.kernel.at((number - 1) * STEP_MS / 1000, lambda number=number: step(number))  # type: ignore[misc]
+        for number in range(STEPS):
+            self.kernel.at(number * STEP_MS / 1000, lambda number=number: step(done + number + 1))  # type: ignore[misc]
 
 
 class Phases:
@@ -209,10 +226,18 @@ class Phases:
 def simulate(
     nodes: int, method: Method, learning: Learning = Learning(), network: Network = Network(), *, seed: int = 0, samples: int = 60
 ) -> Result:
-    """The mean over `samples` hyperperiods, each from an empty network and with other phases."""
+    """The mean over `samples` hyperperiods in a row, each from an empty network and with other phases; a multiple of `learning.cycle`
+    for exact bytes."""
     phases = Phases(seed, nodes, samples)
     each = [_hyperperiod(nodes, method, learning, network, phases, sample) for sample in range(samples)]
-    return Result(fmean(r.delay_us for r in each), fmean(r.load for r in each), fmean(r.mbit_s for r in each), sum(r.messages for r in each))
+    return Result(
+        delay_us=fmean(result.delay_us for result in each),
+        load=fmean(result.load for result in each),
+        mbit_s=fmean(result.mbit_s for result in each),
+        messages=sum(result.messages for result in each),
+        learning_bytes=fmean(result.learning_bytes for result in each),
+        header_bytes=fmean(result.header_bytes for result in each),
+    )
 
 
 def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Network, phases: Phases, sample: int) -> Result:
@@ -220,13 +245,16 @@ def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Networ
     for source, target, reply, period_s, at in phases.exchanges:
         model.exchange(source, target, reply, period_s, at[sample])
     if method != "none":
-        model.learn(nodes, learning, method)
+        model.learn(nodes, learning, method, STEPS * sample)
     model.kernel.run(HYPERPERIOD_S + 10.0)
     queues = [*model.up, *model.down, model.to_cloud, model.from_cloud]
+    asked = 0 if method == "none" else LEARNING_REQUEST * nodes * STEPS
     capacity = sum(queue.bits_s for queue in queues) / 8 * HYPERPERIOD_S
     return Result(
         delay_us=1e6 * fmean(model.delays),
         load=sum(queue.carried for queue in queues) / capacity,
         mbit_s=8e-6 * model.entered / HYPERPERIOD_S,
         messages=len(model.delays),
+        learning_bytes=(model.learned - asked) / nodes / STEPS,
+        header_bytes=(model.headers + asked) / nodes / STEPS,
     )

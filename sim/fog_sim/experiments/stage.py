@@ -72,6 +72,8 @@ class Finished(Struct, frozen=True):
     """Payloads published by plane: up, down, d2d, cast (a cast counts once)."""
     ideal_bytes: int
     """Tensors alone, each counted once per message or cast."""
+    ideal_cast_bytes: int
+    """Of these, of casts."""
 
     def accuracy(self) -> float:
         return float(self.history[-1].numbers["accuracy"])
@@ -166,6 +168,7 @@ class Stage:
             op_joules={name: node.op_joules for name, node in self.nodes.items()},
             sent={plane: sum(worker.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
             ideal_bytes=sum(worker.host.mail.ideal_bytes for worker in workers if worker.host is not None),
+            ideal_cast_bytes=sum(worker.host.mail.ideal_cast_bytes for worker in workers if worker.host is not None),
         )
 
     def _until(self, limit_s: float, reached: Callable[[], bool]) -> bool:

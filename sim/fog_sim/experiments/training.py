@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -11,7 +13,7 @@ from fog_learning.jobfile import job_from
 from fog_learning.methods import traffic
 from fog_learning.methods.fcddt_messages import Plan, cut_at
 from fog_learning.models import ModelSpec, resolve_model
-from fog_sim.experiments.base import Column
+from fog_sim.experiments.base import Column, Settings, Table, held
 from fog_sim.experiments.stage import Finished, Stage, star
 from fog_sim.links import PRESETS
 
@@ -20,7 +22,8 @@ FLOAT: Final = 4
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """One configuration of the three columns. steps: optimiser steps; the last weights are rated on the whole test set."""
+    """One configuration of the three columns. steps: optimiser steps; the last weights are rated on the whole test set, and about
+    `ratings` times in all, at the same steps in all columns."""
 
     data: str
     model: dict[str, Any]
@@ -32,15 +35,15 @@ class Setup(Struct, frozen=True, kw_only=True):
     sync_every: int = 1
     straggler_rate: float = 0.0
     cut: int = 1
+    ratings: int = 1
     train_limit: int | None = None
     redraw_s: float = 0.0
     spread: float = 0.0
     device: Literal["cpu", "cuda"] = "cpu"
 
     def spec(self, column: Column, seed: int) -> dict[str, Any]:
-        """The job file. A round of CC and FCDDT holds up to 50 steps, one of FL is a step; the evaluation comes after the last."""
-        sizes = (size for size in range(1, 51) if self.steps % size == 0 and size % self.sync_every == 0)
-        per_round = 1 if column == "FL" else max(sizes, default=self.steps)
+        """The job file."""
+        per_round = self.per_round(column)
         method: dict[str, Any] = {"name": METHOD[column]}
         match column:
             case "FL":
@@ -52,16 +55,29 @@ class Setup(Struct, frozen=True, kw_only=True):
             case "FCDDT":
                 method |= {"cut": self.cut, "round_steps": per_round, "sync_every": self.sync_every, "straggler_rate": self.straggler_rate}
         rounds = self.steps // per_round
+        every = max(1, self.steps // self._longest() // self.ratings) * self._longest() // per_round
         return {
             "name": f"paper-{column.lower()}",
             "method": method,
             "model": self.model,
             "data": {"name": self.data, **({"train_limit": self.train_limit} if self.train_limit else {})},
             "train": {"rounds": rounds, "batch_size": self.batch, "lr": self.lr, "momentum": self.momentum},
-            "evaluation": {"every": rounds},
+            "evaluation": {"every": every},
             "seed": seed,
             **({"privacy": {"share_samples": True}} if column == "CC" else {}),
         }
+
+    def per_round(self, column: Column) -> int:
+        """Steps in a round: as many as divide all, up to 50; one of FL is a step."""
+        return 1 if column == "FL" else self._longest()
+
+    def _longest(self) -> int:
+        return max((size for size in range(1, 51) if self.steps % size == 0 and size % self.sync_every == 0), default=self.steps)
+
+    def curve(self, column: Column, run: Finished) -> list[tuple[float, float]]:
+        """(step, accuracy) wherever it was rated."""
+        rated = ((self.per_round(column) * record.round, record.numbers.get("accuracy")) for record in run.history)
+        return [(float(step), accuracy) for step, accuracy in rated if accuracy is not None]
 
     def job(self, column: Column = "FCDDT") -> Job:
         return job_from(self.spec(column, 0), "the experiment's job")
@@ -93,10 +109,15 @@ class Bytes(Struct, frozen=True):
 
     measured: float
     """With headers, acknowledgements and repairs."""
+    tensors: float
+    """Of these, tensors: what the tasks gave to their hosts to send."""
     formula: float
     """Tensors alone, of the variant that is built here."""
     paper: float
     """As the paper counts it."""
+
+    def as_json(self) -> dict[str, float]:
+        return {"bytes_measured": self.measured, "bytes_of_tensors": self.tensors, "bytes_formula": self.formula, "bytes_paper": self.paper}
 
 
 def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> Bytes:
@@ -105,18 +126,65 @@ def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> By
     batches = [min(setup.batch, rows // p)] * p
     devices = [name for name in run.far if not name.startswith(("center", "server", "trunk"))]
     measured = sum(run.far[name].total + run.near[name].total for name in devices) / setup.steps
+    tensors = (run.ideal_bytes + (p - 1) * run.ideal_cast_bytes) / setup.steps
     match column:
         case "FCDDT":
-            plan = Plan(cut=setup.cut, sync_every=setup.sync_every, round_steps=setup.sync_every)
-            each = traffic.fcddt(spec, plan, batches, FLOAT)
-            formula = each.up + each.down + p * each.cast
+            plan = Plan(cut=setup.cut, sync_every=setup.sync_every, round_steps=setup.sync_every, straggler_rate=setup.straggler_rate)
+            first = plan.chosen(p)
+            each = traffic.fcddt(spec, plan, batches[:first], FLOAT)
+            late = traffic.fcddt(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations that nobody answers
+            formula = each.up + each.down + p * each.cast + late.up
             paper = traffic.paper_fcddt(spec, cut_at(plan, spec.block_names)[0], batches)
         case "FL":
             each = traffic.fedavg(spec, p, 1, FLOAT)
             formula, paper = each.up + each.down + p * each.cast, traffic.paper_fl(spec, p)
         case "CC":
             formula, paper = traffic.centralized(spec, rows, setup.steps, 1).total, traffic.paper_cc(spec, batches)
-    return Bytes(measured, formula, FLOAT * paper)
+    return Bytes(measured, tensors, formula, FLOAT * paper)
+
+
+def training_rows(data: str, settings: Settings) -> int:
+    from fog_learning.data import load_dataset
+
+    return len(load_dataset(data, {}, settings.env).train_y)
+
+
+def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Of curves that have the same steps."""
+    return [(points[0][0], fmean(value for _, value in points)) for points in zip(*curves, strict=True)]
+
+
+class Ledger:
+    """The bytes of an experiment's runs, for its table and its finding."""
+
+    def __init__(self, *columns: str) -> None:
+        """columns: what names a run."""
+        self.columns = columns
+        self.lines: list[tuple[tuple[str, ...], Bytes]] = []
+
+    def add(self, *name: str, found: Bytes) -> None:
+        self.lines.append((name, found))
+
+    def table(self) -> Table:
+        columns = (*self.columns, "measured", "of these tensors", "formula of what is built", "measured / formula", "formula as the paper counts")
+        rows = [
+            [
+                *name,
+                *(f"{figure:,.0f}" for figure in (found.measured, found.tensors, found.formula)),
+                f"{found.measured / found.formula:.3f}",
+                f"{found.paper:,.0f}",
+            ]
+            for name, found in self.lines
+        ]
+        return Table("Bytes per step over the nodes' links, sent and received", columns, rows)
+
+    def finding(self) -> str:
+        """Tensors within 5 % of the formula; what comes to them are headers and acknowledgements, which are named."""
+        off = {" ".join(name): found.tensors / found.formula - 1 for name, found in self.lines}
+        worst = max(off, key=lambda name: abs(off[name]))
+        headers = [found.measured / found.tensors - 1 for _, found in self.lines]
+        how = f"worst: {worst} {off[worst]:+.1%}; headers, acknowledgements and repairs add {min(headers):.1%} to {max(headers):.1%}"
+        return held("the tensors that were sent are within 5 % of the formula", abs(off[worst]) <= 0.05, how)
 
 
 COMMON: Final = [
