@@ -100,9 +100,15 @@ def packed(name: str, values: Tensor, wire: str) -> dict[str, Tensor]:
 
 def unpacked(name: str, value: dict[str, Tensor], bench: Workbench) -> Tensor:
     """The inverse of `packed`, in the job's dtype, on the device."""
-    tensor = value[name].to(bench.device, bench.dtype)
+    tensor = _aligned(value[name].to(bench.device, bench.dtype))
     scale = value.get(f"{name}.scale")
     return tensor if scale is None else tensor * _rowwise(scale.to(bench.device, bench.dtype), tensor)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Itself or a copy that begins at a multiple of 64 bytes, as all that torch allocates: elsewhere MKL sums in another order, and
+    what came over the network or from a Save lies anywhere. So a task that moved goes on with the very same losses."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
 def _rowwise(scale: Tensor, values: Tensor) -> Tensor:
@@ -262,7 +268,7 @@ def _leaves(bench: Workbench, module: nn.Module, weights: Weights, grad: bool = 
         if name not in weights or weights[name].shape != parameter.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise OpError(f"weights {name!r}: {found} came, the model needs {tuple(parameter.shape)}")
-        leaves[name] = weights[name].to(bench.device).detach().requires_grad_(grad)
+        leaves[name] = _aligned(weights[name].to(bench.device)).detach().requires_grad_(grad)
     return leaves
 
 
