@@ -16,6 +16,7 @@ from fog_learning.job import Job, job_spec
 from fog_learning.jobfile import load_job
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.watch import summary
 from support import uncut
 from support.broker import needs
 from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
@@ -23,6 +24,8 @@ from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
 NODES = 3
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fcddt.yaml"
 PATIENCE_S = 120.0
+HEADER_BYTES = 400
+"""Of a message: its frames' topics and heads, its acknowledgements, and its share of the copies of Saves."""
 ENDED = ("finished", "failed", "cancelled")
 
 
@@ -88,6 +91,10 @@ def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -
     status = finished(client, submitted(client, example(), "learns"))
     assert [task["node"] for task in status["tasks"] if task["role"] == "trunk"] == [CLOUD_NODE]
     assert status["metrics"]["accuracy"] >= 0.95
+    step, messages = status["step_bytes"], 3 * NODES + 1
+    assert step["formula"] <= step["tensors"] <= 1.05 * step["formula"]
+    assert step["measured"] <= 1.05 * step["formula"] + HEADER_BYTES * messages
+    assert "by formula" in dict(summary(status))["bytes a step"]
 
 
 def test_a_front_killed_in_a_step_does_not_stop_the_job(fleet: LocalFleet, client: Client) -> None:
