@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fog_common.errors import OpError
 from fog_learning.job import Job
 from fog_learning.methods import resolve_method, traffic
 from fog_learning.methods.fcddt_messages import Plan
@@ -213,6 +214,48 @@ def test_int8_rows_are_within_half_a_step_of_their_scale() -> None:
     back = sent["z"] * sent["z.scale"][:, None, None]
     assert bool(((back - values).abs() <= 0.501 * sent["z.scale"][:, None, None]).all())
     assert bool((packed("z", torch.zeros(2, 3), "int8")["z"] == 0).all())
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e7])
+def test_float16_keeps_small_and_large_rows(size: float) -> None:
+    """Plain float16 holds nothing below 6e-8 and nothing above 65504."""
+    values = torch.tensor([[1.0, -0.5, 0.01], [0.0, 0.0, 0.0]]) * size
+    sent = packed("z", values, "float16")
+    assert sent["z"].dtype == torch.float16
+    back = sent["z"].float() * sent["z.scale"][:, None]
+    assert torch.allclose(back, values, rtol=1e-3, atol=0.0)
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+def rows_of(bench: Workbench, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs of a trunk_step, with labels of slot 1 as given (None: missing)."""
+    first = bench.run("split_init", "trunk", {}, {})[0]
+    rows = {
+        f"rows{slot}": bench.run("front_forward", f"front-{slot}", {"local": first["local"]}, {"slot": slot, "step": 1})[0]["rows"] for slot in (0, 1)
+    }
+    for name, value in changed.items():
+        rows["rows1"].pop(name)
+        if value is not None:
+            rows["rows1"][name] = value
+    return {"trunk": first["trunk"], **rows}, {"step": 1, "own": 0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (None, "slot 1 sent activations without labels.* say method.u_shaped: true"),
+        (torch.zeros(3, dtype=torch.uint8), "slot 1 sent 3 labels for 9 rows"),
+        (torch.full((9,), 7, dtype=torch.uint8), "slot 1 sent label 7, the model has 4 outputs"),
+        (torch.full((9,), -1, dtype=torch.int32), "slot 1 sent label -1, the model has 4 outputs"),
+    ],
+)
+def test_labels_that_the_trunk_cannot_use_are_refused_by_the_slots_name(toy: Path, labels: Any, text: str) -> None:
+    bench = bench_of(job_for("mlp", "sgd", 2), toy, 2)
+    inputs, numbers = rows_of(bench, labels=labels)
+    with pytest.raises(OpError, match=text):
+        bench.run("trunk_step", "trunk", inputs, numbers)
 
 
 # -- bytes -------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[float], value_bytes: in
 
 
 def row_bytes(values: int, wire: str, value_bytes: int) -> float:
-    """Bytes of one row of so many values as it travels."""
-    return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire == "int8" and values else 0)
+    """Bytes of one row of so many values as it travels: float16 and int8 have a scale of 4 bytes."""
+    return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire in WIRE_BYTES and values else 0)
 
 
 def fedavg(spec: ModelSpec, nodes: int, local_steps: int = 1, value_bytes: int = 4) -> Traffic:

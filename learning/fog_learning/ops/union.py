@@ -51,6 +51,7 @@ def train_union(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Nu
     for step in range((int(numbers["round"]) - 1) * steps, int(numbers["round"]) * steps):
         batches = [bench.batch(slot, step, rows[slot]) for slot in slots]
         y = torch.cat([y for _, y in batches])
+        bench.seed_draws("union", step)
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), y)
         gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=bool(bench.spec.factory))
         opt[STEPS] += 1
