@@ -6,6 +6,7 @@ per sample. The paper's own counts (values, not bytes) are `paper_fcddt`, `paper
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -118,10 +119,11 @@ def _fcddt(job: Job, plan: Plan, spec: ModelSpec, records: Sequence[RoundRecord]
     first, _ = cut_at(plan, spec.block_names)
     size, steps = job_value_bytes(job), plan.round_steps
     formula, paper = 0.0, 0.0
-    for record in records:
-        fronts = max(1, record.updates)
-        formula += steps * fcddt(spec, plan, [record.examples / steps / fronts] * fronts, size).total
-        paper += size * steps * paper_fcddt(spec, first, [record.examples / steps / fronts] * fronts)
+    for (updates, examples), times in Counter((record.updates, record.examples) for record in records).items():  # most rounds are alike
+        fronts = max(1, updates)
+        batches = [examples / steps / fronts] * fronts
+        formula += times * steps * fcddt(spec, plan, batches, size).total
+        paper += times * steps * size * paper_fcddt(spec, first, batches)
     return Count(steps * len(records), formula, paper)
 
 
