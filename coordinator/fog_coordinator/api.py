@@ -33,6 +33,9 @@ STATUS = SUMMARY plus
   start; accuracy and loss are null when not evaluated; the method's further numbers stand beside them
 - `metrics`: the last value of every number in the history; after the end also the result's
 - `bytes: {up, down, d2d, cast, ctl, total, ideal}`: total = up + down + d2d + cast, payloads on the wire; ideal: the tensors alone
+- `step_bytes: {steps, formula, paper, measured, tensors, error}`: of a training step; null where the method has no formula or a fact of the model or
+  the data is not known to the coordinator. formula: tensors alone, as built; paper: as the paper counts; measured (with headers,
+  acknowledgements, copies of Saves), tensors (alone) and error = (measured - formula) / formula are null until the job is finished
 - `energy_j: {value, source}`: source measured | fitted | modelled | '' (nothing known: value null)
 - `budgets: [{budget, used, limit, ratio, node}]`: budget time | bytes | joules | node_cpu | node_bytes | node_joules (node: the one that used most); used and ratio are null while unknown
 - `plan`: null where the costs of the method are not known, else `{predicted: PLAN, runner_up: PLAN or null, measured: {step_s, steps, step_bytes?, step_joules?}

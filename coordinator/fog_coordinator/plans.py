@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from fog_common.errors import ConfigError, Refused
+from fog_common.machine import RoundRecord
 from fog_coordinator import lifecycle
-from fog_coordinator.jobs import ENDED, History, Job
+from fog_coordinator.jobs import ENDED, FINISHED, History, Job
 from fog_coordinator.placement import choice, planner
 from fog_coordinator.placement.planner import Plan
+from fog_learning.data import known_value_bytes
+from fog_learning.job import Job as JobFile
 from fog_learning.job import Placing
+from fog_learning.methods import resolve_method, traffic
 
 LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""
@@ -114,3 +120,28 @@ def measure(job: Job, history: History) -> dict[str, float]:
     if first.joules is not None and last.joules is not None and last.at - first.at >= LONG_S:
         found["step_joules"] = (last.joules - first.joules) / steps
     return found
+
+
+def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
+    """Bytes of a training step by formula beside those measured; None where the method has no formula or a fact of model or data is not
+    known here. Measured once the job is finished: before, some bytes are still to be reported.
+
+    error: (measured - formula) / formula; tensors: of what was measured, the tensors alone.
+    """
+    if not records or "import" in file.model:
+        return None
+    fixed = replace(file, method={**file.method, **job.settled})
+    _, plan = resolve_method(fixed)
+    try:
+        count = traffic.counted(fixed, plan, planner.model_of(fixed), records, known_value_bytes(file.data.name))
+    except ConfigError:
+        return None
+    if count is None:
+        return None
+    body: dict[str, Any] = {"steps": count.steps, "formula": count.formula / count.steps, "paper": count.paper / count.steps}
+    if job.state != FINISHED:
+        return {**body, "measured": None, "tensors": None, "error": None}
+    sent = job.sent()
+    measured = sent.up + sent.down + sent.d2d + sent.cast
+    error = (measured - count.formula) / count.formula if count.formula else None
+    return {**body, "measured": measured / count.steps, "tensors": job.ideal_bytes() / count.steps, "error": error}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from fog_common.errors import ConfigError
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator import budgets, lifecycle, plans
 from fog_coordinator.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
@@ -94,11 +95,20 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
             "ideal": job.ideal_bytes(),
         },
         "energy_j": energy(job),
+        "step_bytes": _step_bytes(core, job),
         "plan": plans.report(job, core.histories[job.id]),
         "budgets": [use.body() for use in uses(core, job, now)],
         "buddies": dict(job.buddies),
         "digest": job.digest,
     }
+
+
+def _step_bytes(core: Core, job: Job) -> dict[str, Any] | None:
+    try:
+        file = core.files.get(job.id) or core.check(job.spec)[0]  # of a job that had ended before we started, only the spec is kept
+    except ConfigError:
+        return None
+    return plans.step_bytes(job, file, [item.record for item in core.histories[job.id].after(0)])
 
 
 def current_round(core: Core, job: Job) -> int:

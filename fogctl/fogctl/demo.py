@@ -142,6 +142,7 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
         "nodes": nodes,
         "wall_s": status["wall_s"],
         "bytes": {plane: status["bytes"][plane] for plane in ("up", "down", "cast", "d2d", "ideal")},
+        "step_bytes": status["step_bytes"],
         "energy_j": status["energy_j"],
         "broker": broker,
         "history": history,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from fog_common.bus.base import BrokerConfig
 from fog_common.bus.broker import Broker
@@ -24,6 +24,9 @@ from fog_common.errors import TimedOut, Unreachable
 from fog_common.ids import CLOUD_SITE
 from fogctl.client import Client, Settings
 from fogctl.tap import Tap
+
+if TYPE_CHECKING:
+    import psutil
 
 CLOUD_NODE: Final = "cloud-1"
 
@@ -228,14 +231,18 @@ class LocalFleet:
         self.processes[name].send_signal(signal.SIGCONT)
 
     def workers_of(self, node: str) -> list[int]:
-        """Process ids of the node's workers: all that its daemon started."""
+        """Process ids of the node's workers: what its daemon started, and of the spawner's forks those that hold a file of the node's."""
         import psutil
 
-        daemon = self.processes[node]
-        try:
-            return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        found: list[int] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child.pid for child in psutil.Process(self.processes[node].pid).children(recursive=True)]
+        if "spawner" in self.processes:
+            own = f"{self.folder / node}{os.sep}"
+            with contextlib.suppress(psutil.NoSuchProcess):
+                forks = psutil.Process(self.processes["spawner"].pid).children(recursive=True)
+                found += [fork.pid for fork in forks if any(file.path.startswith(own) for file in _open_files(fork))]
+        return found
 
     def log(self, name: str) -> str:
         path = self.folder / f"{name}.log"
@@ -257,6 +264,15 @@ class LocalFleet:
                 missing = sorted({CLOUD_NODE, *self.agents} - online)
                 raise TimedOut(f"{len(online)} of {count} nodes are online after {timeout_s:.0f} s; missing: {', '.join(missing)}")
             time.sleep(0.1)
+
+
+def _open_files(process: psutil.Process) -> list[Any]:
+    import psutil
+
+    try:
+        return list(process.open_files())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def _free_port() -> int:

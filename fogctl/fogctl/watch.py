@@ -200,12 +200,25 @@ def summary(status: Status) -> list[tuple[str, str]]:
     rows += [(f"bytes {plane}", size(sent[plane])) for plane in ("up", "down", "d2d", "cast") if sent[plane]]
     ratio = f" ({sent['total'] / sent['ideal']:.3f} times the tensors alone)" if sent["ideal"] else ""
     rows.append(("bytes in all", size(sent["total"]) + ratio))
+    rows += _step_bytes(status.get("step_bytes"))
     for use in status.get("budgets", ()):
         rows.append(
             (f"budget {use['budget']}", "unknown" if use["used"] is None else f"{use['used']:,.0f} of {use['limit']:,.0f} ({use['ratio']:.0%})")
         )
     rows.append(("energy", "unknown" if energy["value"] is None else f"{energy['value']:.1f} J ({energy['source']})"))
     return rows
+
+
+def _step_bytes(step: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """('bytes a step', '81.0 kB measured, 74.5 kB by formula, +8.7 % (tensors alone +2.2 %); the paper counts 41.2 kB')."""
+    if not step:
+        return []
+    formula = f"{size(step['formula'])} by formula"
+    if step["measured"] is not None:
+        formula = f"{size(step['measured'])} measured, {formula}"
+    if step["error"] is not None:
+        formula += f", {100 * step['error']:+.1f} % (tensors alone {100 * (step['tensors'] / step['formula'] - 1):+.1f} %)"
+    return [("bytes a step", f"{formula}; the paper counts {size(step['paper'])}")]
 
 
 def summary_lines(status: Status) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.nn.functional import cross_entropy
 
 from fog_common.errors import ConfigError
-from fog_learning.job import Evaluation, Job, Train
+from fog_learning.job import Evaluation, Job, Privacy, Train
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 from fog_learning.models.imported import block_names, facts, segment, split
@@ -167,6 +168,38 @@ def test_training_the_cut_module_is_training_the_whole_one(cut: int | str, metho
     run.run()
     assert run.measured["loss"] == pytest.approx(whole_losses(job, 2), rel=1e-9)
     assert set(run.weights()) == set(run.bench.first_weights())
+
+
+# -- random numbers of a module ------------------------------------------------------------
+
+
+def dropping(method: dict[str, Any], global_seed: int, restarts: bool = False) -> list[float]:
+    """Losses of 20 steps; restarts: the root dies after 13 of them and goes on from its Save."""
+    job = job_for(1)
+    privacy = Privacy(share_samples=method["name"] == "centralized")
+    job = replace(job, method=method, model={"import": "support.modules:Dropping"}, privacy=privacy)
+    run = Inline(job, bench_for(job, 2), 2)
+    torch.manual_seed(global_seed)
+    while run.finished is None:
+        name, event = run.queue.popleft()
+        run._perform(name, run.machines[name].step(event, 0.0))
+        if restarts and len(run.measured.get("loss", [])) == 13 and run.peers[run.root].incarnation == 1:
+            run.restart(run.root)
+    assert not run.finished.why
+    return run.measured["loss"]
+
+
+@pytest.mark.parametrize("method", [{"cut": 1}, {"cut": 2}, {"cut": 1, "u_shaped": True}, {"cut": 2, "backward": "frozen_front"}])
+def test_dropout_is_a_function_of_seed_slot_and_step(method: dict[str, Any]):
+    fcddt = {"name": "fcddt", "round_steps": 10, **method}
+    once, again = dropping(fcddt, 1), dropping(fcddt, 2, restarts=True)
+    assert once[:13] == again[:13]
+    assert once[10:] == again[13:], "what is computed again after the Save is the same"
+
+
+def test_dropout_of_centralized_training_too():
+    central = {"name": "centralized", "round_steps": 5}
+    assert dropping(central, 1) == dropping(central, 2)
 
 
 def test_preflight_names_what_is_wrong_with_the_cut_of_a_module():

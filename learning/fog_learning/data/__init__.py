@@ -30,6 +30,7 @@ __all__ = [
     "check_partition",
     "known_shape",
     "known_test_examples",
+    "known_value_bytes",
     "load_dataset",
     "partition",
     "places",
@@ -100,6 +101,12 @@ def known_test_examples(name: str) -> int:
     """Examples of a data set's test part by its name alone; 0 if that is not known (a `-subset` has fewer)."""
     entry = DATASETS.get(name)
     return 0 if entry is None else entry.test_examples
+
+
+def known_value_bytes(name: str) -> int | None:
+    """Bytes of one stored value of a data set, by its name alone; None if that is not known."""
+    entry = _known(name)
+    return 1 if entry is not None and entry.scale is not None else None
 
 
 def _known(name: str) -> DatasetEntry | None:

@@ -85,6 +85,8 @@ class Center(Machine):
     sources: dict[str, int] = field(default_factory=dict)
     """Live sources: task -> slot."""
     samples: dict[int, Ref] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    """Examples of each."""
     unrated: RoundRecord | None = None
     history: list[RoundRecord] = field(default_factory=list)
     since: float = 0.0
@@ -106,8 +108,8 @@ class Center(Machine):
             case Left(peer, False) if peer.role == "source":
                 self.sources.pop(peer.task, None)
                 return self._train_if_ready(now)
-            case Delivered(_, Samples(slot, samples)) if slot not in self.samples:
-                self.samples[slot] = samples
+            case Delivered(_, Samples(slot, samples, examples)) if slot not in self.samples:
+                self.samples[slot], self.counts[slot] = samples, examples
                 return self._train_if_ready(now)
             case Delivered(_, Trouble(slot, why)) if slot not in self.samples:
                 return self._fail(f"slot {slot} does not share its samples: {why}")
@@ -153,7 +155,9 @@ class Center(Machine):
     def _trained(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
         self.weights, self.opt = refs["weights"], refs["opt"]
         number, last = self.round, self.round >= self.rounds
-        record = RoundRecord(number, now, len(self.samples), int(numbers["examples"]), {"loss": numbers["loss"]})
+        record = RoundRecord(
+            number, now, len(self.samples), int(numbers["examples"]), {"loss": numbers["loss"], "samples": float(sum(self.counts.values()))}
+        )
         measured = Measure("loss", numbers["loss"])
         rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or last)
         if rated:

@@ -27,8 +27,8 @@ A round is `round_steps` steps; at its end the trunk Saves (label = round) and e
 |----------------|---------|-----------------------------------------|-------------------------------|------------------------------|----------------|
 | split_init     | trunk   |                                         |                               | local, trunk                 |                |
 | front_forward  | front   | local                                   | slot, step                    | rows (z, labels unless u_shaped), graph unless frozen | examples |
-| trunk_step     | trunk   | trunk, rows{slot} ...                   | own                           | cut{slot} ... unless frozen, grads | loss     |
-| trunk_forward  | trunk   | trunk, rows{slot} ...                   |                               | features{slot} ..., graph    |                |
+| trunk_step     | trunk   | trunk, rows{slot} ...                   | step, own                     | cut{slot} ... unless frozen, grads | loss     |
+| trunk_forward  | trunk   | trunk, rows{slot} ...                   | step                          | features{slot} ..., graph    |                |
 | front_head     | front   | local, features                         | slot, step, total, own        | heads, tail                  | loss           |
 | trunk_backward | trunk   | graph, heads{slot} ...                  | own, examples{slot} ...       | cut{slot} ..., grads         |                |
 | front_backward | front   | graph, cut, tail?                       | slot                          | gradient                     |                |

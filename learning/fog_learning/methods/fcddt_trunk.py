@@ -268,8 +268,8 @@ class Trunk(Machine):
         refs: dict[str, Ref] = {"trunk": self.trunk, **{f"rows{slot}": came[slot].rows for slot in self.chosen}}
         del self.rows[self.number]
         if self.plan.u_shaped:
-            return [Run("trunk_forward", refs, ("featured", *self._at()), into={"graph": GRAPH})]
-        run = Run("trunk_step", refs, ("stepped", *self._at()), {"own": int(self.plan.own)}, {"grads": GRADS})
+            return [Run("trunk_forward", refs, ("featured", *self._at()), {"step": self.number}, {"graph": GRAPH})]
+        run = Run("trunk_step", refs, ("stepped", *self._at()), {"step": self.number, "own": int(self.plan.own)}, {"grads": GRADS})
         return [run, self._apply()] if self.plan.frozen else [run]
 
     def _features(self, refs: dict[str, Ref], now: float) -> list[Command]:

@@ -6,11 +6,16 @@ per sample. The paper's own counts (values, not bytes) are `paper_fcddt`, `paper
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from msgspec import Struct
 
+from fog_common.machine import RoundRecord
+from fog_learning.job import Job
+from fog_learning.methods.demands import value_bytes as job_value_bytes
 from fog_learning.methods.fcddt_messages import Plan, cut_at
 from fog_learning.models import ModelSpec
 
@@ -29,7 +34,7 @@ class Traffic(Struct, frozen=True):
         return self.up + self.down + self.cast
 
 
-def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[int], value_bytes: int = 4) -> Traffic:
+def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[float], value_bytes: int = 4) -> Traffic:
     """One step of fcddt as it is built here. value_bytes: of the job's dtype."""
     first, end = cut_at(plan, spec.block_names)
     facts = spec.facts()
@@ -49,8 +54,8 @@ def fcddt(spec: ModelSpec, plan: Plan, batches: Sequence[int], value_bytes: int 
 
 
 def row_bytes(values: int, wire: str, value_bytes: int) -> float:
-    """Bytes of one row of so many values as it travels."""
-    return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire == "int8" and values else 0)
+    """Bytes of one row of so many values as it travels: float16 and int8 have a scale of 4 bytes."""
+    return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire in WIRE_BYTES and values else 0)
 
 
 def fedavg(spec: ModelSpec, nodes: int, local_steps: int = 1, value_bytes: int = 4) -> Traffic:
@@ -64,7 +69,7 @@ def centralized(spec: ModelSpec, samples: int, steps: int, value_bytes: int = 4)
     return Traffic(up=samples * (value_bytes * prod(spec.input_shape) + 1) / steps, down=0.0, cast=0.0)
 
 
-def paper_fcddt(spec: ModelSpec, first: int, batches: Sequence[int]) -> int:
+def paper_fcddt(spec: ModelSpec, first: int, batches: Sequence[float]) -> float:
     """Values per step as the paper counts them: sum_i (B_i l_m + |w_local|)."""
     facts = spec.facts()
     return sum(batches) * prod(facts[first - 1].output_shape) + len(batches) * sum(block.parameters for block in facts[:first])
@@ -78,3 +83,57 @@ def paper_fl(spec: ModelSpec, nodes: int) -> int:
 def paper_cc(spec: ModelSpec, batches: Sequence[int]) -> int:
     """sum_i B_i d"""
     return sum(batches) * prod(spec.input_shape)
+
+
+# -- of a job that runs ------------------------------------------------------------------------
+
+
+class Count(Struct, frozen=True):
+    """Bytes of all rounds that a job has closed."""
+
+    steps: int
+    formula: float
+    """Of what is built here."""
+    paper: float
+    """As the paper counts: its values, each as wide as the job's dtype."""
+
+
+def counted(job: Job, plan: Any, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
+    """By formula, with the nodes and examples that each round had. stored: bytes of a value of the data set as it is stored; None: not known.
+
+    None where the method has no formula or a fact is not known.
+    """
+    match job.method.get("name"):
+        case _ if not records:
+            return None
+        case "fcddt":
+            return _fcddt(job, plan, spec, records)
+        case "fedavg":
+            return _fedavg(job, plan, spec, records)
+        case "centralized" if stored is not None:
+            return _centralized(job, plan, spec, records, stored)
+    return None
+
+
+def _fcddt(job: Job, plan: Plan, spec: ModelSpec, records: Sequence[RoundRecord]) -> Count:
+    first, _ = cut_at(plan, spec.block_names)
+    size, steps = job_value_bytes(job), plan.round_steps
+    formula, paper = 0.0, 0.0
+    for (updates, examples), times in Counter((record.updates, record.examples) for record in records).items():  # most rounds are alike
+        fronts = max(1, updates)
+        batches = [examples / steps / fronts] * fronts
+        formula += times * steps * fcddt(spec, plan, batches, size).total
+        paper += times * steps * size * paper_fcddt(spec, first, batches)
+    return Count(steps * len(records), formula, paper)
+
+
+def _fedavg(job: Job, plan: Any, spec: ModelSpec, records: Sequence[RoundRecord]) -> Count:
+    size, steps = job_value_bytes(job), int(plan.local_steps)
+    formula = sum(steps * fedavg(spec, record.updates, steps, size).total for record in records)
+    return Count(steps * len(records), formula, float(size * sum(paper_fl(spec, record.updates) for record in records)))
+
+
+def _centralized(job: Job, plan: Any, spec: ModelSpec, records: Sequence[RoundRecord], stored: int) -> Count:
+    steps = int(plan.round_steps) * len(records)
+    formula = steps * centralized(spec, int(records[-1].numbers["samples"]), steps, stored).total
+    return Count(steps, formula, float(job_value_bytes(job) * paper_cc(spec, [record.examples for record in records])))

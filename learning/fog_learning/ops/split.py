@@ -31,6 +31,10 @@ STEPS: Final = "#steps"
 """In an optimiser's state: steps taken."""
 
 
+STEPS_OF: Final = {"float16": 1, "int8": 127}
+"""What the largest value of a row is sent as."""
+
+
 @dataclass(slots=True)
 class Split:
     """The job's model, cut."""
@@ -88,21 +92,29 @@ def blocks_of_model(bench: Workbench) -> tuple[str, ...]:
 
 
 def packed(name: str, values: Tensor, wire: str) -> dict[str, Tensor]:
-    """values (B, Z) as they travel: `name`, and with int8 `name.scale` (B,): one scale per row, values = int8 x scale."""
+    """values (B, Z) as they travel: `name`, and with float16 and int8 `name.scale` (B,): one scale per row, values = sent x scale.
+
+    Without it a float16 holds nothing below 6e-8, and dl/dz of a mean over many rows is smaller than that.
+    """
     values = values.detach()
-    if wire == "float16":
-        return {name: values.clamp(-65504, 65504).half()}
-    if wire == "int8":
-        scale = values.flatten(1).abs().amax(1).div(127).clamp_min(torch.finfo(torch.float32).tiny)
-        return {name: values.div(_rowwise(scale, values)).round().to(torch.int8), f"{name}.scale": scale.float()}
-    return {name: values}
+    if wire not in STEPS_OF:
+        return {name: values}
+    scale = values.flatten(1).abs().amax(1).div(STEPS_OF[wire]).clamp_min(torch.finfo(torch.float32).tiny)
+    scaled = values.div(_rowwise(scale, values))
+    return {name: scaled.round().to(torch.int8) if wire == "int8" else scaled.half(), f"{name}.scale": scale.float()}
 
 
 def unpacked(name: str, value: dict[str, Tensor], bench: Workbench) -> Tensor:
     """The inverse of `packed`, in the job's dtype, on the device."""
-    tensor = value[name].to(bench.device, bench.dtype)
+    tensor = _aligned(value[name].to(bench.device, bench.dtype))
     scale = value.get(f"{name}.scale")
     return tensor if scale is None else tensor * _rowwise(scale.to(bench.device, bench.dtype), tensor)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Itself or a copy that begins at a multiple of 64 bytes, as all that torch allocates: elsewhere MKL sums in another order, and
+    what came over the network or from a Save lies anywhere. So a task that moved goes on with the very same losses."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
 def _rowwise(scale: Tensor, values: Tensor) -> Tensor:
@@ -115,7 +127,9 @@ def _rowwise(scale: Tensor, values: Tensor) -> Tensor:
 def front_forward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """rows: z (B, Z) of the slot's batch at `step` (from 1) and, unless u_shaped, its labels (B,). Gives examples = B."""
     split = split_of(bench)
-    x, y = bench.batch(bench.slot_of(task, numbers), int(numbers["step"]) - 1)
+    slot, step = bench.slot_of(task, numbers), int(numbers["step"])
+    x, y = bench.batch(slot, step - 1)
+    bench.seed_draws("front", slot, step)
     parameters = _leaves(bench, split.front, inputs["local"], grad=not split.plan.frozen)
     with torch.set_grad_enabled(not split.plan.frozen):
         z = functional_call(split.front, parameters, x)
@@ -132,7 +146,9 @@ def front_head(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
     """heads: dl/dfeatures (B, Z'); tail: gradients of the last blocks. Gives this front's part of the loss, sum over B / total."""
     split = split_of(bench)
     assert split.tail is not None
-    _, y = bench.batch(bench.slot_of(task, numbers), int(numbers["step"]) - 1)
+    slot, step = bench.slot_of(task, numbers), int(numbers["step"])
+    _, y = bench.batch(slot, step - 1)
+    bench.seed_draws("tail", slot, step)
     features = unpacked("z", inputs["features"], bench).requires_grad_()
     if len(features) != len(y):
         raise OpError(f"features of {len(features)} rows came back for a batch of {len(y)}")
@@ -185,6 +201,7 @@ def trunk_step(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
     z, sizes, labels = _union(bench, inputs)
     parameters = _leaves(bench, split.trunk, inputs["trunk"])
     z.requires_grad_(not split.plan.frozen)
+    bench.seed_draws("trunk", int(numbers["step"]))
     loss = cross_entropy(functional_call(split.trunk, parameters, z), torch.cat(labels))
     wanted = [*parameters.values(), *([] if split.plan.frozen else [z])]
     gradients = list(torch.autograd.grad(loss, wanted))
@@ -197,6 +214,7 @@ def trunk_forward(bench: Workbench, task: str, inputs: dict[str, Any], numbers: 
     split = split_of(bench)
     z, sizes, _ = _union(bench, inputs)
     parameters = _leaves(bench, split.trunk, inputs["trunk"])
+    bench.seed_draws("trunk", int(numbers["step"]))
     output = functional_call(split.trunk, parameters, z.requires_grad_())
     parts = torch.split(output, [size for _, size in sizes])
     features: dict[str, Any] = {f"features{slot}": Weights(packed("z", part, split.plan.wire)) for (slot, _), part in zip(sizes, parts, strict=True)}
@@ -262,20 +280,32 @@ def _leaves(bench: Workbench, module: nn.Module, weights: Weights, grad: bool = 
         if name not in weights or weights[name].shape != parameter.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise OpError(f"weights {name!r}: {found} came, the model needs {tuple(parameter.shape)}")
-        leaves[name] = weights[name].to(bench.device).detach().requires_grad_(grad)
+        leaves[name] = _aligned(weights[name].to(bench.device)).detach().requires_grad_(grad)
     return leaves
 
 
 def _union(bench: Workbench, inputs: dict[str, Any]) -> tuple[Tensor, tuple[tuple[int, int], ...], list[Tensor]]:
-    """(z (N, Z), (slot, B) in order, labels per slot)."""
+    """(z (N, Z), (slot, B) in order, labels per slot: none if u_shaped)."""
     slots = sorted(int(name.removeprefix("rows")) for name in inputs if name.startswith("rows"))
-    rows = [inputs[f"rows{slot}"] for slot in slots]
-    parts = [unpacked("z", value, bench) for value in rows]
-    labels = [value["labels"].to(bench.device, torch.int64) for value in rows if "labels" in value]
-    for slot, y in zip(slots, labels, strict=False):
-        if len(y) and int(y.max()) >= bench.spec.classes:
-            raise OpError(f"slot {slot} sent label {int(y.max())}, the model has {bench.spec.classes} outputs")
-    return torch.cat(parts), tuple((slot, len(part)) for slot, part in zip(slots, parts, strict=True)), labels
+    rows = {slot: inputs[f"rows{slot}"] for slot in slots}
+    parts = {slot: unpacked("z", value, bench) for slot, value in rows.items()}
+    labels = [] if split_of(bench).plan.u_shaped else [_labels(bench, slot, value, len(parts[slot])) for slot, value in rows.items()]
+    return torch.cat(list(parts.values())), tuple((slot, len(part)) for slot, part in parts.items()), labels
+
+
+def _labels(bench: Workbench, slot: int, rows: dict[str, Tensor], count: int) -> Tensor:
+    """(B,) of the rows that a slot sent."""
+    if "labels" not in rows:
+        raise OpError(
+            f"slot {slot} sent activations without labels, which the trunk needs; if labels are to stay on the nodes, say method.u_shaped: true"
+        )
+    y = rows["labels"].to(bench.device, torch.int64)
+    if len(y) != count:
+        raise OpError(f"slot {slot} sent {len(y)} labels for {count} rows")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < bench.spec.classes:
+        wrong = int(y.max()) if int(y.max()) >= bench.spec.classes else int(y.min())
+        raise OpError(f"slot {slot} sent label {wrong}, the model has {bench.spec.classes} outputs")
+    return y
 
 
 def _cuts(bench: Workbench, gradient: Tensor, sizes: tuple[tuple[int, int], ...], own: bool) -> dict[str, Weights]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fog_common.errors import OpError
-from fog_learning.data.streams import stream
 from fog_learning.ops.average import on_grid
 from fog_learning.ops.optimise import State, update
 from fog_learning.ops.values import TRACE, Weights, blocks_of, only
@@ -81,10 +80,9 @@ def descend(
     anchor = [parameter.detach().clone() for parameter in parameters] if prox_mu else []
     state = {} if state is None else state
     total = torch.zeros((), dtype=torch.float64, device=bench.device)
-    foreign = bool(bench.spec.factory)  # a user's module may draw random numbers (dropout); ours do not
+    foreign = bool(bench.spec.factory)
     for count, step in enumerate(steps, 1):
-        if foreign:
-            torch.manual_seed(int(stream("module", bench.job.seed, slot, step).randint(2**31)))
+        bench.seed_draws("module", slot, step)
         x, y = bench.batch(slot, step)
         loss = cross_entropy(module(x), y)
         gradients: list[Tensor | None] = list(torch.autograd.grad(loss, parameters, allow_unused=foreign))

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 def samples(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """The slot's training rows as stored: x (rows, …), y (rows,), and shift, divide that scale x. Refused without the job's consent."""
+    """The slot's training rows as stored: x (rows, …), y (rows,) in a byte where that holds the classes, and shift, divide that scale x. Refused without the job's consent."""
     if not bench.job.privacy.share_samples:
         raise Refused("samples stay on this node: the job does not say `privacy: {share_samples: true}`")
     rows = bench.train_rows(bench.slot_of(task, numbers))
-    value = Weights({"x": rows.x.cpu(), "y": rows.y.cpu(), "shift": rows.shift.cpu(), "divide": rows.divide.cpu()})
+    y = rows.y.to(torch.uint8 if bench.spec.classes <= 256 else torch.int32)
+    value = Weights({"x": rows.x.cpu(), "y": y.cpu(), "shift": rows.shift.cpu(), "divide": rows.divide.cpu()})
     return {"samples": value}, {"examples": float(len(rows))}
 
 
@@ -40,7 +41,7 @@ def train_union(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Nu
         x, y, shift, divide = (value[name].to(bench.device) for name in ("x", "y", "shift", "divide"))
         if len(y) and int(y.max()) >= bench.spec.classes:
             raise OpError(f"slot {slot} sent label {int(y.max())}, the model has {bench.spec.classes} outputs")
-        rows[slot] = Rows(x, y, shift, divide)
+        rows[slot] = Rows(x, y.to(torch.int64), shift, divide)
     weights, opt = inputs["weights"], state_of(inputs.get("opt"))
     opt = Weights({name: tensor.to(bench.device) if tensor.dim() else tensor for name, tensor in opt.items()})  # beside the parameters
     module, train, steps = bench.module().train(), bench.job.train, int(numbers["steps"])
@@ -50,6 +51,7 @@ def train_union(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Nu
     for step in range((int(numbers["round"]) - 1) * steps, int(numbers["round"]) * steps):
         batches = [bench.batch(slot, step, rows[slot]) for slot in slots]
         y = torch.cat([y for _, y in batches])
+        bench.seed_draws("union", step)
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), y)
         gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=bool(bench.spec.factory))
         opt[STEPS] += 1

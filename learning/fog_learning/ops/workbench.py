@@ -202,6 +202,12 @@ class Workbench:
         """A copy of a module's tensors, in CPU memory."""
         return Weights({name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()})
 
+    def seed_draws(self, *name: int | str) -> None:
+        """A user's module may draw random numbers (dropout; ours do not): from here on they are a function of (seed, name), so that what is
+        computed again after a Save is the same. name: purpose, slot, step."""
+        if self.spec.factory:
+            torch.manual_seed(int(stream(name[0], self.job.seed, *name[1:]).randint(2**31)))
+
     # -- what ops ask: the data ------------------------------------------------------------
 
     def train_rows(self, slot: int) -> Rows:
