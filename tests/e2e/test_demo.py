@@ -164,38 +164,34 @@ def test_a_model_that_does_not_fit_the_classes_is_refused(uneven: Commands):
     assert "7" in message
 
 
-STAND_INS = {"ssh": 'host=$1; shift; cd "$HOME/$host"; exec "$@"', "scp": 'exec cp "$1" "$HOME/${2%%:*}/${2#*:}"'}
-"""This machine in the place of the others: a folder of its own for each."""
-
-
 def test_a_network_with_passwords_runs_by_the_lines_that_broker_init_prints(commands: Commands):
     needs("mosquitto", find_mosquitto())
     home = commands.home
     for place in (home, *home.parents):  # pytest closes its folders, and a broker started by root runs as mosquitto's own user
         if os.geteuid() == 0 and not place.stat().st_mode & stat.S_IXOTH:
             place.chmod(place.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
-    (home / "bin").mkdir()
-    for name, script in STAND_INS.items():
-        (home / "bin" / name).write_text(f"#!/bin/bash -e\n{script}\n")
-        (home / "bin" / name).chmod(0o755)
-    commands.environment["PATH"] = f"{home / 'bin'}{os.pathsep}{commands.environment['PATH']}"
-    for node in ("pi-1", "pi-2"):
-        (home / node).mkdir()
+    program(commands, "scp", 'mkdir -p "$HOME/${2%:}" && exec cp "$1" "$HOME/${2%:}"')  # a folder in the place of another machine
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     ended = commands.run(f"fogctl broker init --listen 127.0.0.1:{port} --out broker --node pi-1 --node pi-2")
     assert ended.returncode == 0, ended.stderr
-    log = open(home / "log", "w")  # noqa: SIM115 - the children keep it
+    log, machine, typed = open(home / "log", "w"), home, []  # noqa: SIM115 - the children keep it
     for line in ended.stdout.splitlines():
-        if line.startswith("#") or not line:
-            continue
-        if " run --config " in line or line.endswith("mosquitto.conf"):
-            commands.start(line, stdout=log, stderr=log)  # a terminal of its own
-            if line.endswith("mosquitto.conf"):
-                wait_for_port(port)
-        else:
-            done = commands.run(line if line != "fogctl doctor" else "true")
-            assert done.returncode == 0, (line, done.stderr)
+        if line.startswith("# on "):
+            name = line.removeprefix("# on ").partition(":")[0]
+            machine = home if name.startswith("this machine") else home / name
+        elif line.startswith("# who"):
+            machine = home
+        elif line and not line.startswith("#"):
+            typed.append(line.split()[0].rpartition("/")[2])
+            if " run --config " in line or line.endswith("mosquitto.conf"):
+                commands.start(line, machine, stdout=log, stderr=log)  # a terminal of its own
+                if line.endswith("mosquitto.conf"):
+                    wait_for_port(port)
+            elif line != "fogctl doctor":  # it has nobody to ask yet; below
+                done = commands.run(line)
+                assert done.returncode == 0, (line, done.stderr)
+    assert typed == ["mosquitto", "fog-coordinator", "fog-agent", "mkdir", "fogctl", "scp", "fog-agent", "scp", "fog-agent"]
     shutil.copy(Path(__file__).parents[2] / "examples" / "digits.yaml", home)
     short = (home / "digits.yaml").read_text().replace("rounds: 30", "rounds: 4")
     (home / "digits.yaml").write_text(short + 'nodes: {select: {names: ["pi-1", "pi-2"]}}\n')
@@ -208,6 +204,15 @@ def test_a_network_with_passwords_runs_by_the_lines_that_broker_init_prints(comm
     assert (home / "result" / "digits.safetensors").exists()
     (home / "nobody.yaml").write_text(f"broker: {{host: 127.0.0.1, port: {port}}}\n")
     assert commands.json("fogctl node list --config nobody.yaml")[0] == 4  # no password, no entry
+
+
+def program(commands: Commands, name: str, script: str) -> None:
+    """A program of ours, first in PATH."""
+    folder = commands.home / "bin"
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/bash -e\n{script}\n")
+    (folder / name).chmod(0o755)
+    commands.environment["PATH"] = f"{folder}{os.pathsep}{commands.environment['PATH']}"
 
 
 def wait_for_port(port: int) -> None:

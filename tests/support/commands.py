@@ -43,16 +43,15 @@ class Commands:
         for process in self.alive():
             process.kill()
 
-    def start(self, line: str, **options: Any) -> subprocess.Popen[str]:
-        """A line as it is typed, in a process group of its own (its pid), as a shell gives one to the job in the foreground."""
+    def start(self, line: str, home: Path | None = None, **options: Any) -> subprocess.Popen[str]:
+        """A line as it is typed, in a process group of its own (its pid), as a shell gives one to the job in the foreground.
+
+        home: of another machine, so to speak.
+        """
+        home = home or self.home
+        environment = {**self.environment, "HOME": str(home)}
         return subprocess.Popen(
-            ["bash", "-c", f"exec {line}"],
-            cwd=self.home,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            **options,
+            ["bash", "-c", f"exec {line}"], cwd=home, env=environment, stdin=subprocess.DEVNULL, text=True, start_new_session=True, **options
         )
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
