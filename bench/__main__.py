@@ -1,6 +1,6 @@
 """All figures, side by side in one run: a table here, bench/results/latest.json for machines.
 
-python -m bench [--rounds N] [--only round,wire,daemon,worker,averaging]
+python -m bench [--rounds N] [--only fleet|averaging|split|simulation]
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from fog_common.errors import FogError
+
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "round_ratio": ("at most", 3.0, "median FedAvg round / bare paho loop"),
-    "wire_ratio": ("at most", 1.05, "bytes on the wire / ideal payload"),
+    "wire_ratio": ("at most", 1.05, "bytes that the broker received / ideal payload"),
     "daemon_rss_mb": ("at most", 40.0, "memory of an idle daemon, MB"),
     "worker_rss_mb": ("", 0.0, "memory of a worker, MB (shared pages included)"),
     "averaging_ratio": ("at least", 0.25, "averaging / one numpy float32 add"),
@@ -91,4 +93,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FogError as error:
+        sys.exit(f"error: {error}")
