@@ -46,7 +46,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/unit $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" $(TESTS) $(ARGS)

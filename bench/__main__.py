@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import observability
+from fog_common.errors import FogError
 
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "round_ratio": ("at most", 3.0, "median FedAvg round / bare paho loop"),
-    "wire_ratio": ("at most", 1.05, "bytes on the wire / ideal payload"),
+    "wire_ratio": ("at most", 1.05, "bytes that the broker received / ideal payload"),
     "daemon_rss_mb": ("at most", 40.0, "memory of an idle daemon, MB"),
     "worker_rss_mb": ("", 0.0, "memory of a worker, MB (shared pages included)"),
     "averaging_ratio": ("at least", 0.25, "averaging / one numpy float32 add"),
@@ -96,4 +97,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FogError as error:
+        sys.exit(f"error: {error}")

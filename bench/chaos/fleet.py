@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import psutil
 
-from fog_common.bus.broker import Broker
 from fog_common.errors import FogError, Unreachable
 from fog_sim.faults import CLOCK_S, SLOW_LATENCY_S, SLOW_RATE_BYTES_S, Fault
 from fog_sim.proxy import Link, Proxy
@@ -149,7 +148,7 @@ class ChaosFleet(LocalFleet):
                 if "coordinator" not in self.processes:
                     self.start_coordinator()
             case "restart_broker":
-                self._restart_broker()
+                self._bring_broker_back()
 
     def heal_all(self, client: Client, timeout_s: float = 60.0) -> None:
         """Whatever was done: everything runs, every link is whole, every node is online and takes tasks. A FogError otherwise."""
@@ -167,7 +166,7 @@ class ChaosFleet(LocalFleet):
                 return
 
     def _put_right(self) -> None:
-        self._restart_broker()
+        self._bring_broker_back()
         for name in ("coordinator", CLOUD_NODE, *self.agents):
             if name in self.processes and self.processes[name].poll() is not None:
                 self.kill(name)  # it ended by itself, e.g. released after its drain
@@ -207,12 +206,10 @@ class ChaosFleet(LocalFleet):
         except FogError as error:  # the coordinator or the broker is away: an operator would try again later
             log.info("drain node=%s undo=%s: %s", node, undo, error)
 
-    def _restart_broker(self) -> None:
+    def _bring_broker_back(self) -> None:
         assert self.broker is not None
         if not self.broker.running:
-            port = self.broker.port
-            self.broker.stop()
-            self.broker = Broker.start("mosquitto", port=port, log=self.folder / "broker.log")
+            self.restart_broker()
 
     def _fill(self, folder: Path) -> None:
         if self.small_disks:

@@ -168,9 +168,9 @@ def _instructions(written: dict[str, Any]) -> list[str]:
             lines += ["fogctl doctor"]
     for member in written["members"]:
         if member["kind"] == "agent" and member["tier"] != "cloud":
-            name = Path(member["file"]).name
-            lines += ["", f"# node {member['name']} ({member['tier']}, site {member['site']}): copy the file there, then start the agent"]
-            lines += [f"scp {files[member['name']]} {member['name']}:{name}", f"ssh {member['name']} fog-agent run --config {name}"]
+            lines += ["", f"# node {member['name']} ({member['tier']}, site {member['site']}): its file goes there"]
+            lines += [f"scp {files[member['name']]} {member['name']}:", f"# on {member['name']}: the agent"]
+            lines += [f"fog-agent run --config ~/{Path(member['file']).name}"]
     if not any(member["kind"] == "agent" and member["tier"] != "cloud" for member in written["members"]):
         lines += ["", "# no node was named: run this again with --node NAME for each machine that trains"]
     return lines

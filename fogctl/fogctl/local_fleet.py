@@ -145,6 +145,14 @@ class LocalFleet:
             self.site_brokers[site] = broker = Broker.start("mosquitto", config=config, log=self.folder / f"broker-{site}.log")
             self.taps[site] = Tap(self.fleet, BrokerConfig(host=broker.host, port=broker.port), site)
 
+    def restart_broker(self) -> None:
+        """End the (cloud's) broker as a power cut would, if it runs, and start it again on its port."""
+        assert self.broker is not None, "the fleet is not started"
+        kind, port = self.broker.kind, self.broker.port
+        self.broker.kill()
+        self.broker.stop()
+        self.broker = Broker.start("embedded" if kind == "embedded" else "mosquitto", port, self._broker_lines, log=self.folder / "broker.log")
+
     def client(self, timeout_s: float = 10.0) -> Client:
         return Client(Settings(fleet=self.fleet, broker=self.broker_config), timeout_s=timeout_s)
 

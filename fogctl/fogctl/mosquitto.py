@@ -75,15 +75,19 @@ def reachable(host: str) -> str:
 
 
 def configuration(host: str, port: int, password_path: str, acl_path: str) -> str:
-    """mosquitto.conf. Paths are absolute: mosquitto resolves relative ones against its own working directory."""
+    """mosquitto.conf, as deploy/mosquitto/lan.conf has it. Paths are absolute: mosquitto resolves relative ones against its working directory."""
     return f"""\
 # A broker for foglearn. Start: mosquitto -c <this file>. After adding users: kill -HUP <its pid>.
-# Nothing must survive a restart: who is online announces itself again, and what was on its way is repaired end to end.
 listener {port} {host}
 allow_anonymous false
 password_file {password_path}
 acl_file {acl_path}
+# Nothing must survive a restart: who is there announces itself again, what was on its way is repaired end to end.
 persistence false
+# Chunks are at most 256 KiB and control messages 1 MB; whatever is larger is not ours.
+max_packet_size 2000000
+# What is held for one subscriber that reads slowly; senders keep all that is under way to it below this.
+max_queued_messages 1000
 set_tcp_nodelay true
 log_dest stderr
 log_type error

@@ -15,6 +15,7 @@ from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received
 from fog_common.bus.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
+from fogctl.mosquitto import configuration
 from support.broker import PATIENCE_S, Inbox, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
@@ -98,6 +99,14 @@ def test_local_conf_serves_this_machine_only(fleet: Fleet) -> None:
 def own_address() -> str:
     """An address of this machine that is not 127.0.0.1."""
     return "127.0.0.2"
+
+
+def test_lan_conf_is_what_broker_init_writes() -> None:
+    def settings(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+    written = configuration("ADDRESS", 1883, "/etc/foglearn/passwords", "/etc/foglearn/acl")
+    assert settings((DEPLOY / "lan.conf").read_text()) == settings(written)
 
 
 def test_lan_conf_wants_a_password(fleet: Fleet) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from fog_common.bus.broker import find_mosquitto
+from fog_common.errors import Unreachable
 from fogctl.client import Client
 from fogctl.local_fleet import LocalFleet
+from fogctl.watch import whole_status
 from support.broker import needs
 
 PATIENCE_S = 60.0
@@ -28,14 +30,35 @@ class Fleet(LocalFleet):
     def until(
         self, client: Client, job: str, good: Callable[[dict[str, Any]], bool], what: str, patience_s: float = PATIENCE_S, after: int = 0
     ) -> dict[str, Any]:
-        """The first status for which `good` holds; asked again and again, because a status is all that a user has. after: as in job.status."""
+        """The first status for which `good` holds; asked again and again, because a status is all that a user has.
+
+        after: its history begins behind that round. A coordinator that is away is asked again.
+        """
         end = time.monotonic() + patience_s
         while True:
-            status = client.request("job.status", job=job, after=after)
+            try:
+                status = client.request("job.status", job=job, after=after)
+            except Unreachable:
+                assert time.monotonic() < end, f"no {what}: no answer"
+                continue
             if good(status):
                 return status
             over = time.monotonic() > end or (status["state"] in ENDED and what != status["state"])
             assert not over, f"no {what}: {status['state']}, {status['line']}, {status['problems']}, {status['waits']}"
+
+    def whole_round(self, client: Client, job: str, updates: int) -> dict[str, Any]:
+        """The first round that begins from now on and is averaged from so many updates."""
+        begun = client.request("job.status", job=job)["round"] + 1
+        status = self.until(
+            client, job, lambda status: any(record["updates"] == updates for record in status["history"]), f"round of {updates} updates", after=begun
+        )
+        return next(dict(record) for record in status["history"] if record["updates"] == updates)
+
+    def cancel(self, client: Client, job: str) -> dict[str, Any]:
+        """Its last status, with its whole history."""
+        client.request("job.cancel", job=job)
+        self.until(client, job, lambda status: status["state"] == "cancelled", "cancelled")
+        return whole_status(client, job)
 
     def finished(self, client: Client, job: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         return self.until(client, job, lambda status: status["state"] == "finished", "finished", patience_s)

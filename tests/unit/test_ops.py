@@ -234,7 +234,7 @@ def test_the_mean_is_the_exact_one_to_the_grid():
 )
 def test_sums_add_alike_in_any_order_and_grouping(values: list[float], ns: list[float], data: st.DataObject):
     bench = SHARED
-    updates = [(Weights({"a": torch.tensor([value, -value / 3])}), float(n)) for value, n in zip(values, ns, strict=False)]
+    updates = [(on_grid(Weights({"a": torch.tensor([value, -value / 3])})), float(n)) for value, n in zip(values, ns, strict=False)]
     flat = summed(bench, updates)
     shuffled = data.draw(st.permutations(updates))
     cut = data.draw(st.integers(0, len(updates) - 1))

@@ -26,7 +26,7 @@ COUNT_GRID: Final = 2.0**20
 GRID: Final = 2.0**32
 """Steps per 1."""
 BLOCK: Final = 131_072
-"""Values at a time: the block in float64 stays in the second-level cache between its two passes."""
+"""Values at a time: the block in float64 stays in the second-level cache between its two passes. Measured with 4 Ki to 256 Ki values."""
 
 
 def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -58,13 +58,11 @@ def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
 
 def add_multiple(total: Tensor, tensor: Tensor, n: float) -> None:
     """total += n · tensor. total: contiguous float64. An n that is no whole number leaves the grid: its products are put back on it."""
-    wide = torch.empty(min(BLOCK, total.numel()), dtype=torch.float64)
     for part, out in zip(tensor.reshape(-1).split(BLOCK), total.reshape(-1).split(BLOCK), strict=True):
-        values = wide[: len(part)].copy_(part)
         if n == int(n):
-            out.add_(values, alpha=n)
+            out.add_(part, alpha=n)  # torch widens the block, and no more than that, in memory that is still in the cache
         else:
-            out.add_(values.mul_(n * GRID).round_(), alpha=1.0 / GRID)
+            out.add_(part.to(torch.float64).mul_(n * GRID).round_(), alpha=1.0 / GRID)
 
 
 def on_grid(weights: Weights) -> Weights:
