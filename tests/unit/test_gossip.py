@@ -12,7 +12,7 @@ from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip import GossipPeer, Observer
 from fog_learning.methods.gossip_messages import Here, Report
-from support.plain_ops import OPS, SLOTS, flat, shares
+from fog_sim.plain_ops import OPS, SLOTS, flat, shares
 from support.schedules import Faults, Schedule, Seat
 
 
