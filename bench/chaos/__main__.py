@@ -25,7 +25,7 @@ from typing import Any, Final
 from msgspec import Struct, to_builtins
 
 from bench.chaos import report, truth
-from bench.chaos.fleet import ChaosFleet
+from bench.chaos.fleet import ChaosFleet, memory_of
 from bench.chaos.kinds import LENGTHS, MIXED, Case, cases
 from bench.chaos.watch import Figures, Watch, figures
 from fog_common.errors import FogError, Unreachable
@@ -38,6 +38,10 @@ SLOTS: Final = range(AGENTS)
 PATIENCE_S: Final = 90.0
 """After the last fault is over; a job that is not finished then hangs."""
 ENDED: Final = ("finished", "failed", "cancelled")
+ENOUGH: Final = 50
+"""Schedules without which a campaign says too little."""
+MAX_DAEMON_MB: Final = 100.0
+"""Resident, after everything: a daemon or the coordinator that holds more has piled something up."""
 RESULTS: Final = Path(__file__).parents[1] / "results"
 
 
@@ -186,24 +190,32 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
     began = time.monotonic()
     outcomes: list[Outcome] = []
+    cut_short = False
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foglearn-chaos-")))
         fleet = stack.enter_context(ChaosFleet(folder, AGENTS))
         client = stack.enter_context(fleet.client(timeout_s=3.0))
         fleet.heal_all(client)
         runner = Runner(fleet, client)
+        before = memory_of(fleet)
         for case in campaign(options.first, options.singles, options.mixed, {kind for kind in options.only.split(",") if kind}):
             if time.monotonic() - began > 60 * options.minutes:
+                cut_short = True
                 break
             outcomes.append(runner.play(case))
             sys.stdout.write(report.line(outcomes[-1], time.monotonic() - began) + "\n")
             sys.stdout.flush()
-        small_disks = fleet.small_disks
+        small_disks, after = fleet.small_disks, memory_of(fleet)
     real_s = time.monotonic() - began
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"real_s": real_s, "outcomes": [to_builtins(outcome) for outcome in outcomes]}, indent=1) + "\n")
-    sys.stdout.write(report.table(outcomes, real_s, small_disks))
-    return 1 if any(outcome.violations for outcome in outcomes) else 0
+    sys.stdout.write(report.table(outcomes, real_s, small_disks) + report.memory(before, after))
+    grown = [name for name, megabytes in after.items() if megabytes > MAX_DAEMON_MB]
+    if grown:
+        sys.stdout.write(f"VIOLATION more than {MAX_DAEMON_MB:g} MB resident: {', '.join(grown)}\n")
+    if cut_short:
+        sys.stdout.write(f"cut short after {options.minutes:g} minutes and {len(outcomes)} schedules\n")
+    return 1 if grown or (cut_short and len(outcomes) < ENOUGH) or any(outcome.violations for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

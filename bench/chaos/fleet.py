@@ -100,6 +100,11 @@ class ChaosFleet(LocalFleet):
                 self.links[node].black_hole()
                 self._signal(self._family(node), signal.SIGKILL)
                 self._end(node)
+            case "stop" | "leave":
+                self._signal([self.processes[node].pid] if node in self.processes else [], signal.SIGTERM)
+            case "join":
+                if node not in self.processes:
+                    self.start_agent(node)
             case "freeze":
                 self._signal(self._family(node), signal.SIGSTOP)
             case "cut":
@@ -134,6 +139,9 @@ class ChaosFleet(LocalFleet):
                     self._heal_link(node)
                 if node not in self.processes:
                     self.start_agent(node)
+            case "stop":
+                self._end(node)  # it has ended by itself by now, or its service would end it
+                self.start_agent(node)
             case "freeze":
                 self._signal(self._family(node), signal.SIGCONT)
             case "cut" | "black_hole" | "half_open" | "slow":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,3 +47,9 @@ def table(outcomes: Sequence[Outcome], real_s: float, small_disks: bool) -> str:
         f"full disks were {'small tmpfs mounts' if small_disks else 'folders that refuse writes'}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def memory(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Resident MB of each process that lived through it all, or of the one that took its place."""
+    grown = ", ".join(f"{name} {before[name]:.0f} → {after[name]:.0f}" for name in after if name in before)
+    return f"Resident memory before the first and after the last schedule, MB: {grown}.\n"

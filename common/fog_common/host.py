@@ -243,13 +243,13 @@ class Host:
         """Call when `next_timer()` is reached (or at any other time)."""
         self.endpoint.on_timer(now)
         for task in self._tasks.values():
-            if task.wake_at is not None and task.job_now(now) >= task.wake_at - 1e-9:
+            if task.wake_at is not None and task.job_now(now) >= task.wake_at:
                 task.wake_at = None
                 self._post(task.peer.task, Woke())
         self._pump(now)
 
     def next_timer(self) -> float | None:
-        times = [task.zero + task.wake_at for task in self._tasks.values() if task.wake_at is not None]
+        times = [at for task in self._tasks.values() if (at := task.wakes_at) is not None]
         at = self.endpoint.next_timer()
         return min(times if at is None else [*times, at], default=None)
 
@@ -294,6 +294,11 @@ class Host:
     def kept_bytes(self) -> int:
         """Bytes in the spools: updates that the root has not saved yet."""
         return sum(ref.size for task in self._tasks.values() for send in task.kept for ref in refs_in(send.message) if isinstance(ref, Blob))
+
+    @property
+    def backlog(self) -> int:
+        """Letters and events that wait here."""
+        return len(self._queue) + len(self._parked) + sum(map(len, self._early.values()))
 
     @property
     def view(self) -> int:

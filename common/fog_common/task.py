@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from fog_common.effects import Compute
@@ -41,3 +42,13 @@ class Task:
 
     def job_now(self, now: float) -> float:
         return max(0.0, now - self.zero)
+
+    @property
+    def wakes_at(self) -> float | None:
+        """Host time at which `wake_at` has come for the machine too: rounding must not wake it a moment early, again and again."""
+        if self.wake_at is None:
+            return None
+        at = self.zero + self.wake_at
+        while self.job_now(at) < self.wake_at:
+            at = math.nextafter(at, math.inf)
+        return at

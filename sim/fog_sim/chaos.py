@@ -1,12 +1,15 @@
 """Random fault schedules in virtual time, and what must hold whatever happens. `python -m fog_sim.chaos --schedules 5000`.
 
-Ops are exact integers (the stand-in), so that what is counted can be checked, and not only that something comes out:
+Ops are exact numbers (fog_sim.books), so that what is counted can be checked, and not only that something comes out:
 
-- no mean holds a slot twice, nor updates of two rounds;
+- the final weights are those of the updates that the history names, round by round; no slot is counted twice;
+- an update that a trainer's Save has made durable is counted, where the job takes late ones, unless the job was over before it came;
 - a job ends, or says what it waits for when time is up (which is a violation all the same: every fault ends);
-- rounds are closed once each, in order;
-- if every update was counted in every round, the final weights are those of the undisturbed run, bit for bit;
-- no host holds more blobs than a few models' worth.
+- rounds are closed once each, in order; if every update was counted in every round, the weights are the undisturbed run's, bit for bit;
+- nothing piles up: blobs, letters and events that a host holds are looked at every second.
+
+Scenarios take turns: a star that drops late updates, one with a quorum that takes them and with a second cloud node, trees over sites with
+brokers of their own, once averaged upwards and once from neighbour to neighbour.
 """
 
 from __future__ import annotations
@@ -15,15 +18,18 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from msgspec import Struct
 
+from fog_common.saves import Record
 from fog_learning.job import Job
-from fog_sim.costs import Costs, standin_bench
-from fog_sim.faults import Fault, Kind, Schedule, random_schedule
+from fog_sim.books import StarBook, TreeBook, Verdict
+from fog_sim.costs import Costs
+from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.shape import Group, Place, places, uniform
 from fog_sim.world import Simulation
 
 JOB: dict[str, Any] = {
@@ -32,45 +38,67 @@ JOB: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [8]},
     "train": {"rounds": 8},
 }
-NODES = 4
-LIMIT_S = 900.0
+TREE: dict[str, Any] = {**JOB, "method": {"name": "fog", "local_steps": 1}, "nodes": {"select": {"tier": ["thing"]}}}
+LIMIT_S: Final = 900.0
 SLOW = Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.2), node=NodeModel(op_overhead_s=0.7))
 """A round takes about a second, so that faults hit every part of it."""
-MAX_HOST_BYTES = 64_000
+SITES = Fleet(
+    link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
+    d2d=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
+    bridge=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1),
+    node=NodeModel(op_overhead_s=0.3),
+    cloud=NodeModel(op_overhead_s=0.3),
+)
+MAX_HOST_BYTES: Final = 64_000
+"""Of blobs: about thirty models of the stand-in."""
+MAX_BACKLOG: Final = 64
+"""Letters and events that wait in one host."""
+ON_ITS_WAY_S: Final = 30.0
+"""An update that was made durable, or whose node was away, so shortly before the job's end need not have come."""
 
 
-class Ledger:
-    """The stand-in ops, with a book of whose update is in which sum."""
+class Scenario(Struct, frozen=True):
+    """A job on a fleet; schedules hit it."""
 
-    def __init__(self, bench: Any) -> None:
-        self._bench = bench
-        self._made: dict[bytes, tuple[int, int]] = {}  # bytes of an update -> (slot, round)
-        self._sums: dict[int, tuple[Any, list[tuple[int, int]]]] = {}  # id of a sum -> (the sum, what is in it)
-        self.violations: list[str] = []
+    name: str
+    job: dict[str, Any]
+    nodes: tuple[Place, ...]
+    fleet: Fleet
+    book: Callable[[Job, dict[str, int], int], Any]
+    kinds: tuple[Kind, ...] = (*ON_NODES, *ON_FLEET)
+    slots: int = 4
+    max_bytes: int = MAX_HOST_BYTES
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bench, name)
+    @property
+    def sites(self) -> list[str]:
+        return sorted({place.site for place in self.nodes if place.tier == "thing"})
 
-    def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-        before = self._sums.pop(id(inputs.get("sum")), (None, []))[1] if op == "accumulate" else []
-        outputs, gives = self._bench.run(op, task, inputs, numbers)
-        if op == "train":
-            self._made[bytes(self._bench.encode(outputs["weights"]))] = (self._bench.slots[task], int(numbers["round"]))
-        elif op == "accumulate":
-            slot, round_ = self._made.get(bytes(self._bench.encode(inputs["add"])), (-1, -1))
-            if slot >= 0:
-                if slot in [other for other, _ in before]:
-                    self.violations.append(f"slot {slot} is twice in the mean of round {round_}")
-                if any(other != round_ for _, other in before):
-                    self.violations.append(f"an update of round {round_} is in a mean with updates of another round")
-            self._sums[id(outputs["sum"])] = (outputs["sum"], [*before, (slot, round_)])
-        return outputs, gives
+
+CLOUD_2 = Place("cloud-2", "cloud", "cloud")
+CAMPUS = tuple(places([Group("thing", 2, 3), Group("edge", 2, 2)]))
+STAR = Scenario("star", JOB, tuple(uniform(4)), SLOW, StarBook)
+LATE = Scenario(
+    "late",
+    {**JOB, "train": {"rounds": 40}, "stragglers": {"quorum": 0.5, "late": "accept", "late_rounds": 40}},
+    (*uniform(4), CLOUD_2),
+    SLOW,
+    StarBook,
+    max_bytes=150_000,  # spools keep as many rounds as an update may be late
+)
+UPWARDS = Scenario(
+    "upwards", {**TREE, "method": {**TREE["method"], "mode": "vertical"}}, CAMPUS, SITES, TreeBook, (*ON_NODES, *ON_FLEET, "cut_site"), slots=6
+)
+SIDEWAYS = Scenario(
+    "sideways", {**TREE, "method": {**TREE["method"], "mode": "d2d"}}, CAMPUS, SITES, TreeBook, (*ON_NODES, *ON_FLEET, "cut_site"), slots=6
+)
+SCENARIOS: Final = (STAR, LATE, UPWARDS, SIDEWAYS)
 
 
 class Outcome(Struct, frozen=True):
     """One schedule's run."""
 
     seed: int
+    scenario: str
     faults: tuple[Fault, ...]
     state: str
     line: str
@@ -81,46 +109,87 @@ class Outcome(Struct, frozen=True):
     violations: tuple[str, ...]
 
 
-def play(seed: int, schedule: Schedule, *, job: dict[str, Any] = JOB, nodes: int = NODES, reference: bytes | None = None) -> tuple[Outcome, bytes]:
+class _Look:
+    """What is seen while a job runs: the most that a host held, and which updates were made durable, and when."""
+
+    def __init__(self, world: Simulation, max_bytes: int) -> None:
+        self.world, self.max_bytes = world, max_bytes
+        self.durable: dict[tuple[int, int], float] = {}  # (slot, round) -> virtual seconds
+        self.too_much: dict[str, str] = {}
+        world.on_saved = self.saved
+
+    def saved(self, node: str, record: Record, replica: bool) -> None:
+        role, _, slot = record.task.partition("-")
+        if role == "trainer" and not replica and record.label > 0:
+            self.durable.setdefault((int(slot), record.label), self.world.kernel.now)
+
+    def second(self) -> None:
+        for node in self.world.nodes.values():
+            for worker in node.workers.values():
+                if worker.host is None:
+                    continue
+                held, waiting = worker.host.refs.blobs.size_bytes, worker.host.backlog
+                if held > self.max_bytes or waiting > MAX_BACKLOG:
+                    self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
+
+
+def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Outcome, bytes]:
     """(what happened, the final weights). reference: the undisturbed run's weights."""
-    ledgers: list[Ledger] = []
+    books: list[Any] = []
 
     def bench(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
-        inner, costs = standin_bench(file, slots, roster_size)
-        ledgers.append(Ledger(inner))
-        return ledgers[-1], costs
+        books.append(scenario.book(file, slots, roster_size))
+        return books[-1], Costs(1e6, 256, file.train.batch_size, 100)
 
-    world = Simulation(nodes, SLOW, bench, seed=seed)
-    name = world.submit(job)
+    world = Simulation(scenario.nodes, scenario.fleet, bench, seed=seed)
+    look = _Look(world, scenario.max_bytes)
+    name = world.submit(scenario.job)
+    began = world.kernel.now
     world.inject(schedule)
-    status = world.run(name, LIMIT_S)
+    status = world.run(name, LIMIT_S, look.second)
     weights = world.coordinator.results.get(name, b"")
-    history = status["history"]
-    rounds = job["train"]["rounds"]
-    violations = [text for ledger in ledgers for text in ledger.violations]
+    numbers, rounds = [record["round"] for record in status["history"]], scenario.job["train"]["rounds"]
+    violations, whole = list(look.too_much.values()), False
     if status["state"] != "finished":
+        violations += [text for book in books for text in book.violations]
         violations.append(f"{status['state']} after {LIMIT_S:g} s: {status['line']}")
-    elif [record["round"] for record in history] != list(range(1, rounds + 1)):
-        violations.append(f"closed rounds {[record['round'] for record in history]}")
-    whole = bool(history) and all(record["updates"] == nodes for record in history)
-    if whole and reference is not None and status["state"] == "finished" and weights != reference:
-        violations.append("every update was counted, and the weights differ from the undisturbed run's")
-    for node in world.nodes.values():
-        for worker in node.workers.values():
-            held = worker.host.refs.blobs.size_bytes if worker.host else 0
-            if held > MAX_HOST_BYTES:
-                violations.append(f"{node.name} holds {held} B of blobs")
-    return Outcome(seed, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations)), weights
+    elif numbers != list(range(1, rounds + 1)):
+        violations.append(f"closed rounds {numbers}")
+    else:
+        verdict: Verdict = books[-1].verify(status, weights, range(scenario.slots))
+        violations, whole = [*violations, *verdict.violations], verdict.whole
+        if scenario is LATE and not verdict.violations:
+            violations += _lost(look.durable, verdict, schedule, began, world.kernel.now, status)
+        if whole and scenario is STAR and reference is not None and weights != reference:
+            violations.append("every update was counted, and the weights differ from the undisturbed run's")
+    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations))
+    return outcome, weights
 
 
-def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = ()) -> list[Outcome]:
-    """`count` seeded schedules of 1 to 4 faults each."""
-    nodes = ["cloud-1", *(f"node-{index + 1}" for index in range(NODES))]
-    _, reference = play(first, Schedule())
+def _lost(
+    durable: dict[tuple[int, int], float], verdict: Verdict, schedule: Schedule, began: float, ended: float, status: dict[str, Any]
+) -> list[str]:
+    """Updates that were on a disk and are in no round, though there was time for them to come."""
+    away = {fault.node for fault in schedule.faults if began + fault.at + fault.seconds + ON_ITS_WAY_S > ended}
+    nodes = {int(task["task"].partition("-")[2]): task["node"] for task in status["tasks"] if task["role"] == "trainer"}
+    return [
+        f"the update of slot {slot} in round {number} was durable at {at - began:.1f} s and is in no round"
+        for (slot, number), at in sorted(durable.items())
+        if (slot, number) not in verdict.counted and at + ON_ITS_WAY_S < ended and nodes[slot] not in away and number <= status["round"]
+    ]
+
+
+def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = (), scenarios: tuple[Scenario, ...] = SCENARIOS) -> list[Outcome]:
+    """`count` seeded schedules of 1 to 4 faults each; the scenarios take turns."""
+    references = {scenario.name: play(first, Schedule(), scenario)[1] for scenario in scenarios}
     outcomes = []
     for seed in range(first, first + count):
-        schedule = random_schedule(seed, nodes, horizon_s=30.0, faults=1 + seed % 4, longest_s=25.0, kinds=kinds)
-        outcomes.append(play(seed, schedule, reference=reference)[0])
+        scenario = scenarios[seed % len(scenarios)]
+        nodes = ["cloud-1", *(place.name for place in scenario.nodes)]
+        allowed = kinds or scenario.kinds
+        faults = 1 + seed // len(scenarios) % 4
+        schedule = random_schedule(seed, nodes, horizon_s=30.0, faults=faults, longest_s=25.0, kinds=allowed, sites=scenario.sites)
+        outcomes.append(play(seed, schedule, scenario, references[scenario.name])[0])
     return outcomes
 
 
@@ -135,14 +204,17 @@ def main(arguments: list[str] | None = None) -> int:
     bad = [outcome for outcome in outcomes if outcome.violations]
     for outcome in bad:
         faults = [f"{fault.at:g} {fault.kind} {fault.node} {fault.seconds:g}" for fault in outcome.faults]
-        print(json.dumps({"seed": outcome.seed, "violations": outcome.violations, "line": outcome.line, "faults": faults}))  # noqa: T201
-    walls = sorted(outcome.wall_s for outcome in outcomes)
-    whole = sum(outcome.whole for outcome in outcomes)
-    print(  # noqa: T201
-        f"{len(outcomes)} schedules, {sum(len(outcome.faults) for outcome in outcomes)} faults: {len(bad)} with violations; "
-        f"{whole} bit-equal to the undisturbed run; job time median {walls[len(walls) // 2]:.1f} s, worst {walls[-1]:.1f} s (simulated); "
-        f"{time.perf_counter() - began:.0f} s real"
-    )
+        said = {"seed": outcome.seed, "scenario": outcome.scenario, "violations": outcome.violations, "line": outcome.line, "faults": faults}
+        print(json.dumps(said))  # noqa: T201
+    for scenario in SCENARIOS:
+        some = [outcome for outcome in outcomes if outcome.scenario == scenario.name]
+        walls = sorted(outcome.wall_s for outcome in some) or [0.0]
+        print(  # noqa: T201
+            f"{scenario.name}: {len(some)} schedules, {sum(len(outcome.faults) for outcome in some)} faults, "
+            f"{sum(bool(outcome.violations) for outcome in some)} with violations, {sum(outcome.whole for outcome in some)} with every update in every "
+            f"round; job time median {walls[len(walls) // 2]:.1f} s, worst {walls[-1]:.1f} s (simulated)"
+        )
+    print(f"{len(outcomes)} schedules: {len(bad)} with violations; {time.perf_counter() - began:.0f} s real")  # noqa: T201
     return 1 if bad else 0
 
 

@@ -8,6 +8,7 @@ faults:
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -18,7 +19,10 @@ from fog_common.config import load
 Kind = Literal[
     "kill_worker",  # kill -9 of the node's workers
     "kill_agent",  # kill -9 of the daemon (its workers end with it); started again after `seconds`
-    "power_loss",  # all processes of the node at once; back after `seconds`
+    "power_loss",  # all processes of the node at once, and nobody tells the broker; back after `seconds`
+    "stop",  # SIGTERM: the node's tasks move in order; started again after `seconds`
+    "leave",  # SIGTERM, for good
+    "join",  # a node starts that was not there: an edge node of the site `home`
     "freeze",  # SIGSTOP for `seconds`
     "cut",  # the node's link is dead for `seconds`, and both ends see it
     "black_hole",  # nothing passes for `seconds`, and nobody is told
@@ -37,6 +41,7 @@ ON_NODES: Final[tuple[Kind, ...]] = (
     "kill_worker",
     "kill_agent",
     "power_loss",
+    "stop",
     "freeze",
     "cut",
     "black_hole",
@@ -74,13 +79,22 @@ def load_schedule(path: Path) -> Schedule:
     return load(path, Schedule)
 
 
-def random_schedule(seed: int, nodes: list[str], *, horizon_s: float, faults: int, longest_s: float = 30.0, kinds: tuple[Kind, ...] = ()) -> Schedule:
-    """A reproducible schedule: `faults` of them within horizon_s, each for up to longest_s."""
+def random_schedule(
+    seed: int,
+    nodes: Sequence[str],
+    *,
+    horizon_s: float,
+    faults: int,
+    longest_s: float = 30.0,
+    kinds: tuple[Kind, ...] = (),
+    sites: Sequence[str] = (),
+) -> Schedule:
+    """A reproducible schedule: `faults` of them within horizon_s, each for up to longest_s. sites: those that `cut_site` may hit."""
     rng = random.Random(f"faults-{seed}")
     allowed = kinds or (*ON_NODES, *ON_FLEET)
     made = []
     for _ in range(faults):
         kind = rng.choice(allowed)
-        node = rng.choice(nodes) if kind in ON_NODES else ""
+        node = rng.choice(sites) if kind == "cut_site" else rng.choice(nodes) if kind in ON_NODES else ""
         made.append(Fault(round(rng.uniform(0.0, horizon_s), 3), kind, node, round(rng.uniform(0.5, longest_s), 3)))
     return Schedule(sorted(made, key=lambda fault: fault.at))

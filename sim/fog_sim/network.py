@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.ids import CLOUD_SITE
 from fog_common.wire.topics import ALL_SITES
@@ -132,6 +134,13 @@ class Connection:
         self.open = False
         self.broker.drop(self, "killed", with_will=True)
 
+    def vanish(self) -> None:
+        """Its machine lost power: the broker finds out by the keepalive, or when the machine is back."""
+        self.open = False
+        self.on_event = lambda event: None
+        session = self.session
+        self.broker.kernel.after(KEEPALIVE_S, lambda: self.broker.expire(self, session))
+
 
 class SimBroker:
     def __init__(self, kernel: Kernel, seed: int) -> None:
@@ -148,6 +157,8 @@ class SimBroker:
         """Sites that are cut off from the cloud; inside them everything goes on."""
         self.bytes: dict[str, dict[str, int]] = {}
         """broker (a site, or `cloud`) -> plane -> payload bytes that it took in."""
+        self.on_message: Callable[[str, bytes], None] = lambda topic, payload: None
+        """Hears every message that a broker takes in."""
         self._random = random.Random(f"broker-{seed}")
 
     def connect(self, connection: Connection, delay: float | None = None) -> None:
@@ -207,6 +218,7 @@ class SimBroker:
                     self._route(topic, payload, qos, retain)
                 return
             self.frames += 1
+            self.on_message(topic, payload)
             self._count(port.site, plane, len(payload))
             for connection in self.trie.match(topic):
                 if connection.port.site == port.site:
@@ -229,6 +241,7 @@ class SimBroker:
     def _route(self, topic: str, payload: bytes, qos: int, retain: bool, origin: str = "") -> None:
         """At the cloud's broker. origin: the site whose bridge it came through; its nodes have it."""
         self.frames += 1
+        self.on_message(topic, payload)
         self._count(CLOUD_SITE, _plane(topic)[0], len(payload))
         if retain:
             self.retained[topic] = payload
@@ -322,9 +335,9 @@ class SimBroker:
         port.dark_until = max(port.dark_until, self.kernel.now + seconds)
         if seconds > KEEPALIVE_S:
             for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
-                self.kernel.after(KEEPALIVE_S, lambda c=connection, s=session: self._expire(c, s))  # type: ignore[misc]
+                self.kernel.after(KEEPALIVE_S, lambda c=connection, s=session: self.expire(c, s))  # type: ignore[misc]
 
-    def _expire(self, connection: Connection, session: int) -> None:
+    def expire(self, connection: Connection, session: int) -> None:
         if connection.online and connection.session == session:
             self.drop(connection, "keepalive", with_will=True)
 
@@ -340,7 +353,7 @@ class SimBroker:
             self.drop(connection, "reset", with_will=True)
 
     def slow(self, port: Port, seconds: float) -> None:
-        link = port.link = Link(up_bytes_s=SLOW_RATE_BYTES_S, down_bytes_s=SLOW_RATE_BYTES_S, latency_s=SLOW_LATENCY_S)
+        link = port.link = replace(port.usual, up_bytes_s=SLOW_RATE_BYTES_S, down_bytes_s=SLOW_RATE_BYTES_S, latency_s=SLOW_LATENCY_S)
 
         def back() -> None:
             if port.link is link:  # not slowed anew meanwhile

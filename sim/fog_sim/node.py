@@ -69,6 +69,8 @@ class World(Protocol):
 
     def trace(self, what: str, node: str, text: str) -> None: ...
 
+    def saved(self, node: str, record: Record, replica: bool) -> None: ...
+
 
 class SimDisk:
     """Survives processes and power loss."""
@@ -189,10 +191,14 @@ class SimWorker:
         self.host.on_placement(self.node.world.kernel.now, self.desired)
         self._after()
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """The process is gone; what becomes of its connection is another matter."""
         self.alive = False
         self._alarm.set(None)
         self._report_alarm.set(None)
+
+    def kill(self) -> None:
+        self.end()
         if self.connection is not None:
             self.connection.kill()
 
@@ -325,6 +331,7 @@ class SimWorker:
         record, replica = self._disk.popleft()
         self.problems, self._refused = (), None
         self.node.disk.view(self.job).write(record, replica, self.host.refs.blobs.get)
+        self.node.world.saved(self.node.name, record, replica)
         self.host.on_persisted(self.node.world.kernel.now, record, replica)
         if self._disk:
             self._write()
@@ -382,6 +389,8 @@ class SimNode:
         self.connection: Connection | None = None
         self._seed = seed
         self._boots = 0
+        self._vanished: list[Connection] = []
+        """Connections that the broker may still believe in."""
         self._limits = limits
         self._alarm = Alarm(world.kernel, self._timer)
         self._random = random.Random(f"{name}-{seed}")
@@ -402,7 +411,10 @@ class SimNode:
         if self.alive:
             return
         self._boots += 1
-        self.alive, self.released = True, False
+        self.alive, self.released, self.frozen_until = True, False, 0.0
+        for connection in self._vanished:
+            self.world.broker.drop(connection, "its client is back", with_will=True)
+        self._vanished.clear()
         nonce = f"{self.name}-{self._boots}"
         now = self.world.kernel.now
         self.core = AgentCore(self.name, nonce, self._measured(), self._limits, self.disk.incarnations, self._random.randrange(1 << 30), now)
@@ -412,17 +424,22 @@ class SimNode:
         self.connection.subscribe(*topics.inbox_filters(self.world.fleet, self.profile.site, self.name, topics.CONTROL), presence)
         self.connection.start()
 
-    def power_loss(self) -> None:
-        """All processes gone at once; the disk stays."""
+    def power_loss(self, silent: bool = True) -> None:
+        """All processes gone at once; the disk stays. Not silent: the machine goes on, and its kernel tells the broker."""
         if not self.alive:
             return
         self.alive = False
-        for worker in list(self.workers.values()):
-            worker.kill()
-        self.workers.clear()
         self._alarm.set(None)
-        assert self.connection is not None
-        self.connection.kill()
+        gone = [self.connection, *(worker.connection for worker in self.workers.values())]
+        for worker in list(self.workers.values()):
+            worker.end()
+        self.workers.clear()
+        for connection in [each for each in gone if each is not None]:
+            if silent:
+                connection.vanish()
+                self._vanished.append(connection)
+            else:
+                connection.kill()
 
     def kill_worker(self) -> None:
         for worker in list(self.workers.values()):
@@ -442,14 +459,19 @@ class SimNode:
             self.core.on_stop(self.world.kernel.now)
             self._after()
 
+    def restart(self) -> None:
+        """Its service starts again; what still runs is ended first."""
+        self.power_loss(silent=False)
+        self.boot()
+
     # -- time ------------------------------------------------------------------------------
 
     def postponed(self, worker: SimWorker | None, action: Callable[[], None]) -> bool:
         """True if the node is frozen: `action` comes when it wakes."""
-        now = self.world.kernel.now
+        now, life = self.world.kernel.now, self._boots
         if now >= self.frozen_until:
             return False
-        self.world.kernel.at(self.frozen_until, lambda: action() if (worker.alive if worker else self.alive) else None)
+        self.world.kernel.at(self.frozen_until, lambda: action() if (worker.alive if worker else self.alive and self._boots == life) else None)
         return True
 
     def later(self, seconds: float, worker: SimWorker, action: Callable[[], None]) -> None:
@@ -541,5 +563,8 @@ class SimNode:
                     self.released = True
                     self.alive = False
                     connection.close()
+                    for worker in list(self.workers.values()):
+                        worker.kill()
+                    self.workers.clear()
         if self.alive:
             self._alarm.set(core.next_timer())

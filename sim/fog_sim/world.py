@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
 from fog_common.effects import RESULT, decode_result
 from fog_common.errors import ConfigError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.saves import Record
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
@@ -26,7 +28,7 @@ from fog_learning.jobfile import job_from
 from fog_sim.costs import Costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel
-from fog_sim.links import WIRED, Fleet, Link, Station
+from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
 from fog_sim.network import Connection, Lane, Port, SimBroker
 from fog_sim.node import Prepared, SimNode
 from fog_sim.shape import Place, uniform
@@ -194,48 +196,58 @@ class Simulation:
         """nodes: their number, or each of them; beside them there is always cloud-1. tiers: with a number: (tier, site) of node number index."""
         self.kernel = Kernel()
         self.fleet = "sim"
+        self.links = fleet
         self.broker = SimBroker(self.kernel, seed)
         self.seed = seed
         self.digest = hashlib.blake2b(digest_size=16)
         """Over the whole event log: two runs with the same seed give the same."""
         self._trace = trace
+        self.broker.on_message = self._message
+        self.on_saved: Callable[[str, Record, bool], None] = lambda node, record, replica: None
+        """Hears of every Save that is on a disk: (node, record, whether it is a copy)."""
         self._bench = bench
         self._prepared: dict[str, Prepared] = {}
         self._specs: dict[str, dict[str, Any]] = {}
         self.coordinator = SimCoordinator(self)
         rng = random.Random(f"fleet-{seed}")
         self.nodes: dict[str, SimNode] = {}
-        limits = Limits(heartbeat_s=heartbeat_s, probe_bytes=16 * 1024)
+        self._limits = Limits(heartbeat_s=heartbeat_s, probe_bytes=16 * 1024)
+        self._chunk_bytes = chunk_bytes
         cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
-        self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED, limits, chunk_bytes)
+        self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED)
         where = [Place(place.name, *tiers(index)) for index, place in enumerate(uniform(nodes))] if isinstance(nodes, int) else nodes
         for place in where:
-            drawn = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
-            own = fleet.tiers.get(place.tier, Station())  # type: ignore[call-overload]
-            link, d2d = _scaled(own.link or fleet.link, drawn), own.d2d or fleet.d2d
-            profile = Profile(
-                tier=place.tier,
-                site=place.site,
-                cores=4,
-                memory_bytes=4 << 30,
-                memory_free_bytes=4 << 30,
-                torch=True,
-                bandwidth_bytes_s=link.up_bytes_s,
-                rtt_s=2 * link.latency_s,
-                byte_j=link.joules_per_byte or None,
-            )
-            local = _scaled(d2d, drawn) if d2d is not None and place.site != CLOUD_SITE else None
-            if local is not None and fleet.bridge is not None and place.site not in self.broker.bridges:
-                self.broker.bridges[place.site] = Lane(fleet.bridge)
-            self._add(place.name, profile, own.node or fleet.node, link, limits, chunk_bytes, local)
-            self.nodes[place.name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
+            self._place(place, rng)
         self.coordinator.boot()
         for node in self.nodes.values():
             self.kernel.at(rng.uniform(0.0, 0.5), node.boot)
 
-    def _add(self, name: str, profile: Profile, model: Any, link: Link, limits: Limits, chunk_bytes: int, local: Link | None = None) -> None:
+    def _place(self, place: Place, rng: random.Random) -> None:
+        """A node of the fleet's models, drawn from their spread."""
+        fleet = self.links
+        drawn = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
+        own = fleet.tiers.get(place.tier, Station())  # type: ignore[call-overload]
+        link, d2d = _scaled(own.link or fleet.link, drawn), own.d2d or fleet.d2d
+        profile = Profile(
+            tier=place.tier,
+            site=place.site,
+            cores=4,
+            memory_bytes=4 << 30,
+            memory_free_bytes=4 << 30,
+            torch=True,
+            bandwidth_bytes_s=link.up_bytes_s,
+            rtt_s=2 * link.latency_s,
+            byte_j=link.joules_per_byte or None,
+        )
+        local = _scaled(d2d, drawn) if d2d is not None and place.site != CLOUD_SITE else None
+        if local is not None and fleet.bridge is not None and place.site not in self.broker.bridges:
+            self.broker.bridges[place.site] = Lane(fleet.bridge)
+        self._add(place.name, profile, own.node or fleet.node, link, local)
+        self.nodes[place.name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
+
+    def _add(self, name: str, profile: Profile, model: NodeModel, link: Link, local: Link | None = None) -> None:
         port = Port(link, local, profile.site)
-        self.nodes[name] = SimNode(self, name, profile, model, port, seed=self.seed, limits=limits, chunk_bytes=chunk_bytes)
+        self.nodes[name] = SimNode(self, name, profile, model, port, seed=self.seed, limits=self._limits, chunk_bytes=self._chunk_bytes)
 
     # -- for nodes -------------------------------------------------------------------------
 
@@ -246,6 +258,13 @@ class Simulation:
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
             self._prepared[desired.job] = Prepared(job, *self._bench(job, roster, len(set(roster.values()))))
         return self._prepared[desired.job]
+
+    def saved(self, node: str, record: Record, replica: bool) -> None:
+        self.trace("copy" if replica else "save", node, f"{record.task} {record.label} {zlib.crc32(record.machine):08x}")
+        self.on_saved(node, record, replica)
+
+    def _message(self, topic: str, payload: bytes) -> None:
+        self.trace("message", topic, f"{len(payload)} B {zlib.crc32(payload):08x}")
 
     def trace(self, what: str, node: str, text: str) -> None:
         line = json.dumps({"t": round(self.kernel.now, 6), "what": what, "node": node, "text": text})
@@ -284,13 +303,20 @@ class Simulation:
                 self.broker.sever(fault.node, fault.seconds)
             case "clock_ahead" | "clock_behind":
                 pass  # nothing here ever saw a wall clock
+            case "join":
+                self._join(fault.node)
             case _ if node is None:
                 raise ConfigError(f"fault {fault.kind} at {fault.at:g} s: no node {fault.node!r}; there are {', '.join(self.nodes)}")
             case "kill_worker":
                 node.kill_worker()
             case "kill_agent" | "power_loss":
-                node.power_loss()
+                node.power_loss(silent=fault.kind == "power_loss")
                 back(fault.seconds, node.boot)
+            case "stop":
+                node.stop()
+                back(fault.seconds, node.restart)
+            case "leave":
+                node.stop()
             case "freeze":
                 node.freeze(fault.seconds)
             case "cut":
@@ -310,6 +336,11 @@ class Simulation:
                 node.disk.full = True
                 back(fault.seconds, lambda: setattr(node.disk, "full", False))
 
+    def _join(self, name: str) -> None:
+        if name not in self.nodes:
+            self._place(Place(name, "edge", "home"), random.Random(f"{name}-{self.seed}"))
+        self.nodes[name].boot()
+
     def _drain(self, node: str, undo: bool) -> None:
         """As an operator would, who tries again while nobody answers."""
         if self.coordinator.alive:
@@ -320,11 +351,12 @@ class Simulation:
     def status(self, job: str) -> dict[str, Any]:
         return self.coordinator.request("job.status", job=job).body
 
-    def run(self, job: str, limit_s: float) -> dict[str, Any]:
-        """Until the job has ended, or limit_s virtual seconds passed; its STATUS."""
+    def run(self, job: str, limit_s: float, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Until the job has ended, or limit_s virtual seconds passed; its STATUS. look: called every second."""
         until = self.kernel.now + limit_s
         while self.kernel.now < until:
             self.kernel.run(min(until, self.kernel.now + 1.0))
+            look()
             if self.kernel.now < until and not self.kernel.pending:
                 break
             if self.coordinator.alive and self.coordinator.core is not None and self._ended(job):

@@ -1,19 +1,25 @@
-"""The live campaign's own checks: what it calls a violation, and how it measures a recovery."""
+"""The campaigns' own checks: what they call a violation, and how a recovery is measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench.chaos import truth
 from bench.chaos.kinds import cases
 from bench.chaos.watch import Closing, Watch, figures
 from blake3 import blake3
+from msgspec.structs import replace
 
-from fog_sim import chaos
+from fog_learning.jobfile import job_from
+from fog_learning.ops.standin import examples
+from fog_sim import chaos, plain_ops
+from fog_sim.books import StarBook, TreeBook, Verdict
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Schedule
+from fog_sim.shape import uniform
 
-JOB = {**chaos.JOB, "train": {"rounds": 4}}
+SHORT = replace(chaos.STAR, job={**chaos.JOB, "train": {"rounds": 4}}, nodes=tuple(uniform(3)), slots=3)
 SLOTS = range(3)
 
 
@@ -22,7 +28,7 @@ def history(*rounds: tuple[int, float, int]) -> list[dict[str, float]]:
 
 
 def test_the_weights_that_must_come_out_are_those_that_do():
-    _, weights = chaos.play(1, Schedule(), job=JOB, nodes=3)
+    _, weights = chaos.play(1, Schedule(), SHORT)
     members = [(number, (0, 1, 2)) for number in range(1, 5)]
     assert truth.digest_of(members) == blake3(weights).hexdigest()
     status = {"history": history(*((number, 33.0, 3) for number in range(1, 5))), "digest": truth.digest_of(members)}
@@ -74,5 +80,71 @@ def test_every_kind_of_fault_is_played_alone():
     assert played == {*ON_NODES, *ON_FLEET}
     assert cases(3) == cases(3)
     assert all(
-        isinstance(fault, Fault) and (fault.node or fault.kind in (*ON_FLEET, "clock_ahead")) for case in cases(1) for fault in case.schedule.faults
+        isinstance(fault, Fault) and (fault.node or fault.kind in (*ON_FLEET, "clock_ahead", "clock_behind"))
+        for case in cases(1)
+        for fault in case.schedule.faults
     )
+
+
+# -- the books of the simulated campaign ------------------------------------------------------------
+
+
+class Star:
+    """A star of three slots by hand, on the book's ops."""
+
+    def __init__(self) -> None:
+        job = job_from(SHORT.job)
+        self.book = StarBook(job, {f"trainer-{slot}": slot for slot in range(3)}, 3)
+        self.weights = self.book.run("init", "server", {}, {})[0]["weights"]
+        self.history: list[dict[str, float]] = []
+
+    def update(self, slot: int, number: int) -> Any:
+        return self.book.run("train", f"trainer-{slot}", {"weights": self.weights}, {"round": number})[0]["weights"]
+
+    def close(self, number: int, updates: list[tuple[int, Any]], said: int | None = None) -> None:
+        total = None
+        for slot, update in updates:
+            total = self.book.run("accumulate", "server", {"sum": total, "add": update}, {"n": examples(slot)})[0]["sum"]
+        self.weights = self.book.run("mean", "server", {"sum": total}, {})[0]["weights"]
+        n = float(sum(examples(slot) for slot, _ in updates))
+        self.history.append({"round": number, "updates": len(updates) if said is None else said, "examples": n})
+
+    def verdict(self) -> Verdict:
+        return self.book.verify({"history": self.history}, bytes(self.book.encode(self.weights)), range(3))
+
+
+def test_the_book_of_a_star_names_who_was_counted():
+    star = Star()
+    star.close(1, [(slot, star.update(slot, 1)) for slot in range(3)])
+    star.close(2, [(slot, star.update(slot, 2)) for slot in (0, 2)])
+    assert star.verdict() == ([], False, {(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)})
+
+
+def test_the_book_of_a_star_sees_a_slot_counted_twice():
+    star = Star()
+    update = star.update(0, 1)
+    star.close(1, [(0, update), (0, update)])
+    assert "slot 0 of round 1 is twice in one mean" in star.verdict().violations
+
+
+def test_the_book_of_a_star_sees_a_history_that_names_more_than_was_counted():
+    star = Star()
+    star.close(1, [(slot, star.update(slot, 1)) for slot in (0, 1)], said=3)
+    assert "the history says 3 updates" in star.verdict().violations[0]
+
+
+def test_the_book_of_a_star_sees_weights_that_come_from_nowhere():
+    star = Star()
+    star.close(1, [(slot, star.update(slot, 1)) for slot in range(3)])
+    star.weights = star.update(0, 2)
+    assert "no mean of this run" in star.verdict().violations[0]
+
+
+@pytest.mark.parametrize(("slots", "twice"), [([0, 1, 2], None), ([0, 1, 2], 1)])
+def test_the_book_of_a_tree_sees_a_slot_counted_twice(slots: list[int], twice: int | None):
+    book = TreeBook(job_from(SHORT.job), {}, 3)
+    members = slots if twice is None else [*slots, twice]
+    n = [plain_ops.examples(slot) for slot in members]
+    weights = [0.0, *(sum(k for slot, k in zip(members, n, strict=True) if slot == other) / sum(n) for other in range(plain_ops.SLOTS))]
+    book.run("train", "trainer-0", {"weights": weights}, {"slot": 0, "round": 2})
+    assert bool(book.violations) == (twice is not None)

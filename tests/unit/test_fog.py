@@ -15,7 +15,7 @@ from fog_learning.methods import resolve_method
 from fog_learning.methods.cluster import Call, Links, Pass, Ready, Update
 from fog_learning.methods.consensus import full, ring
 from fog_learning.methods.tradeoff import LinkCosts, choose
-from support.plain_ops import OPS, SLOTS, examples, flat, gain, shares
+from fog_sim.plain_ops import OPS, SLOTS, examples, flat, gain, shares
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
 

@@ -82,10 +82,16 @@ def test_a_slow_receiver_does_not_slow_the_others_and_piles_nothing_up():
         if slow:
             world.nodes["node-3"].port.link = Link(up_bytes_s=300.0, down_bytes_s=300.0, latency_s=1.0)
         name = world.submit({**chaos.JOB, **job})
-        status = world.run(name, 600.0)
+        held = [0]
+
+        def look() -> None:
+            hosts = [worker.host for node in world.nodes.values() for worker in node.workers.values() if worker.host]
+            held.extend(host.refs.blobs.size_bytes for host in hosts)
+
+        status = world.run(name, 600.0, look)
         assert status["state"] == "finished"
-        held = [worker.host.refs.blobs.size_bytes for node in world.nodes.values() for worker in node.workers.values() if worker.host]
-        return status["wall_s"], max(held, default=0), [record["updates"] for record in status["history"]]
+        assert len(held) > 10, "no host was looked at"
+        return status["wall_s"], max(held), [record["updates"] for record in status["history"]]
 
     usual_s, _, _ = run(slow=False)
     took_s, held, updates = run(slow=True, stragglers={"quorum": 0.6, "deadline_s": 3.0})

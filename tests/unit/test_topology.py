@@ -15,12 +15,12 @@ from fog_common.wire import topics
 from fog_learning.jobfile import job_from, load_job
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.plain_bench import plain_bench
+from fog_sim.plain_ops import SLOTS, flat, shares
 from fog_sim.shape import Group, Place, load_shape, places, shape_for
 from fog_sim.world import Simulation
 from fogctl import draw, watch
 from fogctl.demo import FOG
-from support.plain_bench import plain_bench
-from support.plain_ops import SLOTS, flat, shares
 
 UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
 WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)

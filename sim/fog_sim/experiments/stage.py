@@ -15,6 +15,7 @@ from fog_agent.core import Limits
 from fog_common.errors import ConfigError, JobFailed, TimedOut
 from fog_common.ids import COORDINATOR
 from fog_common.machine import Peer, RoundRecord
+from fog_common.saves import Record
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from
@@ -131,6 +132,9 @@ class Stage:
             roster = {task.name: task.slot for task in self._tasks if task.slot >= 0}
             self._prepared = Prepared(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
         return self._prepared
+
+    def saved(self, node: str, record: Record, replica: bool) -> None:
+        return None
 
     def trace(self, what: str, node: str, text: str) -> None:
         if what == "op failed":

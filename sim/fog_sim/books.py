@@ -1,0 +1,143 @@
+"""Op backends that keep a book of whose training is in which mean, for fault schedules: what is reported must be what was counted.
+
+`StarBook` wraps the stand-in's whole numbers (fedavg): the final weights are led back, round by round, to the updates they are made of.
+`TreeBook` wraps the plain ops (methods that average among neighbours): weights carry each slot's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from fog_learning.job import Job
+from fog_learning.ops.standin import Workbench, examples
+from fog_sim import plain_ops
+from fog_sim.plain_bench import PlainBench
+
+Numbers = dict[str, float]
+
+
+class Trained(NamedTuple):
+    """An update: whose, of which round, from which weights (the stand-in's number)."""
+
+    slot: int
+    round: int
+    base: int
+
+
+class Mean(NamedTuple):
+    weights: int
+    members: tuple[Trained, ...]
+
+
+class Verdict(NamedTuple):
+    violations: list[str]
+    whole: bool
+    """Every round held every slot's update."""
+    counted: frozenset[tuple[int, int]]
+    """(slot, round) of every update that is in the final weights."""
+
+
+class StarBook:
+    """The stand-in ops, and what went into each sum and mean."""
+
+    def __init__(self, job: Job, slots: dict[str, int], roster_size: int) -> None:
+        self._bench = Workbench(job, slots, roster_size)
+        self._late = job.stragglers.late == "accept"
+        self._made: dict[bytes, Trained] = {}
+        self._sums: dict[int, tuple[Any, tuple[Trained, ...]]] = {}  # id of a sum -> (the sum, so that it lives; what is in it)
+        self._means: dict[int, list[Mean]] = {}  # round -> as often as it was closed; a server that fell back closes one again
+        self.violations: list[str] = []
+
+    @property
+    def size(self) -> int:
+        return self._bench.size
+
+    def preflight(self) -> list[str]:
+        return self._bench.preflight()
+
+    def assign(self, slots: dict[str, int], roster_size: int) -> None:
+        self._bench.assign(slots, roster_size)
+
+    def encode(self, value: Any) -> bytearray:
+        return self._bench.encode(value)
+
+    def decode(self, content: Any) -> Any:
+        return self._bench.decode(content)
+
+    def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], Numbers]:
+        inside = self._sums.pop(id(inputs.get("sum")), (None, ()))[1]
+        outputs, gives = self._bench.run(op, task, inputs, numbers)
+        match op:
+            case "train":
+                slot = int(numbers.get("slot", self._bench.slots.get(task, -1)))
+                trained = Trained(slot, int(numbers["round"]), inputs["weights"].numbers[0])
+                self._made[bytes(self.encode(outputs["weights"]))] = trained
+            case "accumulate":
+                self._sums[id(outputs["sum"])] = (outputs["sum"], self._added(inside, self._made[bytes(self.encode(inputs["add"]))]))
+            case "mean":
+                self._means.setdefault(max(each.round for each in inside), []).append(Mean(outputs["weights"].numbers[0], inside))
+        return outputs, gives
+
+    def _added(self, inside: tuple[Trained, ...], new: Trained) -> tuple[Trained, ...]:
+        if any((other.slot, other.round) == (new.slot, new.round) for other in inside):
+            self.violations.append(f"slot {new.slot} of round {new.round} is twice in one mean")
+        if not self._late and any(other.round != new.round for other in inside):
+            self.violations.append(f"an update of round {new.round} is in a mean with updates of another round")
+        return (*inside, new)
+
+    def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
+        """Of a finished job. Leads the final weights back through the means they are made of, and compares these with the history."""
+        found, counted, number = list(self.violations), set(), self.decode(weights).numbers[0]
+        for record in reversed(status["history"]):
+            mean = next((each for each in self._means.get(record["round"], ()) if each.weights == number), None)
+            if mean is None:
+                return Verdict(
+                    [*found, f"round {record['round']}: no mean of this run gives the weights that the next round began with"], False, frozenset()
+                )
+            own = [each for each in mean.members if each.round == record["round"]]
+            if len(own) != record["updates"] or sum(examples(each.slot) for each in own) != record["examples"]:
+                slots_in = sorted(each.slot for each in own)
+                found.append(
+                    f"round {record['round']}: the history says {record['updates']} updates of {record['examples']} examples; slots {slots_in} are in it"
+                )
+            for each in mean.members:
+                if (each.slot, each.round) in counted:
+                    found.append(f"slot {each.slot} of round {each.round} is counted in two rounds")
+                counted.add((each.slot, each.round))
+            number = own[0].base if own else -1
+        whole = all((slot, record["round"]) in counted for slot in slots for record in status["history"])
+        return Verdict(found, whole, frozenset(counted))
+
+
+class TreeBook(PlainBench):
+    """The plain ops. Whatever a node trains from must be a mean in which each slot stands once, with its own weight."""
+
+    TOLERANCE = 1e-6
+    """Consensus ends with an error; see docs/fog.md."""
+
+    def __init__(self, job: Job, slots: dict[str, int], roster_size: int) -> None:
+        self.violations: list[str] = []
+
+    def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], Numbers]:
+        if op == "train" and any(inputs["weights"][1:]):
+            self._judge(f"what {task} trains from in round {numbers.get('round', '?')}", inputs["weights"])
+        return super().run(op, task, dict(inputs), dict(numbers))
+
+    def _judge(self, what: str, weights: list[float]) -> list[int]:
+        """The slots in it; a violation if their shares are not those of a mean that holds each of them once."""
+        inside = [slot for slot, share in enumerate(weights[1:]) if share > self.TOLERANCE]
+        if any(abs(share - right) > self.TOLERANCE for share, right in zip(weights[1:], plain_ops.shares(inside), strict=True)):
+            self.violations.append(f"{what}: shares {[round(share, 4) for share in weights[1:]]} are no mean of slots {inside}")
+        return inside
+
+    def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
+        final, wanted = self.decode(weights), len(list(slots))
+        inside, last = self._judge("the final weights", final), status["history"][-1]
+        found = list(self.violations)
+        if len(inside) != last["slots"]:
+            found.append(f"round {last['round']}: the history says {last['slots']} slots; {inside} are in it")
+        whole = all(record["slots"] == wanted for record in status["history"])
+        if whole and abs(final[0] - plain_ops.flat(len(status["history"]), wanted)) > self.TOLERANCE:
+            found.append("every slot was counted in every round, and the weights are not those of federated averaging")
+        return Verdict(found, whole, frozenset())
