@@ -92,6 +92,20 @@ class Mail:
             self.cancel(key)
         self._latest = {at: key for at, key in self._latest.items() if at[0] != task}
 
+    def give_up(self, node: str, task: str, role: str) -> list[tuple[str, Send]]:
+        """What was sent to that task and not acknowledged, in order, with its senders; casts as what they were for it. It is forgotten here."""
+        found = []
+        for key, (sender, command) in list(self._sent.items()):
+            if isinstance(command, Send) and command.to == task:
+                found.append((sender, command))
+                self._forget(key)
+            elif isinstance(command, Cast) and command.role == role and node in self._unacked.get(key, ()):
+                found.append((sender, Send(task, command.message, latest=command.latest)))
+                self._unacked[key].discard(node)
+                if not self._unacked[key]:
+                    self._forget(key)
+        return found
+
     def cancel_same(self, send: Send) -> None:
         for key in [key for key, (_, old) in self._sent.items() if old == send]:
             self.cancel(key)

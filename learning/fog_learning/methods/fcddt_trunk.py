@@ -97,8 +97,11 @@ class Trunk(Machine):
             case Joined(peer) if peer.role == "front":
                 self.fronts[peer.task] = peer.slot
                 return self._joined(peer, now)
-            case Left(peer) if peer.role == "front":
+            case Left(peer, in_order) if peer.role == "front":
                 self.fronts.pop(peer.task, None)
+                if in_order and self._can_take_again():  # Joined comes with its new instance, which gives the same rows
+                    self.rows.get(self.number, {}).pop(peer.slot, None)
+                    return []
                 return self._without(peer.slot, now)
             case Delivered(_, Trouble() as trouble) if self._is_now(trouble) and trouble.slot in self.active:
                 self.troubled[trouble.slot] = trouble.why
@@ -168,11 +171,15 @@ class Trunk(Machine):
     def _joined(self, peer: Peer, now: float) -> list[Command]:
         if self.phase == "idle":
             return self._begin(now)
-        if self.phase != "rows" or (self.plan.own and not self.plan.is_sync(self.number - 1)):
+        if not self._can_take_again():
             return []  # from the next Step on
         self.active[peer.slot] = peer.task
         self.rows.get(self.number, {}).pop(peer.slot, None)
         return [Send(peer.task, self._call(), latest=True)]
+
+    def _can_take_again(self) -> bool:
+        """Whether a front that begins anew can still have its part in this step: with local weights of its own only behind a sync."""
+        return self.phase == "rows" and not (self.plan.own and not self.plan.is_sync(self.number - 1))
 
     def _without(self, slot: int, now: float) -> list[Command]:
         """Go on without a front that had its part in this step."""

@@ -93,7 +93,7 @@ class Aggregator(Alarm, kw_only=True):
                 return self._after(self.head.renew(roster, self._mine(roster), now), now)
             case Joined(peer) if peer.parent == self.me:
                 return self._after(self.head.joined(peer, now), now)
-            case Left(peer) if peer.parent == self.me:
+            case Left(peer, False) if peer.parent == self.me:  # in order: Joined comes with its new instance
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(_, Call() as call):
                 return [*self.member.called(call), *self._called(call, now)]
@@ -224,7 +224,7 @@ class Server(Alarm, kw_only=True):
             case Joined(peer) if self._is_mine(peer):
                 joined = self.head.joined(peer, now)
                 return self._open(now) if self.phase == "idle" else self._after(joined, now)
-            case Left(peer) if self._is_mine(peer):
+            case Left(peer, False) if self._is_mine(peer):
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
