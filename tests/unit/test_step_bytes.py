@@ -23,9 +23,9 @@ HEADER_BYTES = 250
 
 
 def job(method: dict[str, Any]) -> Job:
-    privacy = {"privacy": {"share_samples": True}} if method["name"] == "centralized" else {}
+    rest = {"privacy": {"share_samples": method["name"] == "centralized"}, "evaluation": {"where": "none"}}
     model = {"name": "mlp", "hidden": [64]}
-    return job_from({"name": "count", "method": method, "model": model, "data": {"name": "mnist"}, "train": {"batch_size": 100}, **privacy}, "test")
+    return job_from({"name": "count", "method": method, "model": model, "data": {"name": "mnist"}, "train": {"batch_size": 100}, **rest}, "test")
 
 
 def counted(method: dict[str, Any], records: list[RoundRecord], stored: int | None = 1) -> traffic.Count | None:
@@ -57,6 +57,9 @@ def test_the_baselines_are_counted_in_the_same_way() -> None:
     assert federated is not None
     assert federated.formula / 5 == 5 * 4 * SPEC.parameters
     assert federated.paper / 5 == 2 * 4 * 4 * SPEC.parameters
+    named = counted({"name": "fedavg", "local_steps": 1, "layers": ["fc1"]}, rounds(5, 4, 400))
+    assert named is not None
+    assert named.formula / 5 == 5 * 4 * LOCAL
     central = counted({"name": "centralized", "round_steps": 10}, rounds(5, 4, 4000, samples=60000))
     assert central is not None
     assert central.formula == 60000 * 785

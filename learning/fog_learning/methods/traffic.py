@@ -58,9 +58,10 @@ def row_bytes(values: int, wire: str, value_bytes: int) -> float:
     return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire in WIRE_BYTES and values else 0)
 
 
-def fedavg(spec: ModelSpec, nodes: int, local_steps: int = 1, value_bytes: int = 4) -> Traffic:
-    """One local step of fedavg: a round's weights up and down over its local steps."""
-    weights = value_bytes * spec.parameters / local_steps
+def fedavg(spec: ModelSpec, nodes: int, local_steps: int = 1, value_bytes: int = 4, layers: Sequence[str] = ()) -> Traffic:
+    """One local step of fedavg: a round's weights up and down over its local steps. layers: only these blocks travel; empty: all."""
+    values = sum(block.parameters for block in spec.facts() if block.name in layers) if layers else spec.parameters
+    weights = value_bytes * values / local_steps
     return Traffic(up=nodes * weights, down=0.0, cast=weights)
 
 
@@ -129,7 +130,7 @@ def _fcddt(job: Job, plan: Plan, spec: ModelSpec, records: Sequence[RoundRecord]
 
 def _fedavg(job: Job, plan: Any, spec: ModelSpec, records: Sequence[RoundRecord]) -> Count:
     size, steps = job_value_bytes(job), int(plan.local_steps)
-    formula = sum(steps * fedavg(spec, record.updates, steps, size).total for record in records)
+    formula = sum(steps * fedavg(spec, record.updates, steps, size, plan.layers or ()).total for record in records)
     return Count(steps * len(records), formula, float(size * sum(paper_fl(spec, record.updates) for record in records)))
 
 
