@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from fogctl.session import Session, command
+
+
+class Level(StrEnum):
+    """What a link carries at a time."""
+
+    CHUNK = "chunk"
+    MESSAGE = "message"
+
+
+CHUNK_BYTES: Final = {Level.CHUNK: 256 * 1024, Level.MESSAGE: 1 << 31}
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +35,10 @@ def register(app: typer.Typer) -> None:
         links: Annotated[
             str, typer.Option("--links", metavar="NAME|FILE", help="lan, wifi, lte, fog, sites, or a YAML file of links and node models.")
         ] = "wifi",
+        level: Annotated[
+            Level,
+            typer.Option("--level", help="chunk: frames as live, 256 KiB each; message: a message is one frame, for large models on many nodes."),
+        ] = Level.CHUNK,
         faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Fault schedule (YAML).")] = None,
         trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Write the event log, one JSON object a line.")] = None,
         seed: Annotated[int, typer.Option("--seed", help="Of the fleet's spread, jitter and losses (the job has its own).")] = 0,
@@ -37,7 +52,7 @@ def register(app: typer.Typer) -> None:
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(trace, "w", encoding="utf-8")) if trace else None
-            world, status = simulate(spec, _places(spec, nodes, topology), links, faults, file, seed, limit)
+            world, status = simulate(spec, _places(spec, nodes, topology), links, faults, file, seed, limit, level)
         wall = time.perf_counter() - began
         checked_end(status)
         data = summary(status, "simulated", len(world.nodes) - 1)
@@ -60,7 +75,9 @@ def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
     return load_shape(topology) if topology else shape_for(job_from(spec, "the job"), nodes)
 
 
-def simulate(spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float) -> tuple[Any, dict[str, Any]]:
+def simulate(
+    spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float, level: Level = Level.CHUNK
+) -> tuple[Any, dict[str, Any]]:
     """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
     from fog_common.errors import TimedOut
     from fog_sim.costs import torch_bench
@@ -69,7 +86,7 @@ def simulate(spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, 
     from fog_sim.world import Simulation
 
     schedule = load_schedule(faults) if faults else None
-    world = Simulation(nodes, fleet(links), torch_bench, seed=seed, trace=trace)
+    world = Simulation(nodes, fleet(links), torch_bench, seed=seed, trace=trace, chunk_bytes=CHUNK_BYTES[level])
     name = world.submit(spec)
     if schedule is not None:
         world.inject(schedule)
