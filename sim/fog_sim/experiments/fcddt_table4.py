@@ -221,7 +221,8 @@ def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
                 "yes" if learning.in_order() else "-",
             ]
         )
-        differ += [] if order == learning.in_order() else [f"B={batch} h={hidden} sync_every={sync}"]
+        near = learning.values("FCDDT") / learning.values("FL")
+        differ += [] if order == learning.in_order() else [f"B={batch} h={hidden} sync_every={sync}, where FCDDT's bytes are {near:.2f} of FL's"]
     columns = ["B", "h", "sync_every", *(f"{method} us" for method in COMPARED), "order in delay", "order in bytes"]
     outcome.tables.append(Table("The same in simulated delay, 10 FNs", columns, checked))
     outcome.findings.append(
