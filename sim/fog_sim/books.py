@@ -36,6 +36,8 @@ class Verdict(NamedTuple):
     """Every round held every slot's update."""
     counted: frozenset[tuple[int, int]]
     """(slot, round) of every update that is in the final weights."""
+    trained: frozenset[tuple[int, int]] = frozenset()
+    """(slot, round) of every update that was made from the weights that the round ended up beginning with."""
 
 
 class StarBook:
@@ -89,6 +91,7 @@ class StarBook:
     def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
         """Of a finished job. Leads the final weights back through the means they are made of, and compares these with the history."""
         found, counted, number = list(self.violations), set(), self.decode(weights).numbers[0]
+        begun: dict[int, int] = {}
         for record in reversed(status["history"]):
             mean = next((each for each in self._means.get(record["round"], ()) if each.weights == number), None)
             if mean is None:
@@ -105,9 +108,12 @@ class StarBook:
                 if (each.slot, each.round) in counted:
                     found.append(f"slot {each.slot} of round {each.round} is counted in two rounds")
                 counted.add((each.slot, each.round))
-            number = own[0].base if own else -1
+            number = begun[record["round"]] = own[0].base if own else -1
+            if any(each.base != number for each in own):
+                found.append(f"round {record['round']}: updates of the same round were made from different weights")
         whole = all((slot, record["round"]) in counted for slot in slots for record in status["history"])
-        return Verdict(found, whole, frozenset(counted))
+        trained = {(each.slot, each.round) for each in self._made.values() if begun.get(each.round) == each.base}
+        return Verdict(found, whole, frozenset(counted), frozenset(trained))
 
 
 class TreeBook(PlainBench):

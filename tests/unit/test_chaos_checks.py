@@ -117,7 +117,7 @@ def test_the_book_of_a_star_names_who_was_counted():
     star = Star()
     star.close(1, [(slot, star.update(slot, 1)) for slot in range(3)])
     star.close(2, [(slot, star.update(slot, 2)) for slot in (0, 2)])
-    assert star.verdict() == ([], False, {(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)})
+    assert star.verdict()[:3] == ([], False, {(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)})
 
 
 def test_the_book_of_a_star_sees_a_slot_counted_twice():

@@ -346,7 +346,7 @@ def test_a_newcomer_takes_the_slot_of_a_node_that_never_came():
 
 def test_a_node_without_a_slot_watches_until_one_is_free_for_good():
     """The slot's node has trained; when it comes back, it is the one that watches."""
-    world = running(rules=Rules(orphan_after_s=5.0))
+    world = running(rules=Rules(orphan_after_s=5.0, return_s=2.0))
     world.nodes["pi-4"] = StandIn("pi-4")
     world.boot("pi-4")
     world.run(1.0)

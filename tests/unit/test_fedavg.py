@@ -85,6 +85,10 @@ def peer(task: str, slot: int = -1) -> Peer:
 SERVER, ADA, BOB, CYD = peer("server"), peer("ada", 0), peer("bob", 1), peer("cyd", 2)
 
 
+BRANCH = (0, 1)
+"""(since, incarnation) of the server here."""
+
+
 def opened(*trainers: Peer, **options: Any) -> Server:
     """A server in round 1, opened at t=0."""
     the_job = job(**options)
@@ -97,7 +101,7 @@ def opened(*trainers: Peer, **options: Any) -> Server:
 
 
 def update(slot: int, round_: int = 1, examples: int = 10) -> Update:
-    return Update(round_, Blob(f"{slot}-{round_}", 4), examples, Slots.of(slot), {"loss": 1.0 + slot})
+    return Update(round_, Blob(f"{slot}-{round_}", 4), examples, Slots.of(slot), {"loss": 1.0 + slot}, BRANCH)
 
 
 def kinds(commands: list[Command]) -> list[str]:
@@ -113,7 +117,7 @@ def test_the_first_round_opens_when_a_trainer_is_there_and_until_then_says_so() 
     assert waiting is not None
     assert (waiting.what, waiting.have, waiting.need) == ("trainers", 0, 1)
     commands = server.step(Joined(ADA), 4.0)
-    assert commands == [Cast("trainer", Round(1, Handle("w0")), latest=True)]
+    assert commands == [Cast("trainer", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
 
 
 def test_every_update_is_added_as_it_comes_and_the_last_one_closes_the_round() -> None:
@@ -207,7 +211,7 @@ def test_a_repeated_update_is_not_added() -> None:
     server = opened(ADA, BOB)
     server.step(Delivered("ada", update(0)), 1.0)
     assert kinds(server.step(Delivered("ada", update(0)), 2.0)) == ["Measure"]
-    assert kinds(server.step(Delivered("agg", Update(1, Blob("x", 4), 99, Slots.of(0, 2))), 2.0)) == ["Measure"], (
+    assert kinds(server.step(Delivered("agg", Update(1, Blob("x", 4), 99, Slots.of(0, 2), branch=BRANCH)), 2.0)) == ["Measure"], (
         "an overlapping set counts as repeated"
     )
 
@@ -258,7 +262,7 @@ def test_a_round_does_not_close_between_two_instances_of_a_trainer() -> None:
 
 def test_a_trainer_that_joins_gets_the_round_unless_it_has_answered_already() -> None:
     server = opened(ADA)
-    assert server.step(Joined(BOB), 1.0) == [Send("bob", Round(1, Handle("w0")), latest=True)]
+    assert server.step(Joined(BOB), 1.0) == [Send("bob", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
     server.step(Delivered("ada", update(0)), 2.0)
     assert server.step(Joined(ADA), 3.0) == []
 
@@ -362,6 +366,27 @@ def test_a_server_that_fell_back_is_obeyed() -> None:
     assert machine.step(Delivered("server", Round(6, Blob("w", 4))), 3.0) == [], "an old letter"
     machine.step(Joined(SERVER), 4.0)
     assert kinds(machine.step(Delivered("server", Round(6, Blob("w", 4))), 5.0)) == ["train"]
+
+
+def test_an_update_from_weights_that_the_server_before_lost_does_not_count() -> None:
+    """It closed round 1, called round 2 and was lost with its Save; the one that follows closed round 1 again, with other updates."""
+    server = opened(ADA, BOB)
+    lost = Update(1, Blob("x", 4), 10, Slots.of(0), {"loss": 1.0}, branch=(0, 7))
+    assert kinds(server.step(Delivered("ada", lost), 2.0)) == ["Measure"]
+    waiting = server.waiting(2.5)
+    assert waiting is not None and waiting.who == ("ada", "bob"), "its slot is still open"
+    assert kinds(server.step(Delivered("ada", update(0)), 3.0))[0] == "accumulate"
+
+
+def test_a_round_that_is_called_anew_from_other_weights_is_trained_anew() -> None:
+    machine = trainer()
+    machine.step(Delivered("server", Round(2, Blob("lost", 4), branch=(1, 1))), 1.0)
+    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch=(2, 5))), 1.5) == [], "one at a time"
+    again = machine.step(Ran(("trained", 2), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
+    assert kinds(again) == ["Measure", "train"], "the first is not sent: it would not count"
+    done = machine.step(Ran(("trained", 2), {"weights": Handle("h2")}, {"examples": 12, "loss": 0.5}), 3.0)
+    assert [command.message.branch for command in done if isinstance(command, Send)] == [(2, 5)]
+    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch=(2, 5))), 4.0) == []
 
 
 def test_trouble_is_reported_and_the_round_can_be_tried_again() -> None:

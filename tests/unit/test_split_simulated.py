@@ -72,12 +72,20 @@ def test_a_drained_trunk_leaves_every_loss_as_it_was(toy: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["kill_worker", "power_loss"])
-def test_a_front_killed_in_a_step_costs_its_rows_for_a_while_and_not_the_job(toy: Path, kind: Any) -> None:
+def test_a_front_killed_in_a_step_that_is_back_soon_gives_its_rows_again(toy: Path, kind: Any) -> None:
+    job = job_for("cnn", "momentum", NODES, "float64", steps=60, round_steps=2, cut=1)
+    undisturbed, _ = simulated(job, toy, NODES)
+    losses, status = simulated(job, toy, NODES, Fault(0.003, kind, "node-2", 0.5), from_round=4)
+    assert {record["updates"] for record in status["history"]} == {NODES}
+    assert losses == undisturbed
+
+
+def test_a_front_that_stays_away_costs_its_rows_and_not_the_job(toy: Path) -> None:
     job = job_for("cnn", "momentum", NODES, "float64", steps=100, round_steps=2, cut=1)
     undisturbed, _ = simulated(job, toy, NODES)
-    losses, status = simulated(job, toy, NODES, Fault(0.003, kind, "node-2", 0.5), from_round=10)
+    losses, status = simulated(job, toy, NODES, Fault(0.003, "power_loss", "node-2", 600.0), from_round=10)
     assert [record["round"] for record in status["history"]] == list(range(1, 51))
-    assert {record["updates"] for record in status["history"]} == {NODES - 1, NODES}, "without it, and with it again"
+    assert {record["updates"] for record in status["history"]} == {NODES - 1, NODES}, "with it, then without"
     assert losses[:9] == undisturbed[:9]
     assert losses != undisturbed
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])

@@ -20,7 +20,7 @@ Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
 `init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
 
 What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
-In the open round it counts with its examples n. One of an older round counts, with `late: accept` and not more than
+In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of an older round counts, with `late: accept` and not more than
 `late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
 of rounds between; it never helps the quorum. Everything else is dropped and measured.
 """
@@ -63,7 +63,7 @@ from fog_common.machine import (
 )
 from fog_learning.job import Evaluation, Job, Stragglers, refuse_idle
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.fedavg_messages import Plan, Round, Trouble, Update
+from fog_learning.methods.fedavg_messages import Branch, Plan, Round, Trouble, Update
 from fog_learning.methods.fedavg_trainer import Trainer
 from fog_learning.methods.rounds import deadline, ends_at, needed, stale_weight
 
@@ -89,6 +89,10 @@ class Server(Machine):
     round: int = 0
     """The open round, or the last closed one."""
     weights: Ref | None = None
+    me: Branch = (0, 0)
+    """This instance."""
+    branch: Branch = (0, 0)
+    """The one that made the weights."""
     moments: dict[str, Ref] = field(default_factory=dict)
     trainers: dict[str, int] = field(default_factory=dict)
     """Live trainers: task -> slot."""
@@ -148,7 +152,7 @@ class Server(Machine):
             case Woke():
                 return self._close_if_ready(now)
             case Ran(("init",), refs):
-                self.weights = refs["weights"]
+                self.weights, self.branch = refs["weights"], self.me
                 return [Save(0), *self._open(now)]
             case Ran(("weights", number), refs) if self.phase == "averaging" and number == self.round:
                 return self._closed(refs, now)
@@ -177,6 +181,7 @@ class Server(Machine):
 
     def _meet(self, roster: tuple[Peer, ...]) -> None:
         self.trainers = {peer.task: peer.slot for peer in roster if peer.role == "trainer"}
+        self.me = next(((peer.since, peer.incarnation) for peer in roster if peer.role == "server"), self.me)
 
     def _open(self, now: float) -> list[Command]:
         """Open the next round (the one after the last only rates the result), or wait for trainers."""
@@ -199,7 +204,7 @@ class Server(Machine):
     def _call(self) -> Round:
         assert self.weights is not None
         rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
-        return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate)
+        return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate, branch=self.branch)
 
     def _ends_at(self) -> float | None:
         return None if self.ended else ends_at(self.stragglers, self.opened_at)
@@ -219,6 +224,8 @@ class Server(Machine):
     def _hear(self, update: Update, now: float) -> list[Command]:
         number = update.round
         if number > self.round or number not in self.heard:  # of a life before ours, or too old
+            return [Measure("late_updates", 1)]
+        if number == self.round and update.branch != self.branch:  # made from weights that a server before us had, and lost
             return [Measure("late_updates", 1)]
         heard = self.heard[number]
         if any(slot in heard for slot in update.slots):
@@ -320,7 +327,7 @@ class Server(Machine):
 
     def _closed(self, refs: dict[str, Ref], now: float) -> list[Command]:
         """The new weights are there: save, say so, go on."""
-        self.weights = refs["weights"]
+        self.weights, self.branch = refs["weights"], self.me
         self.moments = {name: refs[name] for name in ("m", "v") if name in refs}
         self.sum = None
         good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)

@@ -32,6 +32,10 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 # -- what they say -------------------------------------------------------------------------
 
 
+Branch = tuple[int, int]
+"""(view, incarnation) of the server that closed a round: after a fallback the same round is closed again, with other weights perhaps."""
+
+
 class Round(Struct, frozen=True, tag=True):
     """Server -> trainers: start from these weights. rate: evaluate them first on the held-out part; train=False: only that."""
 
@@ -39,6 +43,8 @@ class Round(Struct, frozen=True, tag=True):
     weights: Ref
     train: bool = True
     rate: bool = False
+    branch: Branch = (0, 0)
+    """Who made these weights."""
 
 
 class Update(Struct, frozen=True, tag=True):
@@ -49,6 +55,8 @@ class Update(Struct, frozen=True, tag=True):
     examples: int
     slots: Slots
     numbers: Numbers = {}
+    branch: Branch = (0, 0)
+    """Of the weights that it began with: it counts in a round only if they are that round's."""
 
 
 class Trouble(Struct, frozen=True, tag=True):

@@ -27,7 +27,7 @@ from fog_common.machine import (
     Started,
     Waiting,
 )
-from fog_learning.methods.fedavg_messages import Plan, Round, Trouble, Update
+from fog_learning.methods.fedavg_messages import Branch, Plan, Round, Trouble, Update
 
 
 class Call(Struct, frozen=True):
@@ -44,6 +44,8 @@ class Trainer(Machine):
     late_rounds: int = 0
     newest: int = 0
     """The newest round that was begun."""
+    branch: Branch = (0, 0)
+    """Whose weights it was begun with."""
     doing: Call | None = None
     next: Call | None = None
     """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
@@ -83,17 +85,18 @@ class Trainer(Machine):
 
     def _called(self, call: Call) -> list[Command]:
         number = call.round.number
-        fresh = number > self.newest or (self.renewed and number <= self.newest) or not call.round.train
-        if not fresh or self._does(number):
+        anew = number == self.newest and call.round.branch != self.branch  # the server fell back and closed the round before once more
+        fresh = number > self.newest or (self.renewed and number <= self.newest) or anew or not call.round.train
+        if not fresh or (self._does(number) and not anew):
             return []
         if self.doing is None:
             return self._begin(call)
-        if self.next is None or self.renewed or number > self.next.round.number:
+        if self.next is None or self.renewed or number >= self.next.round.number:
             self.next = call
         return []
 
     def _begin(self, call: Call) -> list[Command]:
-        self.doing, self.newest, self.renewed, self.scores = call, call.round.number, False, {}
+        self.doing, self.newest, self.branch, self.renewed, self.scores = call, call.round.number, call.round.branch, False, {}
         number = call.round.number
         weights: dict[str, Ref] = {"weights": call.round.weights}
         if self.own is not None:
@@ -112,17 +115,20 @@ class Trainer(Machine):
         self.scores = scores
         if self.doing.round.train:
             return []
-        answer = Send(self.doing.sender, Update(self.doing.round.number, None, 0, Slots.of(self.slot), scores), latest=True)
+        update = Update(self.doing.round.number, None, 0, Slots.of(self.slot), scores, self.doing.round.branch)
+        answer = Send(self.doing.sender, update, latest=True)
         return [answer, *self._go_on(now)]
 
     def _trained(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
         assert self.doing is not None
-        number, sender = self.doing.round.number, self.doing.sender
+        number, sender, branch = self.doing.round.number, self.doing.sender, self.doing.round.branch
         self.own = refs.get("own")
         examples = int(numbers["examples"])
-        update = Update(number, refs["weights"], examples, Slots.of(self.slot), {"loss": numbers["loss"], **self.scores})
+        update = Update(number, refs["weights"], examples, Slots.of(self.slot), {"loss": numbers["loss"], **self.scores}, branch)
         after = self._go_on(now)
-        if self.late == "drop" and after and self.newest > number:  # the server has closed this round: it would not count
+        if (
+            self.late == "drop" and after and (self.newest, self.branch) != (number, branch)
+        ):  # that round is closed, or called anew: it would not count
             return [Measure("late_updates", 1), *after]
         keep = number + self.late_rounds if self.late == "accept" else number
         return [Save(number), Send(sender, update, keep=keep), Measure("loss", numbers["loss"]), *after]

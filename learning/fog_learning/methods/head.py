@@ -147,7 +147,7 @@ class Head(Struct):
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
-        self.children = dict(sorted([*self.children.items(), (name, Child.of(peer))]))
+        self.children = dict(sorted({**self.children, name: Child.of(peer)}.items()))
         self.broken = [pair for pair in self.broken if name not in pair]
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
@@ -158,6 +158,8 @@ class Head(Struct):
         if self.d2d:
             self.answers.pop(name, None)
         if name in self.called:
+            if self.phase == "gathering" and name in self.relayers:  # what it was to pass on went with its instance
+                return [*lost, *self._call_orphans()]
             return lost if name in self.answers else [*lost, *self._hand_on((name,))]
         if sampled and any(other in self.children for other in self.called):
             return lost
@@ -173,7 +175,7 @@ class Head(Struct):
 
     def _await(self, name: str, child: Child, now: float) -> None:
         if child.role == "aggregator" and self.absent_s > 0.0:
-            self.awaited = dict(sorted([*self.awaited.items(), (name, now + self.absent_s)]))
+            self.awaited = dict(sorted({**self.awaited, name: now + self.absent_s}.items()))
 
     def wakes_at(self) -> float | None:
         """When the owner is to call woke(), at the latest."""
