@@ -97,7 +97,7 @@ def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -
     assert "by formula" in dict(summary(status))["bytes a step"]
 
 
-def test_a_front_killed_in_a_step_does_not_stop_the_job(fleet: LocalFleet, client: Client) -> None:
+def test_a_front_killed_in_a_step_gives_its_rows_again_and_the_job_goes_on(fleet: LocalFleet, client: Client) -> None:
     job = submitted(client, example(), "killed")
     until(client, job, lambda status: status["round"] >= 3, "round 3")
     workers = fleet.workers_of("agent-2")
@@ -106,7 +106,7 @@ def test_a_front_killed_in_a_step_does_not_stop_the_job(fleet: LocalFleet, clien
         os.kill(pid, signal.SIGKILL)
     status = finished(client, job)
     assert [record["round"] for record in status["history"]] == list(range(1, 16))
-    assert min(record["updates"] for record in status["history"]) == NODES - 1, "steps were taken without it"
+    assert {record["updates"] for record in status["history"]} == {NODES}, "no step was taken without it"
     assert status["metrics"]["accuracy"] >= 0.95
 
 
