@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP_ARGS ?=
-TESTS ?= tests/unit tests/contract tests/broker tests/e2e
+TESTS ?= tests/contract tests/broker tests/e2e
 ARGS ?=
 
 .PHONY: help setup demo lint check test bench chaos clean
@@ -21,8 +21,8 @@ ARGS ?=
 help:
 	@echo "make setup   build .venv with what is tested (constraints.txt)"
 	@echo "make demo    train a classifier on four agents over a real broker (ARGS=... for fogctl demo)"
-	@echo "make check   format, lint, types, import rules, unit tests: about a minute, no broker"
-	@echo "make test    check, then contract, broker and end-to-end tests"
+	@echo "make check   format, lint, types, import rules, unit tests but for campaigns and matrices: about a minute on two quiet cores, no broker"
+	@echo "make test    all unit tests, then contract, broker and end-to-end tests"
 	@echo "make bench   measure against a bare MQTT loop, numpy and torch; writes bench/results/latest.json"
 	@echo "make chaos   the long tests: 5 000 simulated and more than 50 live schedules of faults (about half an hour)"
 	@echo "make clean   remove caches and build outputs (rm -rf .venv to begin anew)"
@@ -46,9 +46,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow" tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not slow and not thorough" tests/unit $(ARGS)
 
 test: lint
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/unit $(ARGS)
 	$(BIN)/python -m pytest -m "not slow" $(TESTS) $(ARGS)
 
 bench: $(READY)

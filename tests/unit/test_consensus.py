@@ -31,6 +31,8 @@ from fog_learning.methods.consensus import (
 )
 from fog_learning.methods.mixing import Epoch, Mixing, Share
 
+pytestmark = pytest.mark.thorough
+
 # -- graphs and weights ----------------------------------------------------------------------
 
 graphs = st.builds(

@@ -11,6 +11,8 @@ from fog_coordinator.core import Core
 from fog_coordinator.views import Rules
 from support.stand_ins import StandIn, World
 
+pytestmark = pytest.mark.thorough
+
 RULES = Rules(heartbeat_s=1.0, grace_s=2.0, move_after_s=2.0, orphan_after_s=6.0)
 SEEDS = range(60)
 

@@ -21,6 +21,8 @@ from fog_sim.experiments.stage import Stage, Task, star
 from fog_sim.experiments.training import Bytes, Ledger, Setup, bytes_per_step
 from fogctl.app import run as fogctl
 
+pytestmark = pytest.mark.thorough
+
 ONE_SEED = Settings(quick=True, seeds=1, env={})
 
 # -- formulas ------------------------------------------------------------------------------

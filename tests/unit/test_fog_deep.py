@@ -20,6 +20,8 @@ from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
 
+pytestmark = pytest.mark.thorough
+
 EVERY, ROUNDS = 3, 8
 WHOLE = (3, 6, 8)
 """Rounds that average all blocks."""

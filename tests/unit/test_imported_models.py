@@ -19,6 +19,8 @@ from fog_learning.ops import Workbench
 from support import modules
 from support.inline import Inline
 
+pytestmark = pytest.mark.thorough
+
 SHAPE = (1, 8, 8)
 
 

@@ -17,6 +17,8 @@ from fog_learning.jobfile import job_from
 from fog_learning.methods import METHODS
 from fog_learning.methods.demands import WORKER_BYTES, Demands
 
+pytestmark = pytest.mark.thorough
+
 OBJECTIVES = ("latency", "energy", "bytes", "weighted")
 
 

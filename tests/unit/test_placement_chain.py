@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_coordinator.placement.chain import Segment, Way, best_chains
 from fog_coordinator.placement.greedy import greedy
 from fog_coordinator.placement.steady import Steady
+
+pytestmark = pytest.mark.thorough
 
 
 class Instance:

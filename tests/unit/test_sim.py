@@ -47,6 +47,7 @@ def test_the_log_does_not_depend_on_the_hash_seed():
     assert len(said) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_random_faults_count_every_update_once_and_never_hang(first: int):
     bad = {outcome.seed: outcome.violations for outcome in chaos.campaign(first, 50) if outcome.violations}

@@ -22,6 +22,8 @@ from support import uncut
 from support.inline import Inline
 from support.uncut import BOUNDS, MODELS, OPTIMIZERS, STEPS, bench_of, job_for, sizes_of, whole, worst
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:

@@ -16,6 +16,8 @@ from fog_sim.world import Simulation
 from support import uncut
 from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
 
+pytestmark = pytest.mark.thorough
+
 NODES = 3
 
 

@@ -6,11 +6,14 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.transfer.endpoint import BlobMeta, Limits
 from support.letternet import KIND, Net, Site, Weather, content
+
+pytestmark = pytest.mark.thorough
 
 weathers = st.builds(
     Weather,
