@@ -66,6 +66,8 @@ class Runner:
     def __init__(self, fleet: ChaosFleet, client: Client) -> None:
         self.fleet, self.client = fleet, client
         self._number = 0
+        self._shown: dict[int, tuple[int, int]] = {}  # round -> (updates, examples), as the history of this job said it first
+        self._taken_back: list[str] = []
 
     def play(self, case: Case) -> Outcome:
         """Submit a job, wait for its third round, let the schedule happen, wait for the end, put everything right again."""
@@ -82,6 +84,7 @@ class Runner:
         }
         job = str(self._insist("job.submit", spec=spec, token=name)["job"])
         began = time.monotonic()
+        self._shown, self._taken_back = {}, []
         with Watch(fleet.saves_of(job, "server")) as watch:
             status = self._until_round(job, watch, 3)
             fault_at = time.monotonic() + min((fault.at for fault in case.schedule.faults), default=0.0)
@@ -96,6 +99,7 @@ class Runner:
                 client.request("job.cancel", job=job)
         else:
             found += truth.violations(status, case.rounds, SLOTS)
+        found += self._taken_back
         whole = status["state"] == "finished" and truth.whole(status, SLOTS)
         try:
             fleet.heal_all(client)
@@ -128,10 +132,19 @@ class Runner:
             with contextlib.suppress(Unreachable):  # nobody may be there to answer: that is the test
                 self.client.timeout_s = min(3.0, left - 0.05)
                 status = self.client.request("job.status", job=job)
+                self._look(status)
             self.client.timeout_s = 3.0
             left = (due[0][0] if due else give_up) - time.monotonic()
             time.sleep(min(0.2, max(0.0, left - 0.1)))
         return status
+
+    def _look(self, status: dict[str, Any]) -> None:
+        """A round that was shown as closed stays as it was, whatever falls back."""
+        now = {record["round"]: (record["updates"], record["examples"]) for record in status["history"]}
+        self._taken_back += [
+            f"round {number} was shown with {was}, then with {now.get(number)}" for number, was in self._shown.items() if now.get(number) != was
+        ]
+        self._shown |= now
 
     def _until_round(self, job: str, watch: Watch, number: int) -> dict[str, Any]:
         until = time.monotonic() + PATIENCE_S

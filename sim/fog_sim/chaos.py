@@ -5,7 +5,7 @@ Ops are exact numbers (fog_sim.books), so that what is counted can be checked, a
 - the final weights are those of the updates that the history names, round by round; no slot is counted twice;
 - an update that a trainer's Save has made durable is counted, where the job takes late ones, unless the job was over before it came;
 - a job ends, or says what it waits for when time is up (which is a violation all the same: every fault ends);
-- rounds are closed once each, in order; if every update was counted in every round, the weights are the undisturbed run's, bit for bit;
+- rounds are closed once each, in order; one that was shown as closed stays as it was; if every update was counted in every round, the weights are the undisturbed run's, bit for bit;
 - nothing piles up: blobs, letters and events that a host holds are looked at every second.
 
 Scenarios take turns: a star that drops late updates, one with a quorum that takes them and with a second cloud node, trees over sites with
@@ -112,10 +112,12 @@ class Outcome(Struct, frozen=True):
 
 
 class _Look:
-    """What is seen while a job runs: the most that a host held, and which updates were made durable, and when."""
+    """What is seen while a job runs: the most that a host held, which updates were made durable, and when, which rounds were shown as closed."""
 
-    def __init__(self, world: Simulation, max_bytes: int) -> None:
-        self.world, self.max_bytes = world, max_bytes
+    def __init__(self, world: Simulation, job: str, max_bytes: int) -> None:
+        self.world, self.job, self.max_bytes = world, job, max_bytes
+        self.shown: dict[int, tuple[int, int]] = {}  # round -> (updates, examples)
+        self.taken_back: dict[int, str] = {}
         self.durable: dict[tuple[int, int], float] = {}  # (slot, round) -> virtual seconds
         self.too_much: dict[str, str] = {}
         world.on_saved = self.saved
@@ -126,6 +128,12 @@ class _Look:
             self.durable.setdefault((int(slot), record.label), self.world.kernel.now)
 
     def second(self) -> None:
+        core = self.world.coordinator.core
+        rounds = core.histories[self.job].rounds if core is not None and self.job in core.histories else {}
+        for number, item in rounds.items():
+            now = (item.record.updates, item.record.examples)
+            if self.shown.setdefault(number, now) != now:
+                self.taken_back[number] = f"round {number} was shown with (updates, examples) {self.shown[number]}, then with {now}"
         for node in self.world.nodes.values():
             for worker in node.workers.values():
                 if worker.host is None:
@@ -144,14 +152,14 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
         return books[-1], Costs(1e6, 256, file.train.batch_size, 100)
 
     world = Simulation(scenario.nodes, scenario.fleet, bench, seed=seed)
-    look = _Look(world, scenario.max_bytes)
     name = world.submit(scenario.job)
+    look = _Look(world, name, scenario.max_bytes)
     began = world.kernel.now
     world.inject(schedule)
     status = world.run(name, LIMIT_S, look.second)
     weights = world.coordinator.results.get(name, b"")
     numbers, rounds = [record["round"] for record in status["history"]], scenario.job["train"]["rounds"]
-    violations, whole = list(look.too_much.values()), False
+    violations, whole = [*look.too_much.values(), *look.taken_back.values()], False
     if status["state"] != "finished":
         violations += [text for book in books for text in book.violations]
         violations.append(f"{status['state']} after {LIMIT_S:g} s: {status['line']}")

@@ -139,7 +139,7 @@ class Head(Struct):
         if self.d2d:
             self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
         widened = self._widen(new) if new else []
-        orphans = self._call_orphans() if any(name not in self.children for name in self.relayers) else []
+        orphans = self._call_orphans(new)  # also who was awaited when the Save was made, and is back
         return [*widened, *orphans, *self._close_if_ready(now)]
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
@@ -200,10 +200,11 @@ class Head(Struct):
             return []
         return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
 
-    def _call_orphans(self) -> list[Command]:
-        """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed."""
+    def _call_orphans(self, called: tuple[str, ...] = ()) -> list[Command]:
+        """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed.
+        called: they have it, or will."""
         self.relayers = tuple(name for name in self.relayers if name in self.holders and name in self.children)
-        orphans = tuple(name for name in self.missing() if name not in self.holders and name in self.children)
+        orphans = tuple(name for name in self.missing() if name not in (*self.holders, *called) and name in self.children)
         return self._hand_on(orphans) if orphans else []
 
     def _widen(self, names: tuple[str, ...]) -> list[Command]:
