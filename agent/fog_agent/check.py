@@ -70,7 +70,9 @@ def _workers(config: AgentConfig) -> str:
     if config.spawner and not _is_socket(config.spawner):
         raise ConfigError(f"spawner: no socket at {config.spawner}; start `python -m fog_agent.spawner --socket {config.spawner}` first")
     if not probes.can_train(config):
-        return "torch is not installed: this node cannot train (pip install torch --index-url https://download.pytorch.org/whl/cpu)"
+        return (
+            "torch is not installed: this node cannot train; install it from PyTorch's CPU index (the line stands in README.md, under real machines)"
+        )
     return f"{config.max_workers} at a time, backend {config.backend}"
 
 

@@ -80,7 +80,7 @@ def machine() -> Iterator[Check]:
             "torch",
             "warning",
             "not installed: no training on this machine",
-            "only agents need it; on a CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu",
+            "only agents need it; on a CPU install it from PyTorch's CPU index (the line stands in README.md, under real machines)",
         )
     else:
         yield Check("torch", "ok", version("torch"))
