@@ -159,3 +159,26 @@ def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monk
     assert status["ended_at"] > 45.0, "it woke while the job ran"
     assert written == sorted(written)
     assert [record["round"] for record in status["history"]] == list(range(1, 61))
+
+
+def test_messages_that_are_sent_whole_give_the_same_weights_with_fewer_frames():
+    def run(chunk_bytes: int) -> tuple[bytes, int]:
+        world = Simulation(3, QUICK, standin_bench, seed=1, chunk_bytes=chunk_bytes)
+        name = world.submit(chaos.JOB)
+        assert world.run(name, 60.0)["state"] == "finished"
+        return world.coordinator.results[name], world.broker.frames
+
+    (chunked, many), (whole, few) = run(1024), run(1 << 31)
+    assert whole == chunked
+    assert few < many
+
+
+def test_a_node_that_joins_after_the_job_is_there_and_one_that_leaves_hands_over():
+    world = Simulation(3, QUICK, standin_bench, seed=1)
+    name = world.submit({**chaos.JOB, "train": {"rounds": 60}})
+    world.inject(Schedule([Fault(0.5, "join", "node-9"), Fault(1.0, "leave", "cloud-1")]))
+    status = world.run(name, 60.0)
+    assert status["state"] == "finished"
+    assert [record["updates"] for record in status["history"]] == [3] * 60
+    assert [task["node"] for task in status["tasks"] if task["role"] == "server"] != ["cloud-1"]
+    assert {node["node"] for node in world.coordinator.request("node.list").body["nodes"]} >= {"node-9"}
