@@ -57,6 +57,7 @@ from fog_common.saves import Codebook, Program, Record
 from fog_common.shelf import Shelf
 from fog_common.task import Task
 from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Letter, Publish, Refused
+from fog_common.unheard import Unheard
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement, ReplicaState, TaskState
 
@@ -97,7 +98,7 @@ class Host:
         self._incarnations: dict[str, int] = {}  # node -> of its live worker
         self._wanted: dict[str, _Asked] = {}  # task -> whom it was asked for the task's newest Save
         self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
-        self._unheard: dict[str, tuple[Peer, list[tuple[str, Send]]]] = {}  # task that fell silent -> (as it was, what it did not hear: sender, send)
+        self._unheard = Unheard()
         self._epochs = 0
         self._computes = 0
         self._persisting: dict[tuple[str, int], Record] = {}
@@ -129,7 +130,9 @@ class Host:
         fell_back = any(peer.task == new.root for peer in come) or (old is not None and new.rewind_view > old.rewind_view)
         if fell_back:
             self.root_saved = -1  # the root says anew how far it is safe
-        self._remember_unheard(gone)
+        for was in gone:
+            self._unheard.silent(was, self._by_name.get(was.task), self.mail.give_up(was.node, was.task, was.role))
+        self._unheard.forget_moved(self._by_name)
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
@@ -556,7 +559,7 @@ class Host:
         digests: set[str] = set(self.endpoint.digests())
         for name, task in self._tasks.items():
             parts: list[Any] = [task.machine, task.kept, task.result, [command for _, command in task.held]]
-            parts.append([send for _, waiting in self._unheard.values() for sender, send in waiting if sender == name])
+            parts.append(self._unheard.of(name))
             parts += [[compute.refs, compute.into] for compute in task.computing.values()]
             for ref in refs_in(parts):
                 if isinstance(ref, Handle):
@@ -597,7 +600,7 @@ class Host:
         if peer is None or not peer.live:
             self._count("sends_without_receiver_total")  # a kept one leaves when the receiver is placed
             if send.to in self._unheard and send.keep is None:
-                self._note_unheard(name, map_refs(send, lambda ref: self.refs.blob(name, ref, send.once)))
+                self._unheard.note(name, map_refs(send, lambda ref: self.refs.blob(name, ref, send.once)))
             return
         fixed: Send = map_refs(send, lambda ref: self.refs.blob(name, ref, send.once))
         if peer.node == self.me.node:
@@ -642,34 +645,10 @@ class Host:
             to = Address(COORDINATOR, CLOUD_SITE, "cloud", self.me.kind)
             self.mail.post(now, name, RESULT, _encoder.encode(result), tuple(blobs.values()), to, about=Send(RESULT, result))
 
-    def _remember_unheard(self, gone: list[Peer]) -> None:
-        """A task whose node fell silent may be back as it was, and then it must hear what was sent meanwhile; a new instance begins anew."""
-        for peer in gone:
-            sent, now = self.mail.give_up(peer.node, peer.task, peer.role), self._by_name.get(peer.task)
-            if now is not None and not now.live and (now.node, now.since) == (peer.node, peer.since):
-                self._unheard[peer.task] = (peer, [])
-                for name, send in sent:
-                    self._note_unheard(name, send)
-        for task, (peer, _) in list(self._unheard.items()):
-            now = self._by_name.get(task)
-            if now is None or (now.node, now.since) != (peer.node, peer.since):
-                del self._unheard[task]
-
-    def _note_unheard(self, name: str, send: Send) -> None:
-        waiting = self._unheard[send.to][1]
-        if send.latest:
-            kind = type(send.message)
-            waiting[:] = [(sender, old) for sender, old in waiting if not (sender == name and old.latest and type(old.message) is kind)]
-        if send.keep is None and (name, send) not in waiting:
-            waiting.append((name, send))
-
     def _send_unheard(self, now: float, peer: Peer) -> None:
-        """Of a peer that is live: what its instance did not hear while it was thought to be gone."""
-        before, waiting = self._unheard.pop(peer.task, (peer, []))
-        if before.incarnation == peer.incarnation:
-            for name, send in waiting:
-                if name in self._tasks:
-                    self._perform_send(now, self._tasks[name], send)
+        for name, send in self._unheard.back(peer):
+            if name in self._tasks:
+                self._perform_send(now, self._tasks[name], send)
 
     def _resend(self, now: float, name: str, come: set[str]) -> None:
         """Kept messages go again to receivers that are new instances."""
