@@ -330,8 +330,7 @@ class Simulation:
             case "slow":
                 self.broker.slow(node.port, fault.seconds)
             case "drain":
-                self._drain(fault.node, undo=False)
-                back(fault.seconds, lambda: self._drain(fault.node, undo=True))
+                self._drain(fault.node, fault.seconds)
             case "disk_full":
                 node.disk.full = True
                 back(fault.seconds, lambda: setattr(node.disk, "full", False))
@@ -341,12 +340,14 @@ class Simulation:
             self._place(Place(name, "edge", "home"), random.Random(f"{name}-{self.seed}"))
         self.nodes[name].boot()
 
-    def _drain(self, node: str, undo: bool) -> None:
-        """As an operator would, who tries again while nobody answers."""
-        if self.coordinator.alive:
-            self.coordinator.request("node.drain", node=node, undo=undo)
-        else:
-            self.kernel.after(1.0, lambda: self._drain(node, undo))
+    def _drain(self, node: str, seconds: float, undo: bool = False) -> None:
+        """As an operator would, who tries again while nobody answers, and undoes it `seconds` after it was done."""
+        if not self.coordinator.alive:
+            self.kernel.after(1.0, lambda: self._drain(node, seconds, undo))
+            return
+        self.coordinator.request("node.drain", node=node, undo=undo)
+        if not undo:
+            self.kernel.after(seconds, lambda: self._drain(node, seconds, undo=True))
 
     def status(self, job: str) -> dict[str, Any]:
         return self.coordinator.request("job.status", job=job).body

@@ -135,7 +135,7 @@ class Aggregator(Alarm, kw_only=True):
                 return self.member.give_again(call)
             case "adopt":
                 self.doing, self.deserted = call, False
-                return self._after([], now)
+                return self._after(self.head.called_anew(call.line), now)
             case "begin":
                 self.lacks = not self._has_base(call)
                 if self.lacks:

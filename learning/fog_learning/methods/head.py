@@ -135,12 +135,20 @@ class Head(Struct):
         new = tuple(name for name in self.children if name not in self.called and (name not in before or self.children[name].role != "aggregator"))
         if self.phase != "gathering":
             return []
-        self.holders = tuple(name for name in self.holders if name in self.children)
-        if self.d2d:
-            self.answers = {name: answer for name, answer in self.answers.items() if name in self.children}
+        # called anew: an instance before this one may have got further than the Save, and members go by the newest line that they heard
+        self.line = (*self.line[:-2], *self.born)
+        self.holders, self.relayers, self.answers = (), (), {}
         widened = self._widen(new) if new else []
         orphans = self._call_orphans(new)  # also who was awaited when the Save was made, and is back
         return [*widened, *orphans, *self._close_if_ready(now)]
+
+    def called_anew(self, above: Line) -> list[Command]:
+        """The call that this round follows came again with a newer line. Members who have answered need not hear of it."""
+        line = (*above, *self.born)
+        if self.phase != "gathering" or line <= self.line:
+            return []
+        self.line, self.holders, self.relayers = line, (), ()
+        return self._call_orphans()
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
         """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
