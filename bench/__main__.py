@@ -24,7 +24,7 @@ BARS: Final[dict[str, tuple[str, float, str]]] = {
     "daemon_rss_mb": ("at most", 40.0, "memory of an idle daemon, MB"),
     "worker_rss_mb": ("", 0.0, "memory of a worker, MB (shared pages included)"),
     "averaging_ratio": ("at least", 0.25, "averaging / one numpy float32 add"),
-    "sim_bytes": ("at most", 0.0001, "simulator: bytes that differ / bytes of the live run"),
+    "sim_bytes": ("at most", 0.0, "simulator: bytes that differ / bytes of the live run"),
     "sim_round": ("at most", 0.3, "simulator: |simulated / live round time - 1|"),
     "sim_events": ("", 0.0, "simulator: events per CPU second, 100 nodes"),
     "sim_thousand_s": ("at most", 300.0, "simulator: CPU seconds for 1 000 nodes, 20 rounds"),

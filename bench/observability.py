@@ -98,11 +98,11 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
 # -- overhead ------------------------------------------------------------------------------
 
 NARROW: Final = 0.02
-ENOUGH_S: Final = 300.0
+ENOUGH_S: Final = 420.0
 """Pairs beyond the least are made until then."""
 
 
-def overhead(pairs: int = 20, most: int = 60, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
+def overhead(pairs: int = 20, most: int = 80, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
     """The same job on two fleets, turn by turn: what energy and metrics add to the mean time of a round.
 
     on: energy meter, gauges, counters of workers, and while its job runs a reader of /metrics, every second (fifteen times as often as the
