@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import statistics
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +33,8 @@ from fog_coordinator.exporter import Exporter
 from fog_coordinator.journal import Journal
 from fog_coordinator.scrape import Look, LookAsked, Scrapes
 from fogctl.client import Client
-from fogctl.local_fleet import LocalFleet
+from fogctl.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.watch import ENDED, whole_status
 
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "scrape_s": ("at most", 0.3, "scrape of 1 000 nodes x 20 series, over HTTP"),
@@ -41,7 +45,7 @@ JOB: Final[dict[str, Any]] = {
     "method": {"name": "fedavg", "local_steps": 5},
     "model": {"name": "mlp", "hidden": [256]},
     "data": {"name": "digits"},
-    "train": {"rounds": 120, "batch_size": 32, "lr": 0.01},
+    "train": {"rounds": 100_000, "batch_size": 32, "lr": 0.01},
     "evaluation": {"where": "none"},
 }
 
@@ -99,70 +103,147 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
 
 NARROW: Final = 0.02
 ENOUGH_S: Final = 420.0
-"""Pairs beyond the least are made until then."""
+"""More comparisons than the least are made until then."""
+TURN_S: Final = 1.0
+BLOCKS: Final = 10
+"""Comparisons that one pair of jobs gives."""
+PAUSE_S: Final = 0.5
+"""A round that took longer was stopped in the middle. A round takes about 0.02 s, a pause at least TURN_S."""
+DISCARDED: Final = 3
+"""Pairs of jobs that may be unusable."""
+
+Turn = tuple[str, float]
+"""Which of the two jobs runs, and for how many seconds."""
 
 
-def overhead(pairs: int = 20, most: int = 80, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
-    """The same job on two fleets, turn by turn: what energy and metrics add to the mean time of a round.
+class Racer:
+    """A fleet whose job runs only when it has its turn: else its workers are stopped (SIGSTOP)."""
+
+    def __init__(self, fleet: LocalFleet, client: Client, url: str, scrape_every_s: float) -> None:
+        """url: read while it runs."""
+        self._fleet, self._client, self._url, self._every_s = fleet, client, url, scrape_every_s
+        self._job, self._workers = "", list[int]()
+
+    def start(self, name: str) -> None:
+        """A job that has no end of its own, stopped once its first rounds (imports, caches) are done."""
+        self._job = self._client.request("job.submit", spec={**JOB, "name": name})["job"]
+        _until(self._client, self._job, lambda status: status["round"] >= 5)
+        self._workers = [pid for node in (CLOUD_NODE, *self._fleet.agents) for pid in self._fleet.workers_of(node)]
+        self._signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> None:
+        self._signal(signal.SIGCONT)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self._every_s))
+            if self._url and time.monotonic() < end:
+                _read(self._url)
+        self._signal(signal.SIGSTOP)
+
+    def end(self) -> list[list[float]]:
+        """Ends the job. Seconds of the rounds of each turn, but for the first two and the one that was stopped."""
+        self._signal(signal.SIGCONT)
+        self._client.request("job.cancel", job=self._job)
+        _until(self._client, self._job, lambda status: status["state"] == "cancelled")
+        ends = [float(record["wall_s"]) for record in whole_status(self._client, self._job)["history"]]
+        return turns_of([after - before for before, after in pairwise(ends)])
+
+    def _signal(self, signum: int) -> None:
+        for pid in self._workers:
+            os.kill(pid, signum)
+
+
+def overhead(least: int = 20, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
+    """The same job on two fleets, second by second in turn: what energy and metrics add to the mean time of a round.
 
     on: energy meter, gauges, counters of workers, and while its job runs a reader of /metrics, every second (fifteen times as often as the
     shipped Prometheus). off: agents with `metrics: off` and a coordinator without pages: nothing is sampled, workers neither measure nor
-    report counters and gauges; what stays is that bytes are counted by plane, and the transfer's own tallies. The fleet that has no turn is
-    idle. The order changes from pair to pair. At least `pairs`, and on a machine that is not quiet up to `most` or ENOUGH_S, until the
-    interval is NARROW wide to each side.
-    value: upper end of the 95 % interval of the median over pairs of log(on / off) (0.01 = one per cent slower).
+    report counters and gauges; what stays is that bytes are counted by plane, and the transfer's own tallies. Both jobs live at the same
+    time; whose turn it is not has its workers stopped, so that a machine whose speed changes within seconds changes both alike. A comparison
+    is one of them for TURN_S, the other for twice that, the first again; who is in the middle changes, and after BLOCKS of them the jobs do.
+    A worker that is woken has reports to make up for, so `on` makes more of them per round than it would. At least `least` comparisons,
+    and more until the interval is NARROW wide to each side or ENOUGH_S are over.
+    value: upper end of the 95 % interval of the median over comparisons of log(on / off) (0.01 = one per cent slower).
     """
     with ExitStack() as stack:
-        runs: dict[str, Callable[[str], float]] = {}
+        racers: dict[str, Racer] = {}
         for name in ("on", "off"):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"foglearn-bench-{name}-"))
             options = {"metrics": name == "on", "energy": {"reader": "model" if name == "on" else "none"}}
             fleet = stack.enter_context(LocalFleet(Path(folder), 2, broker="mosquitto", backend=backend, metrics=name == "on", agent_options=options))
             client = stack.enter_context(fleet.client())
             fleet.wait_for_nodes(client, 3)
-            runs[name] = _turn(client, fleet.metrics_url if name == "on" else "", scrape_every_s)
-        return compared(runs, pairs, most)
+            racers[name] = Racer(fleet, client, fleet.metrics_url if name == "on" else "", scrape_every_s)
+
+        def race(name: str) -> list[Race]:
+            for side, racer in racers.items():
+                racer.start(f"{name}-{side}")
+            plan = turns(BLOCKS)
+            time.sleep(1.5 * PAUSE_S)  # the pause before the first turn
+            for side, seconds in plan:
+                racers[side].turn(seconds)
+            ran = {side: iter(racer.end()) for side, racer in racers.items()}
+            return blocks([(side, next(ran[side], [])) for side, _ in plan])
+
+        return compared(race, least)
 
 
-def _turn(client: Client, url: str, scrape_every_s: float) -> Callable[[str], float]:
-    """name of a job -> mean seconds of its rounds; url: read while it runs."""
-
-    def run(name: str) -> float:
-        over = threading.Event()
-        reader = threading.Thread(target=_read, args=(url, over, scrape_every_s)) if url else None
-        if reader is not None:
-            reader.start()
-        try:
-            return _rounds(client, name)
-        finally:
-            over.set()
-            if reader is not None:
-                reader.join()
-
-    return run
+Race = dict[str, list[float]]
+"""Seconds of the rounds of one comparison, by `on` and `off`."""
 
 
-def compared(runs: Mapping[str, Callable[[str], float]], pairs: int, most: int, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
-    """runs: `on` and `off`, each a job's name -> seconds of a round."""
+def turns(blocks: int) -> list[Turn]:
+    """off for a turn, on for two, off for one; the next comparison the other way round: they always alternate."""
+    found: list[Turn] = []
+    for number in range(blocks):
+        outer, inner = ("on", "off") if number % 2 else ("off", "on")
+        found += [(outer, TURN_S), (inner, 2 * TURN_S), (outer, TURN_S)]
+    return found
+
+
+def turns_of(seconds: list[float]) -> list[list[float]]:
+    """seconds: of all rounds, one after another -> those of each turn. What was before the first pause is no turn."""
+    found: list[list[float]] = []
+    for took in seconds:
+        if took > PAUSE_S:
+            found.append([])
+        elif found:
+            found[-1].append(took)
+    return [each[2:] for each in found]
+
+
+def blocks(ran: list[tuple[str, list[float]]]) -> list[Race]:
+    """Three turns are a comparison. None at all if a turn has no rounds: then some other round took as long as a pause, or a fleet stood still."""
+    if not all(rounds for _, rounds in ran):
+        return []
+    return [{first[0]: first[1] + last[1], middle[0]: middle[1]} for first, middle, last in zip(*[iter(ran)] * 3, strict=True)]
+
+
+def compared(race: Callable[[str], list[Race]], least: int, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+    """race: name of a pair of jobs -> their comparisons, none if they are unusable."""
     changes: list[float] = []
-    seconds = {name: list[float]() for name in runs}
-    for name, run in runs.items():  # warm: imports, caches, forked workers
-        run(f"warm-{name}")
-    until = clock() + ENOUGH_S
-    for pair in range(most):
-        if pair >= pairs and (narrow(changes) or clock() >= until):
-            break
-        took = {}
-        for name in sorted(runs, reverse=bool(pair % 2)):
-            took[name] = runs[name](f"pair-{pair}-{name}")
-            seconds[name].append(took[name])
-        changes.append(math.log(took["on"] / took["off"]))
+    seconds: dict[str, list[float]] = {"on": [], "off": []}
+    until, number, discarded = clock() + ENOUGH_S, 0, 0
+    while len(changes) < least or not (narrow(changes) or clock() >= until):
+        found = race(f"race-{number}")
+        number += 1
+        discarded += not found
+        if discarded > DISCARDED:
+            raise SystemExit(f"bench: {discarded} of {number} pairs of jobs could not be told apart by their pauses; is the machine busy?")
+        for each in found:
+            means = {side: statistics.mean(rounds) for side, rounds in each.items()}
+            changes.append(math.log(means["on"] / means["off"]))
+            for side, mean in means.items():
+                seconds[side].append(mean)
     low, high = median_interval(changes)
     return {
         "value": math.expm1(high),
         "median": math.expm1(statistics.median(changes)),
         "lower": math.expm1(low),
-        "pairs": len(changes),
+        "mean": math.expm1(statistics.mean(changes)),
+        "comparisons": len(changes),
+        "jobs": number,
+        "discarded": discarded,
         "on_s": statistics.median(seconds["on"]),
         "off_s": statistics.median(seconds["off"]),
         "changes": [round(math.expm1(change), 4) for change in changes],
@@ -184,28 +265,17 @@ def median_interval(values: list[float]) -> tuple[float, float]:
     return ordered[k - 1], ordered[n - k]
 
 
-def _rounds(client: Client, name: str) -> float:
-    """Mean seconds of a round of one job, the first one's left out. The mean: what a scrape or a report costs falls on few rounds."""
-    status = _finished(client, {**JOB, "name": name})
-    ends = [record["wall_s"] for record in status["history"]]
-    return (float(ends[-1]) - float(ends[0])) / (len(ends) - 1)
-
-
-def _finished(client: Client, spec: dict[str, Any], limit_s: float = 300.0) -> dict[str, Any]:
-    job = client.request("job.submit", spec=spec)["job"]
+def _until(client: Client, job: str, good: Callable[[dict[str, Any]], bool], limit_s: float = 300.0) -> None:
     until = time.monotonic() + limit_s
-    while (status := client.request("job.status", job=job))["state"] != "finished":
-        if status["state"] in ("failed", "cancelled") or time.monotonic() > until:
-            raise SystemExit(f"bench: {job} did not finish: {status['state']}: {status['why'] or status['line']}")
-        time.sleep(0.25)
-    return status
+    while not good(status := client.request("job.status", job=job)):
+        if status["state"] in ENDED or time.monotonic() > until:
+            raise SystemExit(f"bench: {job} is {status['state']}: {status['why'] or status['line']}")
+        time.sleep(0.1)
 
 
-def _read(url: str, over: threading.Event, every_s: float) -> None:
-    """A Prometheus in small."""
-    while not over.wait(every_s):
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            answer.read()
+def _read(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        answer.read()
 
 
 # -- bytes ---------------------------------------------------------------------------------
@@ -223,7 +293,9 @@ def byte_counters(rounds: int = 20, backend: str = "torch") -> dict[str, Any]:
         lines = f"sys_interval {SYS_INTERVAL_S}"
         with LocalFleet(Path(folder), 3, broker="mosquitto", backend=backend, broker_lines=lines) as fleet, fleet.client() as client:
             fleet.wait_for_nodes(client, 4)
-            _finished(client, {**JOB, "name": "bytes", "model": {"name": "mlp", "hidden": [512, 512]}, "train": {**JOB["train"], "rounds": rounds}})
+            spec = {**JOB, "name": "bytes", "model": {"name": "mlp", "hidden": [512, 512]}, "train": {**JOB["train"], "rounds": rounds}}
+            job = client.request("job.submit", spec=spec)["job"]
+            _until(client, job, lambda status: status["state"] == "finished")
             ours, theirs = _settled(lambda: _counted(fleet.metrics_url)), _asked(fleet)
     found = {
         "received": {"ours": ours["sent"], "mosquitto": theirs["received"]},

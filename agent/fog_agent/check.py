@@ -27,7 +27,14 @@ def check(config: AgentConfig, as_json: bool = False) -> int:
     """Prints what was found. 0, or the exit code of the first problem (2 configuration, 3 broker, 4 refused)."""
     found: dict[str, Any] = {"node": config.node, "tier": config.tier, "site": config.site}
     problems: list[FogError] = []
-    for name, look in (("state_dir", _folder), ("datasets", _datasets), ("workers", _workers), ("energy", _energy), ("broker", _broker)):
+    for name, look in (
+        ("state_dir", _folder),
+        ("datasets", _datasets),
+        ("weights", _weights),
+        ("workers", _workers),
+        ("energy", _energy),
+        ("broker", _broker),
+    ):
         try:
             found[name] = look(config)
         except FogError as error:
@@ -58,6 +65,13 @@ def _datasets(config: AgentConfig) -> list[str]:
     if missing:
         raise ConfigError(f"datasets: not there: {', '.join(missing)}; correct the paths")
     return sorted(datasets(config))
+
+
+def _weights(config: AgentConfig) -> list[str]:
+    missing = [f"{name} ({path})" for name, path in config.weights.items() if not Path(path).expanduser().is_file()]
+    if missing:
+        raise ConfigError(f"weights: no file: {', '.join(missing)}; correct the paths")
+    return sorted(config.weights)
 
 
 def _workers(config: AgentConfig) -> str:

@@ -39,6 +39,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Blobs, Saves, locks. '' = $STATE_DIRECTORY of the unit, else ~/.local/state/foglearn/NODE."""
     datasets: dict[str, str] = {}
     """Name of a data set -> local path. Beside it, every folder in $FOGLEARN_DATA is a data set of that name."""
+    weights: dict[Id, str] = {}
+    """Name of weights that a job may begin with (`model.weights`) -> safetensors file. Beside it, $FOGLEARN_DATA/NAME.safetensors."""
     allow_models: tuple[str, ...] = ()
     """Python modules that a job may import on this node (`model: {import: "pkg.mod:Factory"}`)."""
     labels: dict[Id, Annotated[str, Meta(max_length=64)]] = {}

@@ -52,7 +52,7 @@ def planned(config: AgentConfig, config_path: Path, prefix: Path = Path("/")) ->
             raise ConfigError(f"{config_path}: broker.password_file: for a service write the bare name; the file is copied to /{ETC}")
         files[ETC / name] = _text(config_path.parent / name)
         files[drop_ins / "credentials.conf"] = f"[Service]\nLoadCredential={name}:/{ETC / name}\n"
-    if hidden := sorted({str(Path(path).expanduser()) for path in config.datasets.values() if _hidden(Path(path).expanduser())}):
+    if hidden := sorted({str(path) for name in (*config.datasets.values(), *config.weights.values()) if _hidden(path := Path(name).expanduser())}):
         files[drop_ins / "datasets.conf"] = "[Service]\n" + "".join(f'BindReadOnlyPaths="{path}"\n' for path in hidden)
     needs = config.drain_s + config.stop_s + 15
     if needs > 60:

@@ -27,6 +27,7 @@ class Setup(Struct, frozen=True, tag=True):
     job: str
     incarnation: int
     datasets: dict[str, str] = {}
+    weights: dict[str, str] = {}
     allow_models: tuple[str, ...] = ()
     chunk_bytes: int = 256 * 1024
     backend: str = "torch"

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 REPORT_S: Final = 2.0
 """Seconds between reports to the daemon when nothing urgent happens."""
+MEMORY_S: Final = 1.0
+"""Seconds for which the resident memory, once read, stands: reports of short rounds come often, and the read costs more than all else in them."""
 RETRY_SAVE_S: Final = 2.0
 """Seconds until a Save that the disk refused (full) is tried again."""
 
@@ -53,6 +56,9 @@ class Workbench(Protocol):
 
     @property
     def blocks(self) -> tuple[BlockReport, ...]: ...
+
+    @property
+    def weights(self) -> str: ...
 
     def preflight(self) -> list[str]: ...
 
@@ -106,6 +112,8 @@ class Worker:
         self._counters: dict[str, float] = {}
         self._roles: dict[str, str] = {}
         """task -> role, as placed."""
+        self._memory = (0.0, -inf)
+        """Resident bytes, and when they were read."""
         self._step_s: float | None = None
         """Of one training step, as last measured."""
         self._speed: dict[str, float] = {}
@@ -430,6 +438,7 @@ class Worker:
             retry_s=None if self._refused_since is None else max(0.0, self._refused_at + RETRY_SAVE_S - now),
             classes=self._bench.classes if self._bench else None,
             blocks=self._bench.blocks if self._bench else (),
+            weights=self._bench.weights if self._bench else "",
         )
         with contextlib.suppress(OSError):  # the daemon is gone: the reader thread ends us
             pipe.send(self._sock, pipe.State(state, urgent))
@@ -454,8 +463,16 @@ class Worker:
                 gauges["step_seconds"] = self._step_s
         usage = os.times()
         counters["cpu_seconds"] = usage.user + usage.system
-        gauges["rss_bytes"] = _rss_bytes()
+        gauges["rss_bytes"] = self._rss_bytes()
         return counters, gauges
+
+    def _rss_bytes(self) -> float:
+        read, at = self._memory
+        if (now := time.monotonic()) >= at + MEMORY_S:
+            with open("/proc/self/statm") as file:
+                read = float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            self._memory = (read, now)
+        return read
 
 
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
@@ -465,7 +482,7 @@ def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: 
         return Standin(job, slots, roster_size)
     from fog_learning.ops import Workbench as Torch
 
-    return Torch(job, slots, roster_size, setup.datasets, allow_models=setup.allow_models)
+    return Torch(job, slots, roster_size, setup.datasets, weights=setup.weights, allow_models=setup.allow_models)
 
 
 def _lock(path: Path) -> Any:
@@ -476,11 +493,6 @@ def _lock(path: Path) -> Any:
         file.close()
         raise
     return file
-
-
-def _rss_bytes() -> float:
-    with open("/proc/self/statm") as file:
-        return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main(fd: int) -> int:

@@ -88,6 +88,7 @@ class Workers:
             job=job,
             incarnation=incarnation,
             datasets=self._datasets,
+            weights=config.weights,
             allow_models=config.allow_models,
             chunk_bytes=config.chunk_bytes,
             backend=config.backend,

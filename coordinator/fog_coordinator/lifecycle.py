@@ -151,7 +151,7 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
-    if not pending and not problems and (clash := unequal_classes(job, registry)):
+    if not pending and not problems and (clash := unequal_classes(job, registry) or unequal_weights(job, registry)):
         problems.append(clash)
     return pending, problems
 
@@ -180,6 +180,17 @@ def unequal_classes(job: Job, registry: Registry) -> str:
         told = "; ".join(f"{found[nodes[0]].outputs} on {_listed(nodes)}" for nodes in outputs)
         return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
     return ""
+
+
+def unequal_weights(job: Job, registry: Registry) -> str:
+    """'' if all nodes would begin with the same weights."""
+    digests = {name: worker.weights for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name)))}
+    files = _alike(digests)
+    if len(files) < 2:
+        return ""
+    name = (job.spec.get("model") or {}).get("weights", "")
+    told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
+    return f"model.weights {name} is not the same file on all nodes: {told}; copy one of them to all"
 
 
 def _alike(of: Mapping[str, Any]) -> list[list[str]]:

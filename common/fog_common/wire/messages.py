@@ -164,6 +164,8 @@ class WorkerState(Struct, frozen=True):
     """None: it has no data (or has not looked yet)."""
     blocks: tuple[BlockReport, ...] = ()
     """Of a user's own module, from a worker that owns no data: placement needs them."""
+    weights: str = ""
+    """Digest of the file that the job begins with (`model.weights`); '' = drawn from the seed, or not looked yet."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import ConfigError, Refused
+from fog_common.ids import is_id
 from fog_learning.models.layers import Shape
 from fog_learning.models.spec import Block, BlockFacts, ModelSpec
 from fog_learning.models.zoo import CnnParameters, LeafParameters, MlpParameters, NoParameters, VggParameters, cnn, leaf_cnn, lenet5, mlp, vgg16
@@ -46,7 +47,7 @@ def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int
     """The spec for a job's `model:` section on data of this shape.
 
     model: {name: mlp, …its parameters} or {import: "pkg.mod:Factory", arguments: {…}}; both may say `classes` and
-        `input_shape`, which then count instead of the data's (a node that has no data must be told).
+        `input_shape`, which then count instead of the data's (a node that has no data must be told), and `weights`.
     allow_models: "pkg.mod:Factory" or "pkg.mod" that this node imports; None: not asked here (no import happens either way).
     ConfigError: unknown name or parameter, shape does not fit, shape not known. Refused: import not on the list.
     """
@@ -75,7 +76,9 @@ def nominal_spec(model: dict[str, Any]) -> ModelSpec:
 
 def _parse(model: dict[str, Any]) -> tuple[ModelEntry | None, Any, Shape | None, int | None]:
     rest = dict(model)
-    classes, input_shape = rest.pop("classes", None), rest.pop("input_shape", None)
+    classes, input_shape, weights = rest.pop("classes", None), rest.pop("input_shape", None), rest.pop("weights", None)
+    if weights is not None and not (isinstance(weights, str) and is_id(weights)):
+        raise ConfigError(f"model.weights must be a name (letters, digits, - and _), got {weights!r}; agents' weights: say which file it is")
     if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
         raise ConfigError(f"model.classes must be a whole number of at least 2, got {classes!r}")
     if input_shape is not None and not _is_shape(input_shape):
@@ -88,14 +91,14 @@ def _parse(model: dict[str, Any]) -> tuple[ModelEntry | None, Any, Shape | None,
         if not isinstance(arguments, dict) or any(not isinstance(key, str) for key in arguments):
             raise ConfigError("model.arguments must be a mapping of names to values")
         if rest:
-            raise ConfigError(f"model.{min(rest)} is unknown beside model.import; allowed: arguments, classes, input_shape")
+            raise ConfigError(f"model.{min(rest)} is unknown beside model.import; allowed: arguments, classes, input_shape, weights")
         return None, arguments, shape, classes
     name = rest.pop("name", None)
     if not isinstance(name, str) or name not in MODELS:
         raise ConfigError(f'model.name {name!r} is unknown; allowed: {", ".join(MODELS)} (or import: "package.module:Factory")')
     entry = MODELS[name]
     if unknown := [key for key in rest if key not in entry.parameters.__struct_fields__]:
-        allowed = ", ".join(("name", *entry.parameters.__struct_fields__, "classes", "input_shape"))
+        allowed = ", ".join(("name", *entry.parameters.__struct_fields__, "classes", "input_shape", "weights"))
         raise ConfigError(f"model.{unknown[0]} is unknown for model {name}; allowed: {allowed}")
     try:
         return entry, msgspec.convert(rest, entry.parameters), shape, classes

@@ -77,6 +77,10 @@ class Workbench:
     def blocks(self) -> tuple[BlockReport, ...]:
         return ()
 
+    @property
+    def weights(self) -> str:
+        return ""
+
     def preflight(self) -> list[str]:
         return []
 

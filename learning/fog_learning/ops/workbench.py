@@ -21,6 +21,7 @@ from fog_learning.job import Job
 from fog_learning.models import ModelSpec, resolve_model
 from fog_learning.models.build import build
 from fog_learning.ops import OPS
+from fog_learning.ops.stored import fitted, load_weights
 from fog_learning.ops.values import Weights, blocks_of, decode, encode
 
 Numbers = dict[str, Any]
@@ -52,8 +53,8 @@ class Rows:
 class Workbench:
     """Of one job on one node. Values are fog_learning.ops.values.Weights, in CPU memory whatever the device is.
 
-    slots: task -> slot of the tasks here that own data; roster_size: slots of the whole job. paths: the agent's `datasets:`.
-    allow_models: factories and modules that `model.import` may name here. device, threads: None = as the job says.
+    slots: task -> slot of the tasks here that own data; roster_size: slots of the whole job. paths: the agent's `datasets:`; weights:
+    its `weights:`. allow_models: factories and modules that `model.import` may name here. device, threads: None = as the job says.
     evaluates: the job's central evaluation happens here (None: if no task here owns data).
     Everything is a function of (job, seed, slot, step): equal on every run with one thread count on one kind of processor.
     """
@@ -65,6 +66,7 @@ class Workbench:
         roster_size: int,
         paths: Mapping[str, str] | None = None,
         *,
+        weights: Mapping[str, str] | None = None,
         allow_models: Sequence[str] = (),
         device: str | None = None,
         threads: int | None = None,
@@ -77,6 +79,7 @@ class Workbench:
         self.roster_size = roster_size
         self.dtype = torch.float64 if job.train.dtype == "float64" else torch.float32
         self._paths, self._env = dict(paths or {}), os.environ if env is None else env
+        self._files = dict(weights or {})
         self._allow = tuple(allow_models)
         self._evaluates = evaluates
         self._wanted_device = device or job.nodes.device
@@ -88,6 +91,7 @@ class Workbench:
         self._rows: dict[tuple[str, int], Rows] = {}
         self._orders: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
         self._first: Weights | None = None
+        self._digest = ""
         self._classes: ClassSet | None = None
         self._blocks: tuple[BlockReport, ...] = ()
 
@@ -113,10 +117,15 @@ class Workbench:
         """Of a user's own module, if no task here owns data (one node needs to look); () before the preflight."""
         return self._blocks
 
+    @property
+    def weights(self) -> str:
+        """Digest of the file that `model.weights` names; '' before the preflight, and for a job that draws its first weights."""
+        return self._digest
+
     def preflight(self) -> list[str]:
         """What keeps this job from running here, each as a sentence for a person; [] if nothing does."""
         problems: list[str] = []
-        for check in (self._check_device, self._check_shape, self._check_model, self._check_data):
+        for check in (self._check_device, self._check_shape, self._check_model, self._check_weights, self._check_data):
             try:
                 problems += check()
             except FogError as error:
@@ -175,10 +184,14 @@ class Workbench:
         return self._modules[first, last]
 
     def first_weights(self) -> Weights:
-        """Of the whole model: a function of the job's seed."""
+        """Of the whole model: those that `model.weights` names, and where that has none, a function of the job's seed."""
         if self._first is None:
             state = build(self.spec, 0, None, self.job.seed, self.dtype).state_dict()
-            self._first = Weights({name: tensor.detach() for name, tensor in state.items()}, frozen=True)
+            if name := self.job.model.get("weights"):
+                given, self._digest = load_weights(name, self._files, self._env)
+                self._first = fitted(name, given, state, self.spec.name)
+            else:
+                self._first = Weights({name: tensor.detach() for name, tensor in state.items()}, frozen=True)
         return self._first
 
     def load(self, module: nn.Module, *layers_of_weights: Mapping[str, Tensor] | None) -> None:
@@ -335,6 +348,11 @@ class Workbench:
             elif key == "deep" and isinstance(named, list) and not set(blocks) - set(named):
                 problems.append(f"method.deep names all blocks of model {spec.name}, so that nothing would be averaged in between; leave one out")
         return problems
+
+    def _check_weights(self) -> list[str]:
+        if self.job.model.get("weights"):
+            self.first_weights()
+        return []
 
     def _check_data(self) -> list[str]:
         evaluates = self.job.evaluation.where == "central" and (not self.slots if self._evaluates is None else self._evaluates)
