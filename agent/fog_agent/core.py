@@ -186,7 +186,7 @@ class AgentCore:
         if slot is None or not slot.running or state.incarnation != slot.incarnation:
             return
         phase = slot.state.phase if slot.state is not None else ""
-        slot.state = state
+        slot.state, slot.state_at = state, now
         slot.refused = state.phase == "refused"
         self._learn(now, flops=state.gauges.get("flops_per_second"), op_s=state.gauges.get("op_overhead_seconds"))
         if urgent or state.phase != phase:

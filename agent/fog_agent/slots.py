@@ -25,7 +25,8 @@ class Slot(Struct):
     since: float = 0.0
     """While no process runs: when the last one ended, or when the job came."""
     state: WorkerState | None = None
-    """The last one of this incarnation."""
+    """The last one of this incarnation, which came at `state_at`."""
+    state_at: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
     reason: str = ""
@@ -39,7 +40,11 @@ class Slot(Struct):
 def worker_state(slot: Slot, now: float) -> WorkerState:
     """What the heartbeat says about one job: the worker's own words while it runs, ours otherwise."""
     if slot.running:
-        return WorkerState(slot.job, slot.incarnation, "starting") if slot.state is None else _bounded(slot.state)
+        return (
+            WorkerState(slot.job, slot.incarnation, "starting")
+            if slot.state is None
+            else replace(_bounded(slot.state), age_s=max(0.0, now - slot.state_at))
+        )
     if slot.refused:
         problems = slot.state.problems if slot.state is not None and slot.state.problems else (slot.reason,)
         return WorkerState(slot.job, slot.incarnation, "refused", problems=problems)

@@ -287,6 +287,7 @@ class Host:
                     finished=task.finished,
                     why=task.why,
                     note="" if task.finished else task.machine.note(),
+                    busy=bool(task.computing or task.saving or task.held) or self.mail.under_way(name),
                 )
             )
         running = {state.task for state in states}

@@ -116,6 +116,10 @@ class Mail:
         self._unacked.pop(key, None)
         self._refused.pop(key, None)
 
+    def under_way(self, task: str) -> bool:
+        """Something that the task sent has not arrived yet, as far as we know."""
+        return any(sender == task for sender, _ in self._sent.values())
+
     # -- what came of it -------------------------------------------------------------------
 
     def acked(self, now: float, key: Key, node: str) -> None:

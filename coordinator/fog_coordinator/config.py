@@ -49,6 +49,8 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """... and begins anew, if it never made a Save, when its node is gone for this long. A data slot is then free for another node."""
     return_s: Seconds = 10.0
     """A round waits this long for a node with data that is gone, or whose worker ended: it may come back with its update."""
+    finish_s: Seconds = 15.0
+    """A node with data that drains may finish its round, if that takes no longer. Agents wait drain_s (20 s) after SIGTERM."""
     jobs_per_node: Annotated[int, Meta(ge=1, le=256)] = 1
     """Jobs that share a node; further ones wait in the queue. Agents have a limit of their own (max_workers)."""
     keep_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 200
@@ -63,6 +65,7 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
             move_after_s=self.move_after_s,
             return_s=self.return_s,
             orphan_after_s=self.orphan_after_s,
+            finish_s=self.finish_s,
             jobs_per_node=self.jobs_per_node,
             keep_jobs=self.keep_jobs,
         )

@@ -343,7 +343,7 @@ class Core:
 
     def _overdue(self, job: Job) -> bool:
         """Somebody is gone, or goes, whose task or copy is to move, or without whom the round goes on."""
-        if any(seat.gone_since is not None for seat in job.seats):
+        if any(seat.gone_since is not None or seat.leaves_in is not None for seat in job.seats):
             return True
         if any(
             (seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats
@@ -362,7 +362,7 @@ class Core:
     def _leaving(self, now: float, node: Node) -> None:
         node.leaving_since = now
         self._node_changed(now, node)
-        self._desk.changed(node.node)
+        self._desk.changed(node.node, renew=True)  # its workers answer with what they are at
         self._tell(now)
 
     def _touch(self, now: float, job: Job) -> None:
@@ -406,6 +406,8 @@ class Core:
                     self._desk.changed(node.node, renew=True)
             if state.finished and state.why and job.state == RUNNING:
                 self.end(now, job, FAILED, f"{state.task} on {node.node}: {state.why}")
+        if node.leaving:
+            self._touch(now, job)
         self._spend(now, job)
 
     def _spend(self, now: float, job: Job) -> None:

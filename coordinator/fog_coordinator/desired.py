@@ -106,4 +106,4 @@ class Desk:
         node = self._registry.get(name)
         if node is None or not node.leaving:
             return False
-        return not any((seat.movable and seat.node == name) or (seat.fetch == name and not seat.fetched) for seat in job.seats)
+        return not any((seat.node == name and (seat.movable or seat.incarnation)) or (seat.fetch == name and not seat.fetched) for seat in job.seats)

@@ -232,6 +232,9 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
             return Wait(
                 f"{seat.task} is to leave {seat.node}, which drains: {text}", (seat.successor or seat.node,), node.leaving_since or node.since
             )
+        if node is not None and node.leaving:
+            text = f"{seat.task} finishes its round on {seat.node}, which drains, and leaves in"
+            return Wait(text, (seat.node,), node.leaving_since, node.leaving_since + rules.finish_s)
         if node is None or node.held:
             who = (seat.node,)
             if seat.gone_since is not None and node is not None:
@@ -402,8 +405,9 @@ def _note(core: Core, now: float, node: Node) -> str:
     if node.state == OFFLINE:
         return f"offline{_ago(now, node.since)}: {node.why}"
     if node.leaving:
-        moving = tasks_on(core, node.node)
-        return f"draining: {', '.join(moving)} to move" if moving else "drained: nothing of any job runs here"
+        moving, finishing = tasks_on(core, node.node), _finishing_on(core, node.node)
+        left = [f"{', '.join(tasks)} to {what}" for tasks, what in ((moving, "move"), (finishing, "finish the round")) if tasks]
+        return f"draining: {'; '.join(left)}" if left else "drained: nothing of any job runs here"
     return ""
 
 
@@ -415,6 +419,16 @@ def tasks_on(core: Core, name: str) -> list[str]:
         if job.state not in ENDED
         for seat in job.seats
         if seat.movable and (seat.node == name or (seat.fetch == name and not seat.fetched))
+    ]
+
+
+def _finishing_on(core: Core, name: str) -> list[str]:
+    return [
+        f"{seat.task} of {job.id}"
+        for job in core.jobs.values()
+        if job.state not in ENDED
+        for seat in job.seats
+        if not seat.movable and seat.node == name and seat.incarnation
     ]
 
 

@@ -44,6 +44,8 @@ class Rules(Struct, frozen=True):
     """... and this long, if there is no copy of its state, and none was ever made."""
     return_s: float = 10.0
     """A task with data counts as live until its node, or its worker, has been gone for this long: then rounds go on without it."""
+    finish_s: float = 15.0
+    """A task with data on a node that drains may finish its round, if that takes no longer (an agent waits drain_s, 20 s, after SIGTERM)."""
     close_s: float = 2.0
     """A finished job waits at most this long for the last figures of its workers."""
     jobs_per_node: int = 1
@@ -60,9 +62,9 @@ def worker_of(job: Job, node: Node | None) -> WorkerState | None:
     return node.workers.get(job.id) if node is not None else None
 
 
-def live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
+def _live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
     """Incarnation of the worker that runs this task now; 0 if none does."""
-    if node is None or node.state == OFFLINE or (node.leaving and not seat.movable):
+    if node is None or node.state == OFFLINE:
         return 0
     if node.held:  # not heard of yet: what ran there is taken to run on
         return seat.incarnation
@@ -71,12 +73,17 @@ def live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
 
 
 def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> int:
-    """As live_incarnation, but a task with data whose node or worker is only just gone keeps its place: it may have trained what only it has.
+    """As _live_incarnation, but a task with data whose node or worker is only just gone keeps its place: it may have trained what only it has.
 
-    A new instance counts at once, and so does it that a node leaves in order. What was silent before it was given up has had its time.
+    A new instance counts at once. A node that leaves in order keeps its task until the round is finished. What was silent before it was given
+    up has had its time.
     """
-    found = live_incarnation(job, seat, node)
-    if seat.movable or not seat.incarnation or node is None or node.leaving or (found and not node.held):
+    found = _live_incarnation(job, seat, node)
+    if node is not None and node.leaving and not seat.movable:
+        seat.gone_since = None
+        return found if finishes(now, job, seat, node, rules) else 0
+    seat.leaves_in = None
+    if seat.movable or not seat.incarnation or node is None or (found and not node.held):
         seat.gone_since = None
         return found
     if found and seat.gone_since is None:
@@ -87,6 +94,25 @@ def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rule
         return seat.incarnation
     seat.gone_since = None
     return 0
+
+
+def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> bool:
+    """A live task with data, on a node that drains, is still at the round that it was in then: what it trained would be lost.
+
+    It has finished once a later report says that it is in another round, or that nothing of it is computed, saved or sent.
+    """
+    worker = worker_of(job, node)
+    if node is None or not node.online or not node.leaving or not seat.incarnation or worker is None or worker.incarnation != seat.incarnation:
+        seat.leaves_in = None
+        return False
+    state = next((state for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
+    if state is None or now >= node.leaving_since + rules.finish_s:
+        return False
+    if node.reported_at - worker.age_s < node.leaving_since:
+        return True  # said before: what is it at now?
+    if seat.leaves_in is None:
+        seat.leaves_in = state.round
+    return state.busy and state.round == seat.leaves_in
 
 
 # -- places --------------------------------------------------------------------------------
@@ -140,6 +166,8 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
     """A node with data goes in order, or is gone for good: a peer of its site goes on with its slot, from its newest Save where that can be had."""
     node = registry.get(seat.node)
     leaves = node is not None and node.online and node.leaving
+    if leaves and finishes(now, job, seat, node, rules):
+        return []
     if not leaves and (seat.away_since is None or now - seat.away_since < rules.orphan_after_s):
         return []
     load: dict[str, int] = {}

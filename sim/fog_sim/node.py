@@ -190,6 +190,7 @@ class SimWorker:
         self._prepared.bench.assign(slots, len(set(slots.values())))
         self.host.on_placement(self.node.world.kernel.now, self.desired)
         self._after()
+        self._report(urgent=True)
 
     def end(self) -> None:
         """The process is gone; what becomes of its connection is another matter."""

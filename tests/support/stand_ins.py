@@ -43,6 +43,8 @@ class StandIn:
     site: str = "home"
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """job -> what its preflight finds here"""
+    busy: bool = False
+    """Its tasks are at something all the time."""
     up: bool = False
     boots: int = 0
     born: float = 0.0
@@ -142,7 +144,7 @@ class StandIn:
             if task == placement.root:
                 rounds = range(desired.history_seen + 1, (labels[-1] if labels else 0) + 1)
                 history = tuple(RoundRecord(n, closed_at=float(n), updates=1, examples=10, numbers={"accuracy": n / 100}) for n in rounds)
-            states.append(TaskState(task, peer.since, tuple(labels[-2:]), round=(labels[-1] if labels else 0) + 1, history=history))
+            states.append(TaskState(task, peer.since, tuple(labels[-2:]), round=(labels[-1] if labels else 0) + 1, history=history, busy=self.busy))
         for task, labels in disk.items():
             if task not in here and labels:
                 replicas.append(ReplicaState(task, tuple(labels[-2:])))

@@ -256,6 +256,35 @@ def test_a_node_with_data_that_drains_leaves_at_once():
     assert "trainer-1" not in world.live()
 
 
+@pytest.mark.parametrize("sigterm", [False, True])
+def test_a_node_with_data_that_drains_finishes_its_round_first(sigterm: bool):
+    world = running()
+    world.nodes["pi-2"].busy = True
+    world.run(6.0)
+    if sigterm:
+        world.fly("", world.nodes["pi-2"].goodbye())
+    else:
+        world.body("node.drain", node="pi-2")
+    world.run(6.0)
+    assert "trainer-1" in world.live() and not world.nodes["pi-2"].released
+    shown = next(wait for wait in world.status()["waits"] if "trainer-1 finishes its round on pi-2" in wait["what"])
+    assert shown["since_s"] == pytest.approx(6.0, abs=0.1) and shown["until_s"] == pytest.approx(world.rules.finish_s - 6.0, abs=0.1)
+    assert world.body("node.show", node="pi-2")["note"] == "draining: trainer-1 of digits to finish the round"
+    world.nodes["pi-2"].busy = False  # trained, and delivered
+    world.run(5.6)
+    assert "trainer-1" not in world.live() and world.nodes["pi-2"].released
+
+
+def test_a_node_that_drains_does_not_stay_for_ever():
+    world = running()
+    world.nodes["pi-2"].busy = True
+    world.body("node.drain", node="pi-2")
+    world.run(world.rules.finish_s - 0.5)
+    assert "trainer-1" in world.live()
+    world.run(2.0)
+    assert "trainer-1" not in world.live() and world.nodes["pi-2"].released
+
+
 def test_a_node_that_was_silent_has_had_its_time():
     world = running()
     world.nodes["pi-2"].up = False

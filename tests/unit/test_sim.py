@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.saves import Record
 from fog_sim import chaos
@@ -68,6 +69,21 @@ def test_a_drained_server_leaves_the_history_as_it_was():
     undisturbed, drained = (chaos.play(0, Schedule(list(faults))) for faults in ((), (Fault(4.0, "drain", "cloud-1", 60.0),)))
     assert drained[1] == undisturbed[1]
     assert drained[0].whole
+
+
+@pytest.mark.parametrize("kind", ["drain", "stop"])
+def test_a_node_with_data_that_drains_finishes_its_round(kind: str):
+    world = Simulation(3, replace(QUICK, node=replace(QUICK.node, op_overhead_s=6.0)), standin_bench, seed=1)
+    name = world.submit({**chaos.JOB, "train": {"rounds": 6}})
+    while world.status(name)["round"] < 2:
+        world.kernel.run(world.kernel.now + 0.05)
+    world.kernel.run(world.kernel.now + 1.0)  # the training of round 2 is under way
+    world.inject(Schedule([Fault(0.0, kind, "node-2", 600.0)]))  # type: ignore[arg-type]
+    status = world.run(name, 300.0)
+    assert status["state"] == "finished"
+    updates = [record["updates"] for record in status["history"]]
+    assert updates[:2] == [3, 3], "what it was training when it was told to go is lost"
+    assert updates[2:] == [2, 2, 2, 2]
 
 
 def test_a_schedule_is_a_function_of_its_seed():

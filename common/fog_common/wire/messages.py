@@ -103,6 +103,8 @@ class TaskState(Struct, frozen=True):
     """Not '' if the task failed."""
     note: str = ""
     """How it works, for a person: Machine.note()."""
+    busy: bool = False
+    """Something of it is being computed, saved or sent."""
 
 
 class ReplicaState(Struct, frozen=True):
@@ -166,6 +168,8 @@ class WorkerState(Struct, frozen=True):
     """Of a user's own module, from a worker that owns no data: placement needs them."""
     weights: str = ""
     """Digest of the file that the job begins with (`model.weights`); '' = drawn from the seed, or not looked yet."""
+    age_s: float = 0.0
+    """Seconds since the worker said all this."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
