@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fog_common.bus.broker import find_mosquitto
+from fog_learning.ops.values import Weights, encode
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs
 from support.commands import PATIENCE_S, Commands
@@ -122,9 +124,13 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         },
     )
 
+    first = {"fc1.linear.bias": torch.full((4,), 5.0), "head.linear.bias": torch.tensor([0.0, 0.0, 0.0, 0.0, 100.0])}
+    (folder / "worn.safetensors").write_bytes(encode(Weights(first)))
+
     class Uneven(LocalFleet):
         def start_agent(self, node: str) -> None:
-            self._options = {} if node == "agent-2" else {"datasets": {"gears": str(folder / "gears.npz")}}
+            files = {"datasets": {"gears": str(folder / "gears.npz")}, "weights": {"worn": str(folder / "worn.safetensors")}}
+            self._options = {} if node == "agent-2" else files
             super().start_agent(node)
 
     with Uneven(folder / "fleet", 2) as fleet, fleet.client() as client:
@@ -154,6 +160,23 @@ def test_a_data_set_missing_on_a_node_is_said_with_the_nodes_name(uneven: Comman
     message = refused(uneven, name="lacking", data={"name": "gears"}, model={**MLP, "classes": 5})["message"]
     assert "agent-2" in message and "gears" in message
     assert "agent-1" not in message and CLOUD_NODE not in message
+
+
+def test_a_job_begins_with_weights_that_every_node_has(uneven: Commands):
+    model = {**MLP, "classes": 5, "weights": "worn"}
+    message = refused(uneven, name="unworn", data={"name": "gears"}, model=model, nodes={"select": {"names": ["agent-1", "agent-2"]}})["message"]
+    assert "agent-2: model.weights worn not found" in message and "agent-1:" not in message
+    job = {
+        "name": "worn",
+        "method": {"name": "fedavg", "local_steps": 1},
+        "train": {"rounds": 1, "lr": 1e-6},
+        "data": {"name": "gears"},
+        "model": model,
+    }
+    (uneven.home / "worn.yaml").write_text(json.dumps({**job, "nodes": {"select": {"names": ["agent-1"]}}}))
+    code, found = uneven.json("fogctl submit worn.yaml --wait --at-most 60")
+    assert code == 0 and found["metrics"]["accuracy"] == pytest.approx(0.2), found  # its bias says class 4 always, one in five
+    assert found["metrics"]["loss"] > 50, "not those weights"
 
 
 def test_a_model_that_does_not_fit_the_classes_is_refused(uneven: Commands):
