@@ -35,7 +35,7 @@ def init(
     listen: Annotated[str, typer.Option(metavar="ADDRESS[:PORT]", help="This machine's address on the network, or 0.0.0.0 for all of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if it is not there.")],
     node: Annotated[list[str] | None, typer.Option(metavar="NAME[:TIER[:SITE]]", help="A node that may connect; repeat it.")] = None,
-    operator: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Who may submit jobs [operator].")] = None,
+    operator: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Who may submit jobs (default: operator).")] = None,
     fleet: Annotated[str, typer.Option(help="Name of the fleet on this broker.")] = "main",
 ) -> None:
     """Write mosquitto's configuration, password file and access list, and one configuration file for each machine.

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "demo", connects=False)
     def demo(
         session: Session,
-        job: Annotated[Path | None, typer.Option("--job", metavar="FILE", help="Job file [the digits of examples/digits.yaml].")] = None,
+        job: Annotated[Path | None, typer.Option("--job", metavar="FILE", help="Job file (default: the digits of examples/digits.yaml).")] = None,
         agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Nodes with data.")] = 4,
         seed: Annotated[int | None, typer.Option("--seed", help="In the place of the job file's.")] = None,
         sites: Annotated[int, typer.Option("--sites", min=0, max=16, help="Sites with a broker of their own, bridged to the cloud's.")] = 0,

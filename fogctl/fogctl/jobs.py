@@ -116,7 +116,7 @@ def plot(
     job: Name,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf.")],
 ) -> None:
-    """Accuracy, bytes and energy per round as a picture (needs foglearn[plot])."""
+    """Accuracy, bytes and energy per round as a picture (needs the extra `plot`)."""
     from fogctl.plot import checked, draw
     from fogctl.watch import whole_status
 

@@ -30,7 +30,7 @@ def show(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`, or package.module:Factory of your own (needs torch here).")],
     input_: Annotated[
-        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of one example [what the model was made for, else 1x28x28].")
+        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of one example (default: what the model was made for, else 1x28x28).")
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     set_: Annotated[

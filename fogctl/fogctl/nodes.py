@@ -47,7 +47,7 @@ def show(session: Session, node: Name) -> None:
 
 @command(app, "drain")
 def drain(session: Session, node: Name, undo: Annotated[bool, typer.Option("--undo", help="Take tasks again.")] = False) -> None:
-    """Move a node's tasks away and give it no new ones."""
+    """Move a node's tasks away and give it no new ones; those with data finish their round, then wait for the node."""
     with session.client() as client:
         body = client.request("node.drain", node=node, undo=undo or None)
     moving = f", moving {', '.join(map(str, body['moving']))}" if body.get("moving") else ""

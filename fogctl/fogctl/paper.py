@@ -36,7 +36,7 @@ def run(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl paper list`.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps, seeds and points: minutes on two cores.")] = False,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=100, metavar="K", help="Repetitions [as the experiment says].")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=100, metavar="K", help="Repetitions (default: as the experiment says).")] = None,
     live: Annotated[bool, typer.Option("--live", help="A small run on real processes and brokers of this machine, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write Markdown, JSON and plots there.")] = None,
 ) -> None:

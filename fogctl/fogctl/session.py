@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from fogctl.client import Client, Settings
 
 _SHARED: dict[str, Any] = {
-    "broker": Annotated[str | None, typer.Option(envvar="FOGLEARN_BROKER", metavar="HOST[:PORT]", help="The broker [127.0.0.1:1883].")],
+    "broker": Annotated[str | None, typer.Option(envvar="FOGLEARN_BROKER", metavar="HOST[:PORT]", help="The broker (default: 127.0.0.1:1883).")],
     "fleet": Annotated[str | None, typer.Option(envvar="FOGLEARN_FLEET", help="Name of the fleet on that broker.")],
-    "user": Annotated[str | None, typer.Option(envvar="FOGLEARN_USER", help="Your user at the broker [operator].")],
+    "user": Annotated[str | None, typer.Option(envvar="FOGLEARN_USER", help="Your user at the broker (default: operator).")],
     "password_file": Annotated[str | None, typer.Option(envvar="FOGLEARN_PASSWORD_FILE", metavar="FILE", help="File that holds its password.")],
-    "config": Annotated[str | None, typer.Option(envvar="FOGLEARN_CONFIG", metavar="FILE", help="[~/.config/foglearn/fogctl.yaml]")],
+    "config": Annotated[
+        str | None, typer.Option(envvar="FOGLEARN_CONFIG", metavar="FILE", help="Settings of fogctl (default: ~/.config/foglearn/fogctl.yaml).")
+    ],
     "timeout": Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait for an answer.")],
 }
 _OUTPUT: dict[str, Any] = {

@@ -212,6 +212,20 @@ def test_help_knows_the_exit_codes_and_every_command_has_json() -> None:
         assert "--json" in text, arguments
 
 
+def test_no_word_of_the_help_is_taken_for_markup() -> None:
+    from rich.text import Text
+
+    def texts(command: Any) -> Iterator[str]:
+        yield command.help or ""
+        yield from (getattr(parameter, "help", None) or "" for parameter in command.params)
+        for child in getattr(command, "commands", {}).values():
+            yield from texts(child)
+
+    found = list(texts(typer.main.get_command(fogctl.app)))
+    assert len(found) > 100
+    assert [text for text in found if Text.from_markup(text).plain != text] == []
+
+
 def test_the_process_exits_with_the_code_and_imports_nothing_heavy(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(JOB + "sead: 3\n")
