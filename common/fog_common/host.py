@@ -557,7 +557,7 @@ class Host:
 
     def _sweep(self) -> None:
         handles: set[tuple[str, str]] = set()
-        digests: set[str] = set(self.endpoint.digests())
+        digests: set[str] = {*self.endpoint.digests(), *self.mail.digests()}
         for name, task in self._tasks.items():
             parts: list[Any] = [task.machine, task.kept, task.result, [command for _, command in task.held]]
             parts.append(self._unheard.of(name))

@@ -116,6 +116,10 @@ class Mail:
         self._unacked.pop(key, None)
         self._refused.pop(key, None)
 
+    def digests(self) -> set[str]:
+        """Blobs that must stay: what was refused leaves again with a later table, though the endpoint has forgotten it."""
+        return {ref.digest for key in self._refused if key in self._sent for ref in refs_in(self._sent[key][1].message) if isinstance(ref, Blob)}
+
     def under_way(self, task: str) -> bool:
         """Something that the task sent has not arrived yet, as far as we know."""
         return any(sender == task for sender, _ in self._sent.values())
