@@ -85,8 +85,8 @@ def peer(task: str, slot: int = -1) -> Peer:
 SERVER, ADA, BOB, CYD = peer("server"), peer("ada", 0), peer("bob", 1), peer("cyd", 2)
 
 
-BRANCH = (0, 1)
-"""(since, incarnation) of the server here."""
+BRANCH = ""
+"""Of the first weights."""
 
 
 def opened(*trainers: Peer, **options: Any) -> Server:
@@ -100,8 +100,8 @@ def opened(*trainers: Peer, **options: Any) -> Server:
     return server
 
 
-def update(slot: int, round_: int = 1, examples: int = 10) -> Update:
-    return Update(round_, Blob(f"{slot}-{round_}", 4), examples, Slots.of(slot), {"loss": 1.0 + slot}, BRANCH)
+def update(slot: int, round_: int = 1, examples: int = 10, branch: str = BRANCH) -> Update:
+    return Update(round_, Blob(f"{slot}-{round_}", 4), examples, Slots.of(slot), {"loss": 1.0 + slot}, branch)
 
 
 def kinds(commands: list[Command]) -> list[str]:
@@ -225,7 +225,7 @@ def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
         assert kinds(server.step(Delivered("bob", update(1)), 5.6)) == ["Measure"], "and repeated"
         server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 6.0)
         msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=Server)
-        commands = server.step(Delivered("ada", update(0, 2)), 7.0)
+        commands = server.step(Delivered("ada", update(0, 2, branch=server.branch)), 7.0)
         adds = [(command.refs["add"], command.numbers["n"]) for command in commands if isinstance(command, Run)]
         own = (Blob("0-2", 4), 10)
         assert adds == ([own] if late == "drop" else [(Blob("1-1", 4), 5.0), own])
@@ -237,13 +237,13 @@ def test_a_late_update_is_dropped_or_counts_less_in_the_next_round() -> None:
 def test_an_update_that_gets_too_old_while_it_waits_is_dropped() -> None:
     server = opened(ADA, BOB, stragglers=Stragglers(deadline_s=5.0, late="accept", late_rounds=1))
     for number, at in ((1, 0.0), (2, 10.0)):
-        server.step(Delivered("ada", update(0, number)), at + 1.0)
+        server.step(Delivered("ada", update(0, number, branch=server.branch)), at + 1.0)
         server.step(Woke(), at + 5.0)
         if number == 1:
             server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 10.0)
     server.step(Delivered("bob", update(1, 1)), 16.0)  # one round late now, two when the next one opens
     server.step(Ran(("weights", 2), {"weights": Handle("w2")}), 17.0)
-    assert kinds(server.step(Delivered("ada", update(0, 3)), 18.0)).count("accumulate") == 1
+    assert kinds(server.step(Delivered("ada", update(0, 3, branch=server.branch)), 18.0)).count("accumulate") == 1
 
 
 def test_a_trainer_that_leaves_is_no_longer_waited_for() -> None:
@@ -300,7 +300,7 @@ def test_the_server_optimizer_gets_old_weights_mean_and_moments() -> None:
     assert isinstance(run, Run)
     assert run.refs == {"weights": Handle("w0"), "mean": Handle("mean1")}
     server.step(Ran(("weights", 1), {"weights": Handle("w1"), "m": Handle("m1"), "v": Handle("v1")}), 2.0)
-    run = server.step(Delivered("ada", update(0, 2)), 3.0)[-1]
+    run = server.step(Delivered("ada", update(0, 2, branch=server.branch)), 3.0)[-1]
     assert isinstance(run, Run)
     assert run.refs == {"weights": Handle("w1"), "mean": Handle("mean2"), "m": Handle("m1"), "v": Handle("v1")}
 
@@ -371,22 +371,61 @@ def test_a_server_that_fell_back_is_obeyed() -> None:
 def test_an_update_from_weights_that_the_server_before_lost_does_not_count() -> None:
     """It closed round 1, called round 2 and was lost with its Save; the one that follows closed round 1 again, with other updates."""
     server = opened(ADA, BOB)
-    lost = Update(1, Blob("x", 4), 10, Slots.of(0), {"loss": 1.0}, branch=(0, 7))
+    lost = Update(1, Blob("x", 4), 10, Slots.of(0), {"loss": 1.0}, branch="lost")
     assert kinds(server.step(Delivered("ada", lost), 2.0)) == ["Measure"]
     waiting = server.waiting(2.5)
     assert waiting is not None and waiting.who == ("ada", "bob"), "its slot is still open"
     assert kinds(server.step(Delivered("ada", update(0)), 3.0))[0] == "accumulate"
 
 
+def closed_with(*slots: int) -> Server:
+    """A server of three trainers that closed round 1 with these, in this order."""
+    server = opened(ADA, BOB, CYD, stragglers=Stragglers(deadline_s=5.0, late="accept"))
+    for slot in slots:
+        server.step(Delivered(["ada", "bob", "cyd"][slot], update(slot)), 1.0)
+    server.step(Woke(), 5.0)
+    server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 6.0)
+    return server
+
+
+def test_weights_made_of_the_same_updates_are_of_one_branch() -> None:
+    assert closed_with(0, 1, 2).branch == closed_with(2, 0, 1).branch != closed_with(0, 1).branch != BRANCH
+    one, other = closed_with(0, 1), closed_with(0, 1)
+    other.step(Delivered("cyd", update(2)), 7.0)  # late: in the next round's mean
+    for server in (one, other):
+        server.step(Delivered("ada", update(0, 2, branch=server.branch)), 8.0)
+        server.step(Woke(), 12.0)
+        server.step(Ran(("weights", 2), {"weights": Handle("w2")}), 13.0)
+    assert one.branch != other.branch
+
+
+@pytest.mark.parametrize("slots", [(0, 1, 2), (0, 1)])
+def test_what_was_trained_for_a_server_that_was_lost_counts_if_the_same_weights_are_made_again(slots: tuple[int, ...]) -> None:
+    lost = closed_with(0, 1, 2).branch
+    server = opened(ADA, BOB, CYD, stragglers=Stragglers(deadline_s=5.0))
+    assert server.step(Delivered("cyd", update(2, 2, branch=lost)), 0.5) == [], "it waits for round 2"
+    assert kinds(server.step(Delivered("cyd", update(2, 99, branch=lost)), 0.5)) == ["Measure"]
+    for slot in slots:
+        server.step(Delivered(["ada", "bob", "cyd"][slot], update(slot)), 1.0)
+    server.step(Woke(), 5.0)
+    opening = server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 6.0)
+    assert "accumulate" not in kinds(opening), "the Save in this step knows no sum"
+    assert WakeAt(6.0) in opening
+    server = msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=Server)
+    assert kinds(server.step(Woke(), 6.0))[0] == ("accumulate" if slots == (0, 1, 2) else "Measure")
+    waiting = server.waiting(6.5)
+    assert waiting is not None and (waiting.have, waiting.need) == ((1, 3) if slots == (0, 1, 2) else (0, 3))
+
+
 def test_a_round_that_is_called_anew_from_other_weights_is_trained_anew() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(2, Blob("lost", 4), branch=(1, 1))), 1.0)
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch=(2, 5))), 1.5) == [], "one at a time"
+    machine.step(Delivered("server", Round(2, Blob("lost", 4), branch="lost")), 1.0)
+    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 1.5) == [], "one at a time"
     again = machine.step(Ran(("trained", 2), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
     assert kinds(again) == ["Measure", "train"], "the first is not sent: it would not count"
     done = machine.step(Ran(("trained", 2), {"weights": Handle("h2")}, {"examples": 12, "loss": 0.5}), 3.0)
-    assert [command.message.branch for command in done if isinstance(command, Send)] == [(2, 5)]
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch=(2, 5))), 4.0) == []
+    assert [command.message.branch for command in done if isinstance(command, Send)] == ["kept"]
+    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 4.0) == []
 
 
 def test_trouble_is_reported_and_the_round_can_be_tried_again() -> None:

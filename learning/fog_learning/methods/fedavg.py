@@ -20,15 +20,16 @@ Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
 `init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
 
 What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
-In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of an older round counts, with `late: accept` and not more than
-`late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
+In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of a round that
+is not open yet was called by a server that is lost: it waits for that round. One of an older round counts, with `late:
+accept` and not more than `late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
 of rounds between; it never helps the quorum. Everything else is dropped and measured.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -63,9 +64,12 @@ from fog_common.machine import (
 )
 from fog_learning.job import Evaluation, Job, Stragglers, refuse_idle
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.fedavg_messages import Branch, Plan, Round, Trouble, Update
+from fog_learning.methods.fedavg_messages import Branch, Part, Plan, Round, Trouble, Update, branch_of
 from fog_learning.methods.fedavg_trainer import Trainer
 from fog_learning.methods.rounds import deadline, ends_at, needed, stale_weight
+
+AHEAD: Final = 8
+"""Updates of so many rounds beyond the open one are kept."""
 
 __all__ = ["FEDAVG", "Plan", "Round", "Server", "Trainer", "Trouble", "Update"]
 
@@ -89,10 +93,8 @@ class Server(Machine):
     round: int = 0
     """The open round, or the last closed one."""
     weights: Ref | None = None
-    me: Branch = (0, 0)
-    """This instance."""
-    branch: Branch = (0, 0)
-    """The one that made the weights."""
+    branch: Branch = ""
+    """Of the weights."""
     moments: dict[str, Ref] = field(default_factory=dict)
     trainers: dict[str, int] = field(default_factory=dict)
     """Live trainers: task -> slot."""
@@ -104,6 +106,10 @@ class Server(Machine):
     """slot -> why it has no update in this round."""
     late: list[Update] = field(default_factory=list)
     """Late updates that wait to be added to the open or the next round."""
+    mixed: list[Part] = field(default_factory=list)
+    """Late updates in the open round's sum."""
+    ahead: list[Update] = field(default_factory=list)
+    """Of rounds that a server before this one had opened, and lost: they count if the same weights are made again."""
     stale: int = 0
     """Rounds by which the oldest update in the open round's sum is late."""
     since: float = 0.0
@@ -150,9 +156,9 @@ class Server(Machine):
                 self.troubled |= {slot: why for slot in slots if slot not in self.heard[number]}
                 return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
             case Woke():
-                return self._close_if_ready(now)
+                return [*self._take_ahead(now), *self._close_if_ready(now)]
             case Ran(("init",), refs):
-                self.weights, self.branch = refs["weights"], self.me
+                self.weights = refs["weights"]
                 return [Save(0), *self._open(now)]
             case Ran(("weights", number), refs) if self.phase == "averaging" and number == self.round:
                 return self._closed(refs, now)
@@ -181,7 +187,6 @@ class Server(Machine):
 
     def _meet(self, roster: tuple[Peer, ...]) -> None:
         self.trainers = {peer.task: peer.slot for peer in roster if peer.role == "trainer"}
-        self.me = next(((peer.since, peer.incarnation) for peer in roster if peer.role == "server"), self.me)
 
     def _open(self, now: float) -> list[Command]:
         """Open the next round (the one after the last only rates the result), or wait for trainers."""
@@ -193,6 +198,7 @@ class Server(Machine):
         self.round += 1
         self.before_at, self.opened_at = self.opened_at, now
         self.answers, self.troubled, self.overdue, self.ended, self.stale = [], {}, False, False, 0
+        self.mixed = []
         self.heard[self.round] = {}
         kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
         self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
@@ -210,7 +216,8 @@ class Server(Machine):
         return None if self.ended else ends_at(self.stragglers, self.opened_at)
 
     def _alarm(self) -> list[Command]:
-        return [WakeAt(min(at))] if (at := [at for at in (self.closes_at, self._ends_at()) if at is not None]) else []
+        known = self.opened_at if any(update.round <= self.round for update in self.ahead) else None
+        return [WakeAt(min(at))] if (at := [at for at in (known, self.closes_at, self._ends_at()) if at is not None]) else []
 
     def _is_rated(self, number: int) -> bool:
         return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
@@ -223,7 +230,9 @@ class Server(Machine):
 
     def _hear(self, update: Update, now: float) -> list[Command]:
         number = update.round
-        if number > self.round or number not in self.heard:  # of a life before ours, or too old
+        if number > self.round:
+            return self._keep_ahead(update)
+        if number not in self.heard:  # too old
             return [Measure("late_updates", 1)]
         if number == self.round and update.branch != self.branch:  # made from weights that a server before us had, and lost
             return [Measure("late_updates", 1)]
@@ -246,6 +255,21 @@ class Server(Machine):
             adding = [*self._add_late(), self._add(update.weights, update.examples, len(self.answers) - 1)]
         return [*adding, *self._close_if_ready(now)]
 
+    def _keep_ahead(self, update: Update) -> list[Command]:
+        others = [other for other in self.ahead if (other.round, other.slots) != (update.round, update.slots)]
+        if update.round > self.round + AHEAD:
+            return [Measure("late_updates", 1)]
+        self.ahead = [*others, update]
+        return []
+
+    def _take_ahead(self, now: float) -> list[Command]:
+        """Not in the step that opens the round: its Save knows no sum yet."""
+        if self.phase != "open":
+            return []
+        ready = [update for update in self.ahead if update.round <= self.round]
+        self.ahead = [update for update in self.ahead if update.round > self.round]
+        return [command for update in ready for command in self._hear(update, now)]
+
     def _add(self, weights: Ref, n: float, index: int) -> Command:
         self.sum = Handle(f"sum{self.round}")
         return Run("accumulate", {"sum": self.sum, "add": weights}, ("added", self.round, index), {"n": n}, {"sum": self.sum})
@@ -254,6 +278,7 @@ class Server(Machine):
         """Not before the round's first own update: until then `sum` must be empty, for the Save."""
         late, self.late = [update for update in self.late if self.round - update.round <= self.stragglers.late_rounds], []
         self.stale = max([self.stale, *(self.round - update.round for update in late)])
+        self.mixed += [(update.round, update.slots.members, update.branch) for update in late]
         weighted = [(update.weights, stale_weight(update.examples, self.round - update.round, self.stragglers.staleness)) for update in late]
         return [self._add(weights, n, -1) for weights, n in weighted if weights is not None]
 
@@ -327,10 +352,11 @@ class Server(Machine):
 
     def _closed(self, refs: dict[str, Ref], now: float) -> list[Command]:
         """The new weights are there: save, say so, go on."""
-        self.weights, self.branch = refs["weights"], self.me
+        self.weights = refs["weights"]
         self.moments = {name: refs[name] for name in ("m", "v") if name in refs}
         self.sum = None
         good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
+        self.branch = branch_of(self.branch, [*self.mixed, *((self.round, answer.slots.members, self.branch) for answer in good)])
         record = RoundRecord(
             self.round, now, len(good), sum(a.examples for a in good), {"loss": _mean([(a.examples, a.numbers.get("loss")) for a in good])}
         )

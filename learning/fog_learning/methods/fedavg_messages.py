@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -32,8 +34,16 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 # -- what they say -------------------------------------------------------------------------
 
 
-Branch = tuple[int, int]
-"""(view, incarnation) of the server that closed a round: after a fallback the same round is closed again, with other weights perhaps."""
+Branch = str
+"""What weights are made of: after a fallback the same round is closed again, with the same updates or with others. '' = the first weights."""
+
+Part = tuple[int, tuple[int, ...], Branch]
+"""Of a mean: (round, slots, branch) of an update in it."""
+
+
+def branch_of(before: Branch, parts: Iterable[Part]) -> Branch:
+    """Of weights that were made from those of `before` with these updates, in whatever order they came."""
+    return hashlib.blake2b(repr((before, sorted(parts))).encode(), digest_size=8).hexdigest()
 
 
 class Round(Struct, frozen=True, tag=True):
@@ -43,8 +53,8 @@ class Round(Struct, frozen=True, tag=True):
     weights: Ref
     train: bool = True
     rate: bool = False
-    branch: Branch = (0, 0)
-    """Who made these weights."""
+    branch: Branch = ""
+    """Of these weights."""
 
 
 class Update(Struct, frozen=True, tag=True):
@@ -55,7 +65,7 @@ class Update(Struct, frozen=True, tag=True):
     examples: int
     slots: Slots
     numbers: Numbers = {}
-    branch: Branch = (0, 0)
+    branch: Branch = ""
     """Of the weights that it began with: it counts in a round only if they are that round's."""
 
 

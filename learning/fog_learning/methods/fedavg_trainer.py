@@ -44,8 +44,8 @@ class Trainer(Machine):
     late_rounds: int = 0
     newest: int = 0
     """The newest round that was begun."""
-    branch: Branch = (0, 0)
-    """Whose weights it was begun with."""
+    branch: Branch = ""
+    """Of the weights that it was begun with."""
     doing: Call | None = None
     next: Call | None = None
     """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
