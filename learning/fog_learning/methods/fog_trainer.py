@@ -86,6 +86,8 @@ class Trainer(Alarm, kw_only=True):
         return self.newest, ()
 
     def _called(self, call: Call) -> list[Command]:
+        if self.next is not None and self.next.head == call.head and (call.line, call.number) < (self.next.line, self.next.number):
+            return []  # a copy of an older one, by way of a slow neighbour
         match self.member.verdict(call, self.doing, self.newest):
             case "elsewhere":
                 return self.member.elsewhere(call)
