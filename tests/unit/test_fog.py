@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
+from fog_common.machine import Blob, Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
 from fog_learning.job import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.cluster import Call, Links, Pass, Ready, Update
@@ -94,6 +94,24 @@ def test_a_vertical_tree_counts_every_slot_once_whatever_crashes(seed: int):
     schedule, finish, watch = run(peers, job(mode="vertical"), seed, faults)
     assert weights_of(schedule, finish) == watch.rounds[3]
     assert sorted(watch.included) == [1, 2, 3]
+
+
+def test_a_slow_copy_of_a_call_takes_no_newer_ones_place():
+    spec = job(mode="d2d")
+    method, plan = resolve_method(spec)
+    peers = tree(2, 3)
+    leaf = next(peer for peer in peers if peer.role == "trainer")
+    trainer = method.build(spec, plan, leaf)
+    trainer.step(Started(peers), 0.0)
+
+    def call(number: int) -> Call:
+        return Call(number, number, Blob(f"w{number}", 4), leaf.parent, (1, 1), d2d=True)
+
+    assert [command.op for command in trainer.step(Delivered(leaf.parent, call(4)), 1.0) if isinstance(command, Run)] == ["train"]
+    for number in (6, 5):
+        assert trainer.step(Delivered("a-neighbour", call(number)), 1.5) == [], "one at a time"
+    after = trainer.step(Ran(("trained", 4, 1), {"weights": Handle("h")}, {"examples": 3.0, "loss": 1.0}), 2.0)
+    assert [command.numbers["round"] for command in after if isinstance(command, Run)] == [6]
 
 
 # -- sideways ------------------------------------------------------------------------------------
