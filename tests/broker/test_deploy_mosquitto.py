@@ -232,13 +232,15 @@ class Bridged:
         self.above.until(b"bridge works")
 
     def settle(self) -> tuple[list[str], list[str]]:
-        """Topics that passed (the cloud's broker, the site's) up to now, once a marker of each side has crossed."""
-        self.cloud_audit.publish("fog/v1/main/cast/all/mark/auditor/down", b"end down", 1)
-        self.below.until(b"end down")
-        self.site_audit.publish("fog/v1/main/cast/all/mark/auditor/up", b"end up", 1)
-        self.above.until(b"end up")
-        self.site_audit.publish("fog/v1/main/cast/all/mark/auditor/up", b"and back", 1)
-        self.above.until(b"and back")
+        """Topics that passed (the cloud's broker, the site's) up to now, once a marker of each sender has come to everybody."""
+        users = {"pi-1": self.pi_1, "pi-2": self.pi_2, "cloud-1": self.cloud_1, "coordinator": self.coordinator}
+        marks = []
+        for side, bus in [*users.items(), ("above", self.cloud_audit), ("below", self.site_audit)]:
+            for qos in (0, 1):  # which keep their order among themselves only
+                marks.append(f"end of {side}, {qos}".encode())
+                bus.publish(f"fog/v1/main/cast/all/mark/{side if side in users else 'auditor'}/ctl", marks[-1], qos)
+        for inbox in (self.above, self.below, self.pi_1_inbox, self.cloud_1_inbox):
+            inbox.all_of(marks)
         return topics_of(self.above), topics_of(self.below)
 
 

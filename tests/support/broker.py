@@ -6,7 +6,7 @@ import os
 import queue
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,6 +80,11 @@ class Inbox:
         got: list[bytes] = []
         self.next(Received, lambda event: bool(event.payload == payload or got.append(event.payload)))
         return got
+
+    def all_of(self, payloads: Collection[bytes]) -> None:
+        """Wait until each of these has come, in whatever order."""
+        while missing := set(payloads).difference(self.payloads()):
+            self.next(Received, lambda event: event.payload in missing)
 
     def payloads(self) -> list[bytes]:
         """All that came so far."""
