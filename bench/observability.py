@@ -123,6 +123,8 @@ class Racer:
         """url: read while it runs."""
         self._fleet, self._client, self._url, self._every_s = fleet, client, url, scrape_every_s
         self._job, self._workers = "", list[int]()
+        self._unread_s = 0.0
+        """For how long it has run since the pages were read."""
 
     def start(self, name: str) -> None:
         """A job that has no end of its own, stopped once its first rounds (imports, caches) are done."""
@@ -134,10 +136,12 @@ class Racer:
     def turn(self, seconds: float) -> None:
         self._signal(signal.SIGCONT)
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, self._every_s))
-            if self._url and time.monotonic() < end:
-                _read(self._url)
+        self._unread_s += seconds
+        if self._url and self._unread_s >= self._every_s:
+            self._unread_s = 0.0
+            time.sleep(seconds / 2)
+            _read(self._url)
+        time.sleep(max(0.0, end - time.monotonic()))
         self._signal(signal.SIGSTOP)
 
     def end(self) -> list[list[float]]:
@@ -153,16 +157,16 @@ class Racer:
             os.kill(pid, signum)
 
 
-def overhead(least: int = 20, backend: str = "torch", scrape_every_s: float = 1.0) -> dict[str, Any]:
+def overhead(least: int = 50, backend: str = "torch", scrape_every_s: float = 5.0) -> dict[str, Any]:
     """The same job on two fleets, second by second in turn: what energy and metrics add to the mean time of a round.
 
-    on: energy meter, gauges, counters of workers, and while its job runs a reader of /metrics, every second (fifteen times as often as the
-    shipped Prometheus). off: agents with `metrics: off` and a coordinator without pages: nothing is sampled, workers neither measure nor
+    on: energy meter, gauges, counters of workers, and a reader of /metrics after every five seconds in which its job runs (three times as
+    often as the shipped Prometheus). off: agents with `metrics: off` and a coordinator without pages: nothing is sampled, workers neither measure nor
     report counters and gauges; what stays is that bytes are counted by plane, and the transfer's own tallies. Both jobs live at the same
     time; whose turn it is not has its workers stopped, so that a machine whose speed changes within seconds changes both alike. A comparison
     is one of them for TURN_S, the other for twice that, the first again; who is in the middle changes, and after BLOCKS of them the jobs do.
-    A worker that is woken has reports to make up for, so `on` makes more of them per round than it would. At least `least` comparisons,
-    and more until the interval is NARROW wide to each side or ENOUGH_S are over.
+    A worker that is woken has reports to make up for, so `on` makes more of them per round than it would. At least `least` comparisons
+    (the processes of a job have some luck of their own: five pairs), and more until the interval is NARROW wide to each side or ENOUGH_S are over.
     value: upper end of the 95 % interval of the median over comparisons of log(on / off) (0.01 = one per cent slower).
     """
     with ExitStack() as stack:

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 REPORT_S: Final = 2.0
 """Seconds between reports to the daemon when nothing urgent happens."""
+LEAST_S: Final = 0.05
+"""Seconds between reports of urgent things: the daemon passes them on no more often."""
 MEMORY_S: Final = 1.0
 """Seconds for which the resident memory, once read, stands: reports of short rounds come often, and the read costs more than all else in them."""
 RETRY_SAVE_S: Final = 2.0
@@ -131,6 +133,8 @@ class Worker:
         self._listening: list[str] = []
         self._ended = threading.Event()
         self._report_at = 0.0
+        self._urgent_at = 0.0
+        """The next report is due then, or then if there is something urgent."""
         self._urgent = False
 
     # -- life ------------------------------------------------------------------------------
@@ -153,14 +157,14 @@ class Worker:
                     break
                 self._handle(item)
                 self._perform()
-                if self._urgent or time.monotonic() >= self._report_at:
+                if time.monotonic() >= self._next_report():
                     self._report()
             self._end()
         return 0
 
     def _next(self) -> Any:
         host = self._host
-        due = [self._report_at]
+        due = [self._next_report()]
         if host is not None and (at := host.next_timer()) is not None:
             due.append(at)
         try:
@@ -414,9 +418,12 @@ class Worker:
 
     # -- reports ---------------------------------------------------------------------------
 
+    def _next_report(self) -> float:
+        return min(self._report_at, self._urgent_at) if self._urgent else self._report_at
+
     def _report(self) -> None:
         now = time.monotonic()
-        self._report_at = now + REPORT_S
+        self._report_at, self._urgent_at = now + REPORT_S, now + LEAST_S
         urgent, self._urgent = self._urgent, False
         host, desired = self._host, self._desired
         counters, gauges = self._measured() if self._setup.metrics else ({}, {})
