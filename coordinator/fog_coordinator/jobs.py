@@ -66,7 +66,6 @@ class Seat(Struct):
     """When its last instance became live."""
     gone_since: float | None = None
     """Of a live task with data: since when nobody is known to run it. It stays live for a while, for what it trained may yet come."""
-
     leaves_in: int | None = None
     """The round that a live task with data was in when its node began to drain."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -413,23 +414,16 @@ def _note(core: Core, now: float, node: Node) -> str:
 
 def tasks_on(core: Core, name: str) -> list[str]:
     """'server of digits': movable tasks that are placed there."""
-    return [
-        f"{seat.task} of {job.id}"
-        for job in core.jobs.values()
-        if job.state not in ENDED
-        for seat in job.seats
-        if seat.movable and (seat.node == name or (seat.fetch == name and not seat.fetched))
-    ]
+    return _tasks(core, lambda seat: seat.movable and (seat.node == name or (seat.fetch == name and not seat.fetched)))
 
 
 def _finishing_on(core: Core, name: str) -> list[str]:
-    return [
-        f"{seat.task} of {job.id}"
-        for job in core.jobs.values()
-        if job.state not in ENDED
-        for seat in job.seats
-        if not seat.movable and seat.node == name and seat.incarnation
-    ]
+    """Tasks with data that are still live there."""
+    return _tasks(core, lambda seat: not seat.movable and seat.node == name and seat.incarnation > 0)
+
+
+def _tasks(core: Core, wanted: Callable[[Seat], bool]) -> list[str]:
+    return [f"{seat.task} of {job.id}" for job in core.jobs.values() if job.state not in ENDED for seat in job.seats if wanted(seat)]
 
 
 def _ago(now: float, since: float) -> str:
