@@ -237,3 +237,12 @@ def test_a_server_that_begins_anew_forgets_what_its_disk_has():
     saved(net, "cloud-1", 5)
     net.place(table(2, "cloud-1", since=2, rewind=-1, rewind_view=2))
     assert labels(net, "cloud-1") == ()
+
+
+def test_a_job_that_is_stopped_before_its_first_save_fails_and_says_so():
+    net = Net("cloud-1", "node-1", "node-2")
+    net.place(table(1, "cloud-1"))
+    net.place(table(2, "cloud-1", stop="stopped, it used 5 of 5 s"))
+    assert net.results[:1] == ["cloud-1"]
+    (state,) = net.hosts["cloud-1"].task_states(net.now)
+    assert (state.finished, state.why) == (True, "stopped, it used 5 of 5 s; there was no model yet")
