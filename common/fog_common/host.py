@@ -19,8 +19,10 @@ from typing import Any
 
 import msgspec
 
+from fog_common.copies import Copies
 from fog_common.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, Withdraw, decode_host_message
 from fog_common.errors import OpError, WireError
+from fog_common.fetches import Fetches
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.machine import (
     Blob,
@@ -55,11 +57,12 @@ from fog_common.metrics import REFUSED_UPDATES
 from fog_common.refs import Refs
 from fog_common.saves import Codebook, Program, Record
 from fog_common.shelf import Shelf
+from fog_common.table import Table
 from fog_common.task import Task
 from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Letter, Publish, Refused
 from fog_common.unheard import Unheard
 from fog_common.wire import topics
-from fog_common.wire.messages import DesiredJob, Placement, ReplicaState, TaskState
+from fog_common.wire.messages import DesiredJob, ReplicaState, TaskState
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -85,7 +88,7 @@ class Host:
         self.refs = refs
         self.endpoint = endpoint
         self.shelf = shelf
-        self.placement: Placement | None = None
+        self.table = Table(me, incarnation)
         self.root_saved = -1
         self.measured: dict[str, float] = {}
         self.counters: dict[str, float] = {}
@@ -94,10 +97,8 @@ class Host:
         self.mail = Mail(endpoint, self._codebook)
         self._gauge = gauge
         self._tasks: dict[str, Task] = {}
-        self._by_name: dict[str, Peer] = {}
-        self._incarnations: dict[str, int] = {}  # node -> of its live worker
-        self._wanted: dict[str, _Asked] = {}  # task -> whom it was asked for the task's newest Save
-        self._fetched: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
+        self._copies = Copies(self.mail, refs.blobs)
+        self._fetches = Fetches(self.mail)
         self._unheard = Unheard()
         self._epochs = 0
         self._computes = 0
@@ -108,8 +109,6 @@ class Host:
         self._parked: list[Letter] = []
         self._effects: list[Effect] = []
         self._listening: tuple[str, ...] = ()
-        self._copies: dict[str, Record] = {}  # task -> the Save that waits to be copied to its buddy
-        self._replicating: dict[tuple[str, int], tuple[str, int]] = {}  # endpoint key -> (task, label)
         self._replica_letters: dict[tuple[str, int], Letter] = {}
         self._urgent: bool | None = None
 
@@ -118,48 +117,44 @@ class Host:
     def on_placement(self, now: float, desired: DesiredJob) -> None:
         """A table of the coordinator. Older views than the known one change nothing."""
         new = desired.placement
-        old = self.placement
-        if old is not None and new.view <= old.view:
+        if new.view <= self.table.view:
             return
-        self.placement = new
+        old, self.table = self.table, Table(self.me, self.incarnation, new)
+        peers = self.table.peers
         self._age = (now, desired.age_s)
-        before, self._by_name = self._by_name, {peer.task: peer for peer in new.tasks}
-        gone = [peer for peer in before.values() if peer.live and not _same(peer, self._by_name.get(peer.task))]
-        come = [peer for peer in new.tasks if peer.live and not _same(peer, before.get(peer.task))]
-        self._incarnations = {peer.node: peer.incarnation for peer in new.tasks if peer.live}
-        fell_back = any(peer.task == new.root for peer in come) or (old is not None and new.rewind_view > old.rewind_view)
+        gone = [peer for peer in old.peers.values() if peer.live and not _same(peer, peers.get(peer.task))]
+        come = [peer for peer in new.tasks if peer.live and not _same(peer, old.peers.get(peer.task))]
+        fell_back = any(peer.task == new.root for peer in come) or (old.view > 0 and new.rewind_view > old.placement.rewind_view)
         if fell_back:
             self.root_saved = -1  # the root says anew how far it is safe
         for was in gone:
-            self._unheard.silent(was, self._by_name.get(was.task), self.mail.give_up(was.node, was.task, was.role))
-        self._unheard.forget_moved(self._by_name)
+            self._unheard.silent(was, peers.get(was.task), self.mail.give_up(was.node, was.task, was.role))
+        self._unheard.forget_moved(peers)
         here = {(peer.node, peer.incarnation) for peer in new.tasks if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in here and peer.node != self.me.node}):
             self.endpoint.forget_peer(node)
         for name, task in list(self._tasks.items()):
-            peer = self._by_name.get(name)
-            silent = peer is not None and not peer.live and (peer.node, peer.since) == (self.me.node, task.peer.since)
-            if not self._mine(name) and not silent:  # silent: we were thought to be gone; it goes on, and may soon be back as it is
+            if not self.table.mine(name) and not self.table.is_silent(task.peer):
                 self._drop(name)
-        self._wanted = {name: asked for name, asked in self._wanted.items() if self._mine(name)}
+        self._fetches.forget_others(self.table)
         back = sorted(name for name, task in self._tasks.items() if new.rewind is not None and task.rewound_view < new.rewind_view)
         for name in back:
             self._drop(name)  # before the stamp: what it sent must not be offered again under the new view
         self.endpoint.stamp(now, new.view, self.root_saved)
         running = sorted(self._tasks)
         for name in running:
-            self._tasks[name].peer = self._by_name[name]
+            self._tasks[name].peer = peers[name]
         for name in back:
-            self._reopen(now, self._by_name[name], self.shelf.newest(name, new.rewind))
+            self._reopen(now, peers[name], self.shelf.newest(name, new.rewind))
         for name in running:
             for peer in gone:
                 if peer.task != name:
-                    self._post(name, Left(peer, self._by_name.get(peer.task) is not None and self._by_name[peer.task].live, new.view))
+                    self._post(name, Left(peer, peer.task in peers and peers[peer.task].live, new.view))
             for peer in come:
                 if peer.task != name:
                     self._post(name, Joined(peer, new.view))
         for peer in new.tasks:
-            if self._mine(peer.task) and peer.task not in self._tasks:
+            if self.table.mine(peer.task) and peer.task not in self._tasks:
                 self._open(now, peer)
         for name in running:
             back_again = any(peer.task == name for peer in come)  # what was refused while we were thought to be gone
@@ -168,8 +163,8 @@ class Host:
         for peer in come:
             self._send_unheard(now, peer)
         for name in self._tasks:
-            unconfirmed = name in self._copies or self._copying(name) or (fell_back and name == new.root)
-            moved = old is not None and old.buddies.get(name) != new.buddies.get(name)
+            unconfirmed = self._copies.unconfirmed(name) or (fell_back and name == new.root)
+            moved = old.view > 0 and old.buddy(name) != self.table.buddy(name)
             if (unconfirmed or moved) and (newest := self.shelf.newest(name)) is not None:
                 self._replicate(now, newest, anew=True)
         self._listen()
@@ -220,7 +215,7 @@ class Host:
         if replica:
             if letter is not None:
                 self.endpoint.accept(letter)
-                if self._answers(letter, record.task):  # else a copy from before, which the answer will outdo
+                if self._fetches.is_answer(letter, record.task):  # else a copy from before, which the answer will outdo
                     self._obtained(now, record.task)
             self._change(urgent=True)
             self._pump(now)
@@ -274,7 +269,7 @@ class Host:
         for name, task in self._tasks.items():
             round_, history = task.machine.progress()
             at = task.job_now(now)
-            safe = self.root_saved if self._is_root(name) else -1
+            safe = self.root_saved if name == self.table.root else -1
             states.append(
                 TaskState(
                     task=name,
@@ -310,92 +305,58 @@ class Host:
 
     @property
     def view(self) -> int:
-        return self.placement.view if self.placement else 0
+        return self.table.view
 
     # -- tasks -----------------------------------------------------------------------------
 
-    def _mine(self, name: str) -> bool:
-        peer = self._by_name.get(name)
-        return peer is not None and peer.node == self.me.node and peer.incarnation == self.incarnation
-
-    def _is_root(self, name: str) -> bool:
-        return self.placement is not None and self.placement.root == name
-
-    def _roster(self) -> tuple[Peer, ...]:
-        return tuple(peer for peer in self._by_name.values() if peer.live)
-
     def _open(self, now: float, peer: Peer) -> None:
         """Start a task here: from its newest Save, else from that of another node, else from the beginning."""
-        placement = self.placement
-        assert placement is not None
-        source = placement.fetch.get(peer.task)
-        if source and source != self.me.node and (peer.task, peer.since) not in self._fetched:
-            self._ask(now, peer.task, source)  # again with every table: the one before may have been forgotten with its receiver
-            return
-        self._reopen(now, peer, self.shelf.newest(peer.task, self._limit()))
-
-    def _limit(self) -> int | None:
-        """The newest label at which a task may begin."""
-        placement = self.placement
-        return placement.rewind if placement is not None and placement.rewind_view == placement.view else None
-
-    def _ask(self, now: float, name: str, source: str) -> None:
-        before = self._wanted.get(name)
-        if before is not None and before.key is not None:
-            self.mail.cancel(before.key)
-        again = before is not None and before.source == source
-        asked = before.tried if before is not None else ()
-        key = self._letter(now, source, Fetch(name, self._limit()), ())
-        self._wanted[name] = _Asked(source, before.view if again and before else self.view, key, (*asked, source))
-
-    def _answers(self, letter: Letter, name: str) -> bool:
-        """Whether the letter is the answer to our Fetch. It may have left before the newest table."""
-        asked = self._wanted.get(name)
-        return asked is not None and letter.node == asked.source and letter.view >= asked.view
+        if source := self._fetches.source(self.table, peer):
+            self._fetches.ask(now, self.table, peer.task, source)
+        else:
+            self._reopen(now, peer, self.shelf.newest(peer.task, self.table.limit))
 
     def _missing(self, now: float, name: str) -> None:
         """Who was asked has no Save of the task: perhaps its buddy has."""
-        asked = self._wanted[name]
-        buddy = self.placement.buddies.get(name, "") if self.placement else ""
-        if buddy and buddy not in (self.me.node, *asked.tried) and self._mine(name) and self.shelf.newest(name, self._limit()) is None:
-            self._ask(now, name, buddy)
+        buddy = self.table.buddy(name)
+        if buddy and buddy not in self._fetches.tried(name) and self.table.mine(name) and self.shelf.newest(name, self.table.limit) is None:
+            self._fetches.ask(now, self.table, name, buddy)
         else:
             self._obtained(now, name)
 
     def _obtained(self, now: float, name: str) -> None:
         """The answer to a Fetch is on this disk, or does not exist."""
-        if self._wanted.pop(name, None) is not None and self._mine(name) and name not in self._tasks:
-            self._fetched.add((name, self._by_name[name].since))
-            self._open(now, self._by_name[name])
-            if (record := self._copies.get(name)) is not None:
+        if self._fetches.end(name) and self.table.mine(name) and name not in self._tasks:
+            peer = self.table.peers[name]
+            self._fetches.done(peer)
+            self._open(now, peer)
+            if (record := self._copies.waiting(name)) is not None:
                 self._replicate(now, record, anew=True)
             self._stop(now)
             self._unpark(now)
 
     def _reopen(self, now: float, peer: Peer, record: Record | None) -> None:
-        placement = self.placement
-        assert placement is not None
         self._epochs += 1
         self.shelf.cut(peer.task, -1 if record is None else record.label)
         if record is None:
             host_then, job_then = self._age
             task = Task(peer, self._build(peer), host_then - job_then, self._epochs)
-            task.rewound_view = placement.rewind_view
+            task.rewound_view = self.table.placement.rewind_view
             self._tasks[peer.task] = task
-            self._post(peer.task, Started(self._roster()))
+            self._post(peer.task, Started(self.table.live()))
             self._welcome(peer.task)
             return
         task = Task(peer, self._codebook.machine(record), now - record.job_now, self._epochs)
         task.wake_at = record.wake_at
-        task.rewound_view = placement.rewind_view
+        task.rewound_view = self.table.placement.rewind_view
         self._tasks[peer.task] = task
         self.shelf.add(record, replica=False)
         task.saved = record.label
-        self._copies[peer.task] = record  # whether its copy arrived is not known here
+        self._copies.wait(record)
         for send in self._codebook.kept(record):
             self._perform_send(now, task, send)
         self._perform(now, task, self._codebook.rest(record))
-        self._post(peer.task, Rewound(record.label, self._roster()))
+        self._post(peer.task, Rewound(record.label, self.table.live()))
         self._count("restored_total")
         self._welcome(peer.task)
 
@@ -406,21 +367,21 @@ class Host:
 
     def _stop(self, now: float) -> None:
         """The job is to end with the model so far: the root goes back to its newest Save, whose blobs nothing changes, and says how."""
-        placement = self.placement
-        task = self._tasks.get(placement.root) if placement and placement.stop else None
-        if placement is None or task is None or task.stopping or task.finished:
+        root, stop = self.table.root, self.table.placement.stop
+        task = self._tasks.get(root) if stop else None
+        if task is None or task.stopping or task.finished:
             return
-        record = self.shelf.newest(placement.root)
-        self._drop(placement.root)
+        record = self.shelf.newest(root)
+        self._drop(root)
         self._epochs += 1
         machine = self._codebook.machine(record) if record is not None else task.machine
-        task = self._tasks[placement.root] = Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
+        task = self._tasks[root] = Task(task.peer, machine, task.zero if record is None else now - record.job_now, self._epochs)
         task.stopping = True
         if record is not None:
             task.saved = record.label
             self._replicate(now, record)
-        none = Finish(why=f"{placement.stop}; there was no model yet")
-        self._perform(now, task, [none] if record is None else machine.stop(placement.stop, self._roster(), task.job_now(now)))
+        none = Finish(why=f"{stop}; there was no model yet")
+        self._perform(now, task, [none] if record is None else machine.stop(stop, self.table.live(), task.job_now(now)))
 
     def _drop(self, name: str) -> None:
         """The task is no longer ours: it stops where it is; its Saves stay."""
@@ -428,14 +389,11 @@ class Host:
         self._effects += [Withdraw(serial) for serial in task.computing if serial not in task.cancelled]
         self.refs.forget_task(name)
         self.mail.cancel_task(name)
-        self._copies.pop(name, None)
-        for key in [key for key, (task, _) in self._replicating.items() if task == name]:
-            self.mail.cancel(key)  # who has the task now asks for the newest
-            del self._replicating[key]
+        self._copies.drop(name)
         self._queue = deque(item for item in self._queue if item[0] != name)
 
     def _listen(self) -> None:
-        roles = tuple(sorted({task.peer.role for task in self._tasks.values()} | {p.role for p in self._by_name.values() if p.node == self.me.node}))
+        roles = tuple(sorted({task.peer.role for task in self._tasks.values()} | self.table.roles()))
         if roles != self._listening:
             self._listening = roles
             self._effects.append(Listen(roles))
@@ -446,7 +404,7 @@ class Host:
         task = self._tasks.get(name)
         if task is not None:
             self._queue.append((name, task.epoch, event))
-        elif isinstance(event, Delivered) and self._mine(name):
+        elif isinstance(event, Delivered) and self.table.mine(name):
             self._early.setdefault(name, []).append(event)  # from a neighbour in this host, before the task's Save has come
 
     def _pump(self, now: float) -> None:
@@ -597,7 +555,7 @@ class Host:
             if send.keep <= self.root_saved:
                 return
             send = self._keep(task, send)
-        peer = self._by_name.get(send.to)
+        peer = self.table.peers.get(send.to)
         if peer is None or not peer.live:
             self._count("sends_without_receiver_total")  # a kept one leaves when the receiver is placed
             if send.to in self._unheard and send.keep is None:
@@ -607,18 +565,18 @@ class Host:
         if peer.node == self.me.node:
             self._post(send.to, Delivered(name, fixed.message))
             return
-        self.mail.send(now, name, fixed, self._address(peer))
+        self.mail.send(now, name, fixed, self.table.address(peer))
 
     def _cast(self, now: float, task: Task, cast: Cast) -> None:
         name = task.peer.task
-        peers = [peer for peer in self._by_name.values() if peer.role == cast.role and peer.live and peer.task != name]
+        peers = [peer for peer in self.table.peers.values() if peer.role == cast.role and peer.live and peer.task != name]
         if not peers:
             return
         fixed: Cast = map_refs(cast, lambda ref: self.refs.blob(name, ref))
         for peer in peers:
             if peer.node == self.me.node:
                 self._post(peer.task, Delivered(name, fixed.message))
-        members = {peer.node: self._address(peer) for peer in peers if peer.node != self.me.node}
+        members = {peer.node: self.table.address(peer) for peer in peers if peer.node != self.me.node}
         if cast.latest:
             self.mail.outdate(name, cast.message, {cast.role, *(peer.task for peer in peers)})
         if not members:
@@ -630,7 +588,7 @@ class Host:
         name = task.peer.task
         task.finished, task.why = True, finish.why
         task.wake_at = None
-        if self._is_root(name):
+        if name == self.table.root:
             task.result = finish
             self._hand_in(now, task)
         self._change(urgent=True)
@@ -667,73 +625,23 @@ class Host:
                     self.mail.refused(key, node)
                 continue
             keep = command.keep if isinstance(command, Send) else None
-            for peer in [peer for peer in self._by_name.values() if peer.node in nodes and peer.live]:
+            for peer in [peer for peer in self.table.peers.values() if peer.node in nodes and peer.live]:
                 if command.to == peer.task if isinstance(command, Send) else command.role == peer.role:
                     self._perform_send(now, self._tasks[name], Send(peer.task, command.message, keep=keep, latest=command.latest))
             self.mail.retried(key)
 
-    def _letter(self, now: float, node: str, message: Replica | Fetch | Missing, blobs: tuple[Blob, ...]) -> tuple[str, int] | None:
-        """To another host of the job; None if the table does not say where it is, or a blob is gone: then a newer Save is on the disk already."""
-        address = self._host_address(node)
-        if address is None or not all(self.refs.blobs.hold(blob.digest) for blob in blobs):
-            return None
-        return self.mail.post(now, HOST, HOST, _encoder.encode(message), blobs, address)
-
-    def _host_address(self, node: str) -> Address | None:
-        peer = next((peer for peer in self._by_name.values() if peer.node == node), None)
-        if peer is not None:
-            return self._address(peer)
-        place = self.placement.places.get(node) if self.placement else None
-        return Address(node, *place, self.me.kind) if place else None
-
-    def _address(self, peer: Peer) -> Address:
-        return Address(peer.node, peer.site, peer.tier, self.me.kind)
-
     def _acked(self, now: float, key: Any, node: str) -> None:
         self.mail.acked(now, key, node)
-        if key in self._replicating:
-            task, label = self._replicating.pop(key)
-            if self._is_root(task):
-                self._announce(now, label)
-        self._copy_what_waits(now)
-
-    def _copy_what_waits(self, now: float) -> None:
-        for name, record in list(self._copies.items()):
-            buddy = self.placement.buddies.get(name) if self.placement else None
-            if buddy is None or not (self._copying(name) or self.mail.carries(buddy, record.digests())):
-                self._copy(now, name)
-
-    def _copying(self, name: str) -> bool:
-        return any(task == name for task, _ in self._replicating.values())
+        if (copy := self._copies.acked(key)) is not None and copy[0] == self.table.root:
+            self._announce(now, copy[1])
+        self._copies.send_waiting(now, self.table)
 
     # -- durability ------------------------------------------------------------------------
 
     def _replicate(self, now: float, record: Record, anew: bool = False) -> None:
-        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept).
-
-        A copy that is on its way arrives, however fast the Saves follow each other; of those that wait behind it only the newest is
-        sent. anew: the table changed, what was on its way may have been lost with its receiver.
-        """
-        buddy = self.placement.buddies.get(record.task) if self.placement else None
-        self._copies.pop(record.task, None)
-        if buddy and buddy != self.me.node:
-            for key in [key for key, (task, _) in self._replicating.items() if anew and task == record.task]:
-                self.mail.cancel(key)
-                del self._replicating[key]
-            self._copies[record.task] = record
-            if not (self._copying(record.task) or self.mail.carries(buddy, record.digests())):
-                self._copy(now, record.task)
-        elif self._is_root(record.task):
+        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept)."""
+        if not self._copies.offer(now, self.table, record, anew) and record.task == self.table.root:
             self._announce(now, record.label)
-
-    def _copy(self, now: float, name: str) -> None:
-        buddy = self.placement.buddies.get(name) if self.placement else None
-        if buddy is None or self._host_address(buddy) is None:
-            return  # the next table says where it is
-        record = self._copies.pop(name)
-        key = self._letter(now, buddy, Replica(record), record.blobs)
-        if key is not None:
-            self._replicating[key] = (name, record.label)
 
     def _announce(self, now: float, label: int) -> None:
         """The root's Save(label) is safe: every letter says so from now on, and spools let go."""
@@ -742,7 +650,7 @@ class Host:
             self.endpoint.stamp(now, self.view, label)
             self._release()
             self._change(urgent=True)  # the rounds up to there are history now
-            if self.placement is not None and (root := self._tasks.get(self.placement.root)) is not None:
+            if (root := self._tasks.get(self.table.root)) is not None:
                 self._hand_in(now, root)
 
     def _release(self) -> None:
@@ -760,7 +668,7 @@ class Host:
         if letter.view > self.view:
             self._park(letter)
             return
-        if self._incarnations.get(letter.node, 0) > letter.incarnation:
+        if self.table.incarnation(letter.node) > letter.incarnation:
             self._refuse(letter, "dead_incarnation")
             return
         if content.to == HOST:
@@ -769,12 +677,12 @@ class Host:
         if letter.view < self.view:
             self._refuse(letter, "stale_view")
             return
-        sender = self._by_name.get(content.sender)
+        sender = self.table.peers.get(content.sender)
         if sender is None or sender.node != letter.node or sender.incarnation != letter.incarnation:
             self._refuse(letter, "not_placed")
             return
-        targets = [content.to] if content.to in self._by_name else self._cast_targets(content.to)
-        targets = [target for target in targets if self._mine(target)]
+        targets = [content.to] if content.to in self.table.peers else self.table.of_role(content.to)
+        targets = [target for target in targets if self.table.mine(target)]
         if not targets:
             self._refuse(letter, "no_such_task")
             return
@@ -790,9 +698,6 @@ class Host:
         for target in targets:
             self._post(target, Delivered(content.sender, message))
 
-    def _cast_targets(self, role: str) -> list[str]:
-        return [peer.task for peer in self._by_name.values() if peer.role == role and peer.node == self.me.node]
-
     def _host_letter(self, now: float, letter: Letter) -> None:
         try:
             message = decode_host_message(letter.content.body)
@@ -800,11 +705,11 @@ class Host:
             self._refuse(letter, "malformed")
             return
         name = message.record.task if isinstance(message, Replica) else message.task
-        peer = self._by_name.get(name)
+        peer = self.table.peers.get(name)
         if isinstance(message, Replica) and name in self._tasks:  # it runs here meanwhile: an old copy is of no use
             self.endpoint.accept(letter)
             return
-        if isinstance(message, Fetch) or not self._answers(letter, name):
+        if isinstance(message, Fetch) or not self._fetches.is_answer(letter, name):
             if letter.view < self.view:
                 self._refuse(letter, "stale_view")
                 return
@@ -821,9 +726,12 @@ class Host:
                 found = [record for record in self._persisting.values() if record.task == name]  # to the disk; it is as good there as here
                 found += filter(None, [self.shelf.newest(name, at_most)])
                 newest = max([r for r in found if at_most is None or r.label <= at_most], key=lambda record: record.label, default=None)
-                if self._letter(now, letter.node, Replica(newest) if newest else Missing(name), newest.blobs if newest else ()) is None:
+                blobs = newest.blobs if newest else ()
+                address = self.table.address_of(letter.node)
+                if address is None or not self.refs.blobs.hold(blobs):
                     self._refuse(letter, "not_placed")  # its blobs have just made room for a newer Save's: it asks again with the next table
                     return
+                self.mail.to_host(now, address, Replica(newest) if newest else Missing(name), blobs)
                 self.endpoint.accept(letter)
             case Missing():
                 self.endpoint.accept(letter)
@@ -847,17 +755,6 @@ class Host:
 
     def _count(self, name: str, by: float = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """A Fetch that is not answered yet."""
-
-    source: str
-    view: int
-    """In which this source was asked first."""
-    key: tuple[str, int] | None
-    tried: tuple[str, ...]
-    """All that were asked, this one included."""
 
 
 def _same(old: Peer, new: Peer | None) -> bool:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from fog_common.acks import Acks
+from fog_common.effects import HOST, HostMessage
 from fog_common.machine import Blob, Cast, Send, refs_in
 from fog_common.saves import Codebook
 from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint
 
 Key = tuple[str, int]
 """The endpoint's name for a letter: (task, number)."""
+
+_encoder = msgspec.msgpack.Encoder()
 
 
 class Mail:
@@ -47,6 +52,10 @@ class Mail:
         content = self._content(now, key, task, cast.role, cast.message)
         self.ideal_cast_bytes += self.ideal_bytes - before
         self._endpoint.cast(now, scope, cast.role, list(members.values()), content, key)
+
+    def to_host(self, now: float, address: Address, message: HostMessage, blobs: tuple[Blob, ...] = ()) -> Key:
+        """To another host of the job."""
+        return self.post(now, HOST, HOST, _encoder.encode(message), blobs, address)
 
     def post(self, now: float, sender: str, to: str, body: bytes, blobs: tuple[Blob, ...], address: Address, about: Send | None = None) -> Key:
         """A letter that is no task's message (between hosts, to the coordinator)."""

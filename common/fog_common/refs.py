@@ -49,12 +49,14 @@ class BlobTable(Blobs):
             self._memory[digest] = memoryview(content).toreadonly()
             self.size_bytes += len(content)
 
-    def hold(self, digest: str) -> bool:
-        """Take it into memory (mapped, not read) until the next keep_only, so that it stays when its file goes; False if it is gone."""
-        content = self.get(digest)
-        if content is not None:
-            self.put(digest, content)
-        return content is not None
+    def hold(self, blobs: Iterable[Blob]) -> bool:
+        """Take them into memory (mapped, not read) until the next keep_only, so that they stay when their files go; False if one is gone."""
+        for blob in blobs:
+            content = self.get(blob.digest)
+            if content is None:
+                return False
+            self.put(blob.digest, content)
+        return True
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._memory or (isinstance(digest, str) and self._disk.read(digest) is not None)

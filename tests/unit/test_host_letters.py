@@ -8,8 +8,8 @@ import blake3
 import pytest
 
 from fog_agent import hosting
-from fog_common.effects import HOST, Fetch, Missing, Persist, Replica
-from fog_common.host import Host, _encoder
+from fog_common.effects import Fetch, Missing, Persist, Replica
+from fog_common.host import Host
 from fog_common.machine import Blob, Command, Finish, Peer, RoundRecord
 from fog_common.saves import Record
 from fog_common.transfer.endpoint import Publish
@@ -107,10 +107,10 @@ class Net:
 
     def post(self, sender: str, to: str, message: Replica | Fetch | Missing) -> None:
         host = self.hosts[sender]
-        address = host._host_address(to)
+        address = host.table.address_of(to)
         assert address is not None
         blobs = message.record.blobs if isinstance(message, Replica) else ()
-        host.mail.post(self.now, HOST, HOST, _encoder.encode(message), blobs, address)
+        host.mail.to_host(self.now, address, message, blobs)
         host.on_timer(self.now)
         self.deliver()
 

@@ -1,0 +1,67 @@
+"""Saves that a host asks other nodes for: of tasks that were placed there, from who had them before."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from msgspec import Struct
+
+from fog_common.effects import Fetch
+from fog_common.machine import Peer
+from fog_common.mail import Key, Mail
+from fog_common.table import Table
+from fog_common.transfer.endpoint import Letter
+
+
+class Fetches:
+    def __init__(self, mail: Mail) -> None:
+        self._mail = mail
+        self._asked: dict[str, _Asked] = {}  # by task
+        self._done: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
+
+    def source(self, table: Table, peer: Peer) -> str:
+        """Whom to ask before the task begins here; '' if nobody."""
+        return "" if (peer.task, peer.since) in self._done else table.source(peer.task)
+
+    def ask(self, now: float, table: Table, task: str, source: str) -> None:
+        """Again with every table: the letter before may have been forgotten with its receiver."""
+        before = self._asked.get(task)
+        if before is not None and before.key is not None:
+            self._mail.cancel(before.key)
+        again = before is not None and before.source == source
+        tried = before.tried if before is not None else ()
+        address = table.address_of(source)
+        key = self._mail.to_host(now, address, Fetch(task, table.limit)) if address is not None else None
+        self._asked[task] = _Asked(source, before.view if again and before else table.view, key, (*tried, source))
+
+    def is_answer(self, letter: Letter, task: str) -> bool:
+        """Whether the letter answers our Fetch. It may have left before the newest table."""
+        asked = self._asked.get(task)
+        return asked is not None and letter.node == asked.source and letter.view >= asked.view
+
+    def tried(self, task: str) -> Container[str]:
+        """Who was asked for it."""
+        return self._asked[task].tried
+
+    def end(self, task: str) -> bool:
+        """What was asked for is here, or does not exist. False if it was not asked for."""
+        return self._asked.pop(task, None) is not None
+
+    def done(self, peer: Peer) -> None:
+        """This instance of the task begins with what is here."""
+        self._done.add((peer.task, peer.since))
+
+    def forget_others(self, table: Table) -> None:
+        """Tasks that are not placed here any more."""
+        self._asked = {task: asked for task, asked in self._asked.items() if table.mine(task)}
+
+
+class _Asked(Struct, frozen=True):
+    """A Fetch that is not answered yet."""
+
+    source: str
+    view: int
+    """In which this source was asked first."""
+    key: Key | None
+    tried: tuple[str, ...]
+    """All that were asked, this one included."""
