@@ -219,12 +219,12 @@ def test_links_that_the_cluster_cannot_do_without_are_tried_again():
     method, plan = resolve_method(spec)
     head = method.build(spec, plan, star(3)[0]).head  # type: ignore[attr-defined]
     head.meet(star(3), ("t0", "t1", "t2"))
-    head.broken = [("t0", "t2"), ("t1", "t2")]  # t2 was away, not its links
-    head._mend()
-    assert head.broken == []
-    head.broken = [("t0", "t2")]
-    head._mend()
-    assert head.broken == [("t0", "t2")]
+    head.agreement.broken = [("t0", "t2"), ("t1", "t2")]  # t2 was away, not its links
+    head.agreement.mend(("t0", "t1", "t2"))
+    assert head.agreement.broken == []
+    head.agreement.broken = [("t0", "t2")]
+    head.agreement.mend(("t0", "t1", "t2"))
+    assert head.agreement.broken == [("t0", "t2")]
 
 
 # -- what crosses the uplink ---------------------------------------------------------------------

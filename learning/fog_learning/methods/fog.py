@@ -46,6 +46,7 @@ from fog_common.machine import (
     Woke,
 )
 from fog_learning.job import Evaluation, Job
+from fog_learning.methods.agreement import Agreement
 from fog_learning.methods.alarm import Alarm
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.cluster import Call, Lacking, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
@@ -348,9 +349,8 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
         me=peer.task,
         seed=job.seed,
         mode=plan.mode,
-        uplink=plan.uplink,
         downlink=plan.downlink,
-        consensus=plan.consensus,
+        agreement=Agreement(peer.task, job.seed, plan.uplink, plan.consensus),
         absent_s=plan.absent_s,
         stragglers=job.stragglers,
         costs=plan.costs,

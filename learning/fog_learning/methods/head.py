@@ -1,21 +1,18 @@
 """The head of a cluster: it calls its members to a round and ends with one set of weights, whichever way they average.
 
+How they average among themselves is fog_learning.methods.agreement.
+
 | op         | inputs              | numbers in     | outputs | numbers out |
 |------------|---------------------|----------------|---------|-------------|
 | accumulate | sum?, add           | n              | sum     |             |
 | mean       | sum                 |                | weights | bytes       |
-| spread     | sketch0, sketch1 …  | m0, m1 …, exact |        | error       |
 | join       | like, slice0, slice1 … | without     | weights | bytes       |
-
-error: max over the members of |y_i/m_i - sum(y)/sum(m)|, Euclidean norm over all parameters. exact = 1: of the values themselves;
-else from their sketches, times sqrt(2), so that it bounds the true one from above (and is at most twice it) but for a chance of less than 1 in 10^4.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -23,18 +20,15 @@ from msgspec import Struct, field
 
 from fog_common.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
 from fog_learning.job import Stragglers
+from fog_learning.methods.agreement import Agreement
 from fog_learning.methods.cluster import (
     Agreed,
     Answer,
     Call,
     Child,
-    Consensus,
     Lacking,
     Line,
-    Links,
-    More,
     Pass,
-    Pull,
     Ready,
     Said,
     Settled,
@@ -42,8 +36,6 @@ from fog_learning.methods.cluster import (
     Trouble,
     Update,
 )
-from fog_learning.methods.consensus import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
-from fog_learning.methods.mixing import Epoch
 from fog_learning.methods.rounds import deadline, ends_at, needed
 from fog_learning.methods.tradeoff import Choice, LinkCosts, Objective, choose
 
@@ -54,9 +46,8 @@ class Head(Struct):
     me: str
     seed: int
     mode: Literal["vertical", "d2d", "auto"]
-    uplink: Literal["sample", "diversity"]
     downlink: Literal["relay", "direct"]
-    consensus: Consensus
+    agreement: Agreement
     stragglers: Stragglers
     costs: LinkCosts = LinkCosts()
     objective: Objective = "energy"
@@ -98,22 +89,10 @@ class Head(Struct):
     opened_at: float = 0.0
     closes_at: float | None = None
     overdue: bool = False
+    """The deadline has passed: the round closes as soon as the quorum is there."""
     ended: bool = False
     """The fixed deadline has passed: one answer is enough."""
-    """The deadline has passed: the round closes as soon as the quorum is there."""
     recent: list[float] = field(default_factory=list)
-    epoch: Epoch = ()
-    epochs: int = 0
-    members: tuple[str, ...] = ()
-    """Of the epoch, in index order of its graph."""
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    """Pairs of members, sorted, that do not reach each other: left out until one of them is a new instance."""
-    turns: int = 0
-    settled: dict[str, Settled] = field(default_factory=dict)
-    pulled: dict[int, str] = field(default_factory=dict)
-    """slice -> member that was asked for it."""
-    slices: dict[int, Ref] = field(default_factory=dict)
-    error: float = 0.0
     agreed: Agreed | None = None
     failed: str = ""
 
@@ -127,7 +106,7 @@ class Head(Struct):
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
         """After a restart in the middle of a round: members may have come or gone meanwhile."""
-        before, self.broken = self.children, []
+        before, self.agreement.broken = self.children, []
         self.meet(roster, mine)
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
         for name in before.keys() - self.children.keys():
@@ -156,7 +135,7 @@ class Head(Struct):
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
         self.children = dict(sorted({**self.children, name: Child.of(peer)}.items()))
-        self.broken = [pair for pair in self.broken if name not in pair]
+        self.agreement.renewed(name)
         self.awaited.pop(name, None)
         if self.phase not in ("gathering", "agreeing"):
             return lost
@@ -198,12 +177,11 @@ class Head(Struct):
         self.holders = tuple(other for other in self.holders if other != name)
         if self.d2d and self.phase in ("gathering", "agreeing"):
             self.answers.pop(name, None)
-        if self.phase == "agreeing" and name in self.members:
+        if self._agrees(name):
             return self._agree(now)
         if self.phase in ("judging", "pulling"):
-            self.settled.pop(name, None)  # its data stays in the others' values
-            parts = [part for part, asked in self.pulled.items() if asked == name and part not in self.slices]
-            return self._ask(parts) if self.settled else self._agree(now)
+            asked = self.agreement.lost(name, self.number)
+            return asked if self.agreement.settled else self._agree(now)
         if self.phase != "gathering":
             return []
         return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
@@ -278,8 +256,9 @@ class Head(Struct):
         self.opening += 1
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.relayers = {}, {}, (), (), ()
-        self._mend()
-        self.opened_at, self.members, self.settled, self.error = now, (), {}, 0.0
+        self.agreement.mend(sorted(self.children))
+        self.agreement.members, self.agreement.settled, self.agreement.error = (), {}, 0.0
+        self.opened_at = now
         self.closes_at, self.overdue, self.ended = None, False, False
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
         heads = sorted({*self.awaited, *(name for name, child in self.children.items() if child.role == "aggregator")})
@@ -312,10 +291,10 @@ class Head(Struct):
 
     def choice(self) -> Choice:
         """What `auto` weighs for the members called now."""
-        graph = self._graph(len(self.called))
+        graph = self.agreement.graph(len(self.called))
         size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
-        slices = len(graph) if self.uplink == "diversity" else 1
-        return choose(graph, self._turns(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
+        slices = len(graph) if self.agreement.uplink == "diversity" else 1
+        return choose(graph, self.agreement.turns_on(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
 
     def _links(self) -> LinkCosts:
         """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
@@ -330,6 +309,7 @@ class Head(Struct):
     # -- what members say ------------------------------------------------------------------
 
     def hear(self, sender: str, said: Said, now: float) -> list[Command]:
+        agreement = self.agreement
         match said:
             case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
                 # not `latest`: that would take the place of a Call that this member is to pass on
@@ -343,18 +323,22 @@ class Head(Struct):
                     self.empty = tuple(sorted({*self.empty, sender}))
                     return self._close_if_ready(now)
                 return self._troubled(sender, why, now)
-            case Trouble(number, line, why) if (number, line) == (self.number, self.line) and sender in self.members and self.phase == "agreeing":
+            case Trouble(number, line, why) if (number, line) == (self.number, self.line) and self._agrees(sender):
                 return self._troubled(sender, why, now)
-            case Settled(epoch) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members and said.turn >= self.turns:
-                self.settled[sender] = said
-                return self._judge() if len(self.settled) == len(self.members) else []
-            case Stuck(epoch, missing) if epoch == self.epoch and self.phase == "agreeing" and sender in self.members:
-                self.broken = sorted({*self.broken, *((min(sender, name), max(sender, name)) for name in missing)})
+            case Settled(epoch) if epoch == agreement.epoch and self._agrees(sender) and said.turn >= agreement.turns:
+                if agreement.settle(sender, said):
+                    self.phase = "judging"
+                    return [agreement.spread()]
+            case Stuck(epoch, missing) if epoch == agreement.epoch and self._agrees(sender):
+                agreement.stuck(sender, missing)
                 return [Measure("broken_links", len(missing)), *self._agree(now)]
-            case Update(epoch=epoch) if epoch == self.epoch and self.phase == "pulling" and self.pulled.get(said.part) == sender:
-                self.slices[said.part] = said.weights
-                return self._join() if len(self.slices) == len(self.pulled) else []
+            case Update(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(said.part) == sender:
+                if agreement.take(said.part, said.weights):
+                    return self._join()
         return []
+
+    def _agrees(self, name: str) -> bool:
+        return self.phase == "agreeing" and name in self.agreement.members
 
     def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
         if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
@@ -384,7 +368,7 @@ class Head(Struct):
     def _troubled(self, name: str, why: str, now: float) -> list[Command]:
         self.troubled[name] = why
         self.answers.pop(name, None)
-        if self.phase == "agreeing" and name in self.members:
+        if self._agrees(name):
             return [Measure("troubled_updates", 1), *self._agree(now)]
         return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
 
@@ -443,8 +427,8 @@ class Head(Struct):
             case ("mean" | "joined", _, opening) if opening == self.opening and self.phase in ("averaging", "joining"):
                 self.size_bytes = int(event.numbers.get("bytes", self.size_bytes))
                 self._end(event.refs["weights"])
-            case ("spread", turns, *epoch) if tuple(epoch) == self.epoch and turns == self.turns and self.phase == "judging":
-                self.error = event.numbers["error"]
+            case tag if tag == self.agreement.tag and self.phase == "judging":
+                self.agreement.error = event.numbers["error"]
                 return self._judged()
         return []
 
@@ -454,45 +438,25 @@ class Head(Struct):
                 return self._troubled(name, f"its update cannot be added: {event.why}", now)
             case ("mean" | "joined", _, opening) if opening == self.opening:
                 self.phase, self.failed = "idle", f"averaging failed in round {self.number}: {event.why}"
-            case ("spread", _, *epoch) if tuple(epoch) == self.epoch:
+            case ("spread", _, *epoch) if tuple(epoch) == self.agreement.epoch:
                 self.phase, self.failed = "idle", f"measuring the consensus error failed in round {self.number}: {event.why}"
         return []
 
     def _end(self, weights: Ref) -> None:
-        counted = [self.answers[name] for name in (self.members if self.d2d else sorted(self.answers))]
+        counted = [self.answers[name] for name in (self.agreement.members if self.d2d else sorted(self.answers))]
         slots = Slots.of(*(slot for answer in counted for slot in answer.slots))
         examples = sum(answer.examples for answer in counted)
         known = [(answer.examples, answer.numbers["loss"]) for answer in counted if "loss" in answer.numbers]
         numbers = {"loss": math.fsum(n * loss for n, loss in known) / max(1, sum(n for n, _ in known))} if known else {}
         errors = [answer.numbers["consensus_error"] for answer in counted if "consensus_error" in answer.numbers]
         if self.d2d or errors:
-            numbers["consensus_error"] = max([*errors, *([self.error] if self.d2d else [])])
+            numbers["consensus_error"] = max([*errors, *([self.agreement.error] if self.d2d else [])])
         counts = {slot: n for answer in counted for slot, n in answer.by_slot().items()}
         self.agreed = Agreed(weights, examples, slots, len(counted), numbers, counts)
         self.phase, self.sum, self.weights = "idle", None, None
-        self.settled, self.slices, self.pulled = {}, {}, {}
+        self.agreement.clear()
 
     # -- d2d: the members agree ------------------------------------------------------------
-
-    def _graph(self, n: int) -> Graph:
-        say = self.consensus
-        return make_graph(say.graph, n, self.seed, say.radius, say.degree, say.rewire)
-
-    def _turns(self, graph: Graph) -> int:
-        if len(graph) < 2:
-            return 0
-        say = self.consensus
-        return min(say.max_turns, say.turns or turns_needed(second_eigenvalue(metropolis(graph)), say.shrink))
-
-    def _broken(self, names: Sequence[str]) -> set[tuple[int, int]]:
-        """The pairs that do not reach each other, as indices of these sorted names."""
-        return {(names.index(a), names.index(b)) for a, b in self.broken if a in names and b in names}
-
-    def _mend(self) -> None:
-        """Links that the cluster cannot do without are tried again: nobody's data is to be left out for good."""
-        names = sorted(self.children)
-        part = {names[index]: number for number, each in enumerate(components(without(full(len(names)), self._broken(names)))) for index in each}
-        self.broken = [(a, b) for a, b in self.broken if part.get(a) == part.get(b)]
 
     def _agree(self, now: float) -> list[Command]:
         """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
@@ -500,57 +464,26 @@ class Head(Struct):
         if not names:
             self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
             return [*self._call_orphans(), *self._close_if_ready(now)]
-        graph = self._graph(len(names))
-        broken = self._broken(names)
-        if broken & edges_of(graph):
-            graph = without(graph, broken)
-            part = components(graph)[0]  # who cannot be reached by the others sits this round out
-            new = {old: index for index, old in enumerate(part)}
-            graph = tuple(tuple(new[other] for other in graph[old]) for old in part)
-            names = [names[old] for old in part]
-        self.phase, self.members, self.turns = "agreeing", tuple(names), self._turns(graph)
-        self.settled, self.pulled, self.slices = {}, {}, {}
-        self.epochs += 1
-        self.epoch = (*self.line, *self.born, self.epochs, self.number)
-        rows = metropolis(graph)
-        return [Send(name, Links(self.epoch, self.turns, {names[j]: rows[i][j] for j in graph[i]}), latest=True) for i, name in enumerate(names)]
-
-    def _judge(self) -> list[Command]:
-        self.phase = "judging"
-        settled = [self.settled[name] for name in self.members]
-        numbers: dict[str, float | int | str] = {f"m{i}": said.mass for i, said in enumerate(settled)}
-        numbers["exact"] = int(all(said.exact for said in settled))
-        return [Run("spread", {f"sketch{i}": said.sketch for i, said in enumerate(settled)}, ("spread", self.turns, *self.epoch), numbers)]
+        self.phase = "agreeing"
+        return self.agreement.begin(names, (*self.line, *self.born), self.number)
 
     def _judged(self) -> list[Command]:
-        say = self.consensus
-        here = len(self.settled) == len(self.members)
-        if say.max_error > 0.0 and self.error > say.max_error and self.turns < say.max_turns and here:
-            self.turns, self.phase, self.settled = min(say.max_turns, 2 * self.turns), "agreeing", {}
-            return [Send(name, More(self.epoch, self.turns)) for name in self.members]
+        if more := self.agreement.more():
+            self.phase = "agreeing"
+            return more
         self.phase = "pulling"
-        of = len(self.members) if self.uplink == "diversity" else 1
-        self.pulled = dict.fromkeys(range(of), "")
-        return [Measure("consensus_error", self.error), *self._ask(list(range(of)))]
-
-    def _ask(self, parts: list[int]) -> list[Command]:
-        """Ask members that hold the result for these slices: each for its own, one at random for a whole."""
-        holders, of = sorted(self.settled), len(self.pulled)
-        dice = random.Random(f"uplink/{self.seed}/{self.me}/{self.number}/{len(holders)}")
-        for part in parts:
-            own = self.members[part] if of > 1 else ""
-            self.pulled[part] = own if own in self.settled else dice.choice(holders)
-        return [Send(self.pulled[part], Pull(self.epoch, part, of)) for part in parts]
+        return [Measure("consensus_error", self.agreement.error), *self.agreement.pull(self.number)]
 
     def _join(self) -> list[Command]:
-        if len(self.slices) == 1:
-            self._end(self.slices[0])
+        slices = self.agreement.slices
+        if len(slices) == 1:
+            self._end(slices[0])
             return []
         self.phase = "joining"
         like = self.base or self.weights
         assert like is not None
-        slices = {f"slice{part}": self.slices[part] for part in sorted(self.slices)}
-        return [Run("join", {"like": like, **slices}, ("joined", self.number, self.opening), {"without": self.without})]
+        refs = {f"slice{part}": slices[part] for part in sorted(slices)}
+        return [Run("join", {"like": like, **refs}, ("joined", self.number, self.opening), {"without": self.without})]
 
     # -- what a person sees ----------------------------------------------------------------
 
@@ -559,6 +492,7 @@ class Head(Struct):
         return f"{'d2d' if self.d2d else 'vertical'}: {self.why}" if self.why else ""
 
     def waiting(self) -> Waiting | None:
+        agreement = self.agreement
         match self.phase:
             case "gathering" if not self.missing() and not self.answers:
                 return Waiting("members", 0, 1, (), self.opened_at)
@@ -568,9 +502,9 @@ class Head(Struct):
                 until = [at for at in (self.closes_at if enough else None, self._ends_at()) if at is not None]
                 return Waiting("ready members" if self.d2d else "updates", have, have + len(who), who, self.opened_at, min(until, default=None))
             case "agreeing":
-                who = tuple(name for name in self.members if name not in self.settled)
-                return Waiting(f"consensus ({self.turns} turns)", len(self.settled), len(self.members), who, self.opened_at)
+                who = tuple(name for name in agreement.members if name not in agreement.settled)
+                return Waiting(f"consensus ({agreement.turns} turns)", len(agreement.settled), len(agreement.members), who, self.opened_at)
             case "pulling":
-                who = tuple(name for part, name in self.pulled.items() if part not in self.slices)
-                return Waiting("the cluster's weights", len(self.slices), len(self.pulled), who, self.opened_at)
+                who = tuple(name for part, name in agreement.pulled.items() if part not in agreement.slices)
+                return Waiting("the cluster's weights", len(agreement.slices), len(agreement.pulled), who, self.opened_at)
         return None
