@@ -53,7 +53,7 @@ def planned(config: AgentConfig, config_path: Path, prefix: Path = Path("/")) ->
         files[ETC / name] = _text(config_path.parent / name)
         files[drop_ins / "credentials.conf"] = f"[Service]\nLoadCredential={name}:/{ETC / name}\n"
     if hidden := sorted({str(path) for name in (*config.datasets.values(), *config.weights.values()) if _hidden(path := Path(name).expanduser())}):
-        files[drop_ins / "datasets.conf"] = "[Service]\n" + "".join(f'BindReadOnlyPaths="{path}"\n' for path in hidden)
+        files[drop_ins / "paths.conf"] = "[Service]\n" + "".join(f'BindReadOnlyPaths="{path}"\n' for path in hidden)
     needs = config.drain_s + config.stop_s + 15
     if needs > 60:
         files[drop_ins / "stop.conf"] = f"[Service]\nTimeoutStopSec={needs:.0f}\n"

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from fog_common.wire.messages import WorkerState
+from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.jobs import PREPARING, Job, Seat
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.places import admitted_by
@@ -81,8 +81,7 @@ def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rule
     found = _live_incarnation(job, seat, node)
     if node is not None and node.leaving and not seat.movable:
         seat.gone_since = None
-        return found if finishes(now, job, seat, node, rules) else 0
-    seat.leaves_in = None
+        return found if _finishes(now, job, seat, node, rules) else 0
     if seat.movable or not seat.incarnation or node is None or (found and not node.held):
         seat.gone_since = None
         return found
@@ -96,23 +95,35 @@ def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rule
     return 0
 
 
-def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> bool:
+def _finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> bool:
     """A live task with data, on a node that drains, is still at the round that it was in then: what it trained would be lost.
 
     It has finished once a later report says that it is in another round, or that nothing of it is computed, saved or sent.
     """
+    state = _state_on_leaving(job, seat, node)
+    if node is None or state is None or now >= node.leaving_since + rules.finish_s:
+        return False
+    return seat.leaves_in is None or (state.busy and state.round == seat.leaves_in)
+
+
+def _leaves_in(job: Job, seat: Seat, node: Node | None) -> int | None:
+    """The round that such a task was in when its node began to drain. None: it does not leave, or has not said yet what it was at."""
+    worker, state = worker_of(job, node), _state_on_leaving(job, seat, node)
+    if node is None or worker is None or state is None:
+        return None
+    if seat.leaves_in is None and node.reported_at - worker.age_s >= node.leaving_since:
+        return state.round
+    return seat.leaves_in
+
+
+def _state_on_leaving(job: Job, seat: Seat, node: Node | None) -> TaskState | None:
+    """What a live task with data last said, if its node drains."""
     worker = worker_of(job, node)
-    if node is None or not node.online or not node.leaving or not seat.incarnation or worker is None or worker.incarnation != seat.incarnation:
-        seat.leaves_in = None
-        return False
-    state = next((state for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
-    if state is None or now >= node.leaving_since + rules.finish_s:
-        return False
-    if node.reported_at - worker.age_s < node.leaving_since:
-        return True  # said before: what is it at now?
-    if seat.leaves_in is None:
-        seat.leaves_in = state.round
-    return state.busy and state.round == seat.leaves_in
+    if node is None or not node.online or not node.leaving or seat.movable or not seat.incarnation:
+        return None
+    if worker is None or worker.incarnation != seat.incarnation:
+        return None
+    return next((state for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
 
 
 # -- places --------------------------------------------------------------------------------
@@ -166,7 +177,7 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
     """A node with data goes in order, or is gone for good: a peer of its site goes on with its slot, from its newest Save where that can be had."""
     node = registry.get(seat.node)
     leaves = node is not None and node.online and node.leaving
-    if leaves and finishes(now, job, seat, node, rules):
+    if leaves and _finishes(now, job, seat, node, rules):
         return []
     if not leaves and (seat.away_since is None or now - seat.away_since < rules.orphan_after_s):
         return []
@@ -300,6 +311,8 @@ def take_over(job: Job, seat: Seat, node: Node, registry: Registry) -> None:
 def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Collection[str] = ()) -> tuple[bool, list[str]]:
     """Bring the job's table up to date: (whether its view was raised, what happened, for the log)."""
     before = {seat.task: seat.peer() for seat in job.seats}, job.buddies
+    for seat in job.seats:
+        seat.leaves_in = _leaves_in(job, seat, registry.get(seat.node))
     done = move(now, job, registry, rules, busy)
     for seat in job.seats:
         seat.incarnation = 0 if job.state == PREPARING else _still_live(now, job, seat, registry.get(seat.node), rules)

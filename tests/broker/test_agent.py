@@ -362,14 +362,18 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(arguments):
 
 
 def test_check_says_what_is_right_and_what_is_not(tmp_path, address, broker):
-    agent = Agent(tmp_path / "a", address, datasets={"machines": str(tmp_path / "none")})
+    front = tmp_path / "front.safetensors"
+    agent = Agent(tmp_path / "a", address, datasets={"machines": str(tmp_path / "none")}, weights={"front": str(front)})
     result = command("check", "--config", agent.config, "--json")
     answer = json.loads(result.stdout)
-    assert result.returncode == 2 and answer["status"] == "error" and "machines" in answer["error"]["message"]
-    Agent(tmp_path / "a", address, datasets={"machines": str(tmp_path)})
+    assert result.returncode == 2 and answer["status"] == "error"
+    assert "machines" in answer["error"]["message"] and f"weights: no file: front ({front})" in answer["error"]["message"]
+    front.touch()
+    Agent(tmp_path / "a", address, datasets={"machines": str(tmp_path)}, weights={"front": str(front)})
     result = command("check", "--config", agent.config, "--json")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert json.loads(result.stdout)["data"]["broker"].startswith("answers")
+    found = json.loads(result.stdout)["data"]
+    assert found["broker"].startswith("answers") and (found["datasets"], found["weights"]) == (["machines"], ["front"])
     broker.stop()
     result = command("check", "--config", agent.config)
     assert result.returncode == 3 and "cannot reach" in result.stderr

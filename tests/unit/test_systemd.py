@@ -85,13 +85,14 @@ def planned(folder: Path, text: str, **files: str) -> dict[Path, str]:
 
 
 def test_install_plans_unit_configuration_and_what_the_configuration_needs(environment):
-    text = "node: pi-1\ndatasets: {faces: /home/ada/faces, open: /srv/open}\ndrain_s: 300\nbroker: {username: pi-1, password_file: secret}\n"
+    text = "node: pi-1\ndatasets: {faces: /home/ada/faces, open: /srv/open}\nweights: {front: /home/ada/front.safetensors}\ndrain_s: 300\nbroker: {username: pi-1, password_file: secret}\n"
     files = {str(path): content for path, content in planned(environment, text, secret="hush\n").items()}
     assert files["etc/foglearn/agent.yaml"] == text and files["etc/foglearn/secret"] == "hush\n"
     folder = "etc/systemd/system/fog-agent.service"
     assert f"ExecStart={Path(sys.executable).parent}/fog-agent run" in files[folder]
     assert "LoadCredential=secret:/etc/foglearn/secret" in files[f"{folder}.d/credentials.conf"]
-    assert files[f"{folder}.d/datasets.conf"].count("BindReadOnlyPaths") == 1 and "/home/ada/faces" in files[f"{folder}.d/datasets.conf"]
+    bound = 'BindReadOnlyPaths="/home/ada/faces"\nBindReadOnlyPaths="/home/ada/front.safetensors"\n'
+    assert files[f"{folder}.d/paths.conf"] == "[Service]\n" + bound, "what a service does not see anyway, and no more"
     assert "TimeoutStopSec=325" in files[f"{folder}.d/stop.conf"]
 
 
