@@ -14,6 +14,7 @@ from fog_common.errors import ConfigError
 from fog_common.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
 from fog_coordinator import budgets, lifecycle, requests
+from fog_coordinator.alike import agree
 from fog_coordinator.desired import Desk
 from fog_coordinator.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
 from fog_coordinator.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
@@ -502,6 +503,7 @@ class Core:
                 self._write(job)
                 return True
             job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""
+            agree(job, self.registry)
             nodes = len(job.participants())
             passed = f"{nodes - len(without)} of {nodes} nodes, without {', '.join(without)}" if without else f"{nodes} nodes"
             self.log(now, job, f"preflight passed on {passed}: training begins")

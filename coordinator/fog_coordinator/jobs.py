@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.machine import Peer, RoundRecord
-from fog_common.wire.messages import BlockReport, Placement, Planes, WorkerState
+from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
 from fog_coordinator.effects import Row
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.placement.steady import Steady
@@ -150,6 +150,10 @@ class Job(Struct):
     """Nodes that came later and found no free slot."""
     blocks: tuple[BlockReport, ...] = ()
     """Of a user's own module, as a worker has described them."""
+    classes: ClassSet | None = None
+    """What the labels mean on the nodes that the job began with."""
+    weights: str = ""
+    """Digest of the file with the first weights, there."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None

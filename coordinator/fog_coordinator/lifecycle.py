@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from fog_common.wire.messages import ClassSet
+from fog_coordinator.alike import unequal
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
@@ -151,7 +150,7 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
-    if not pending and not problems and (clash := unequal_classes(job, registry) or unequal_weights(job, registry)):
+    if not pending and not problems and (clash := unequal(job, registry)):
         problems.append(clash)
     return pending, problems
 
@@ -167,48 +166,6 @@ def missing(job: Job, file: JobFile, pending: Iterable[Pending]) -> tuple[str, .
     if needs_all or not names <= {*job.roster} or passed < needed(file.stragglers.quorum, len(job.roster)):
         return None
     return tuple(sorted(names))
-
-
-def unequal_classes(job: Job, registry: Registry) -> str:
-    """'' if the labels of all nodes mean the same. Words are numbered by each node for itself, so all need the same ones."""
-    found = {name: worker.classes for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) and worker.classes}
-    outputs, meanings = _alike({name: each.outputs for name, each in found.items()}), _alike({name: each.digest for name, each in found.items()})
-    if len(meanings) > 1:
-        told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
-        return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
-    if len(outputs) > 1:
-        told = "; ".join(f"{found[nodes[0]].outputs} on {_listed(nodes)}" for nodes in outputs)
-        return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
-    return ""
-
-
-def unequal_weights(job: Job, registry: Registry) -> str:
-    """'' if all nodes would begin with the same weights."""
-    digests = {name: worker.weights for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name)))}
-    files = _alike(digests)
-    if len(files) < 2:
-        return ""
-    name = (job.spec.get("model") or {}).get("weights", "")
-    told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
-    return f"model.weights {name} is not the same file on all nodes: {told}; copy one of them to all"
-
-
-def _alike(of: Mapping[str, Any]) -> list[list[str]]:
-    """Nodes with the same value together, the first node's group first."""
-    groups: dict[Any, list[str]] = {}
-    for name, value in of.items():
-        groups.setdefault(value, []).append(name)
-    return list(groups.values())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _meant(classes: ClassSet) -> str:
-    if not classes.digest:
-        return f"the numbers 0 to {classes.labels - 1}"
-    return ", ".join(classes.names) + (f" and {classes.labels - len(classes.names)} more" if classes.labels > len(classes.names) else "")
 
 
 def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:

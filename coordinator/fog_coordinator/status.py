@@ -11,6 +11,7 @@ from msgspec import Struct
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator import budgets, lifecycle, plans
+from fog_coordinator.alike import misfit
 from fog_coordinator.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
 from fog_coordinator.views import READY, holders, worker_of
@@ -247,7 +248,7 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
             return Wait(f"{seat.task} is taken to run on {seat.node}, which was not heard of yet", who, since, since + rules.silent_s)
         worker = worker_of(job, node)
         if seat.gone_since is not None:
-            text = f"{seat.task} waits for {seat.node}: {_worker_text(worker)}; the round goes on without it in"
+            text = f"{seat.task} waits for {seat.node}: {_worker_text(job, worker)}; the round goes on without it in"
             return Wait(text, (seat.node,), seat.gone_since, seat.gone_since + rules.return_s)
         return _own_wait(job, seat, node, worker)
     if node is None:
@@ -277,16 +278,18 @@ def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
     worker = worker_of(job, node)
     if worker is None or node.held:
         return Wait(f"{seat.task} waits for {seat.node}: its worker is not started yet", (seat.node,), node.since)
-    if worker.phase == READY:
+    if worker.phase == READY and not misfit(job, worker):
         return Wait(f"{seat.task} is about to join on {seat.node}", (seat.node,), node.heard_at)
     since, until = _span(node, worker)
     again = ", starts again in" if until is not None else ""
-    return Wait(f"{seat.task} waits for {seat.node}: {_worker_text(worker)}{again}", (seat.node,), since, until)
+    return Wait(f"{seat.task} waits for {seat.node}: {_worker_text(job, worker)}{again}", (seat.node,), since, until)
 
 
-def _worker_text(worker: WorkerState | None) -> str:
+def _worker_text(job: Job, worker: WorkerState | None) -> str:
     if worker is None:
         return "its worker is not started yet"
+    if why := misfit(job, worker):
+        return why
     return f"worker {worker.phase}" + (f": {'; '.join(worker.problems)}" if worker.problems else "")
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
+from fog_coordinator.alike import misfit
 from fog_coordinator.jobs import PREPARING, Job, Seat
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.places import admitted_by
@@ -69,7 +70,7 @@ def _live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
     if node.held:  # not heard of yet: what ran there is taken to run on
         return seat.incarnation
     worker = node.workers.get(job.id)
-    return worker.incarnation if worker is not None and worker.phase == READY else 0
+    return worker.incarnation if worker is not None and worker.phase == READY and not misfit(job, worker) else 0
 
 
 def _still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> int:
@@ -271,7 +272,7 @@ def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> l
     else:
         done = []
     worker = worker_of(job, successor)
-    if worker is not None and worker.phase == READY and not successor.held:
+    if worker is not None and worker.phase == READY and not misfit(job, worker) and not successor.held:
         done.append(f"{seat.task} moves from {seat.node} to {successor.node}: {why}")
         _place(seat, successor, seat.node)
     return done

@@ -97,3 +97,25 @@ def test_a_label_beyond_the_model_is_named_by_the_worker(tmp_path: Path):
     folder = tmp_path / "a"
     with pytest.raises(AssertionError, match=r"labels up to 3, the model has 3 outputs"):
         reported(folder, "0 3")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        ("ant dog", 3, "its labels mean ant, dog, those of the job cat, dog"),
+        ("0 1", 3, "its labels mean the numbers 0 to 1, those of the job cat, dog"),
+        ("cat dog", 4, "its data has 4 classes, the job's model 3"),
+    ],
+)
+def test_a_worker_that_comes_later_with_other_labels_waits_outside_and_is_named(tmp_path: Path, labels: str, classes: int, said: str):
+    ours, theirs = reported(tmp_path / "a", "cat dog"), reported(tmp_path / "b", labels, classes=classes)
+    nodes = [Owner(f"pi-{number}", classes=ours) for number in (1, 2)]
+    world = World(StandIn("cloud-1", "cloud", "cloud"), *nodes)
+    world.run(1.0)
+    world.submit(**JOB)
+    world.run(3.0)
+    nodes[1].classes = theirs
+    nodes[1].restart_worker(world.now, "digits")
+    world.run(20.0)
+    assert sorted(world.live()) == ["server", "trainer-0"]
+    assert any(said in wait["what"] for wait in world.status()["waits"]), world.status()["waits"]

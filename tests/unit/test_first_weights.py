@@ -115,14 +115,19 @@ class Owner(StandIn):
         return replace(super()._worker(name, incarnation), weights=self.weights)
 
 
-def outcome(*digests: str) -> tuple[str, str]:
+def owners(*digests: str) -> World:
+    """With a job that was submitted."""
     world = World(
         Owner("cloud-1", "cloud", "cloud", weights=digests[0]), *(Owner(f"pi-{at}", weights=each) for at, each in enumerate(digests[1:], 1))
     )
     world.run(1.0)
     world.submit(**{key: value for key, value in JOB.items() if key != "name"})
     world.run(3.0)
-    status = world.status()
+    return world
+
+
+def outcome(*digests: str) -> tuple[str, str]:
+    status = owners(*digests).status()
     return status["state"], status["line"]
 
 
@@ -130,3 +135,23 @@ def test_nodes_with_two_files_of_one_name_do_not_train_together():
     assert outcome("aa", "aa", "aa")[0] == "running"
     state, line = outcome("aa", "bb", "aa")
     assert state == "failed" and "cloud-1, pi-2 have aa; pi-1 has bb; copy one of them to all" in line
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_worker_that_comes_later_with_another_file_waits_outside_and_is_named(restarted: bool):
+    world = owners("aa", "aa", "aa")
+    node = world.nodes["pi-2"]
+    assert isinstance(node, Owner)
+    node.weights = "bb"
+    node.restart_worker(world.now, "digits")
+    if restarted:
+        world.kill_core()
+        world.start_core()
+    world.run(20.0)
+    assert sorted(world.live()) == ["server", "trainer-0"]
+    shown = [wait["what"] for wait in world.status()["waits"]]
+    assert any("trainer-1" in what and "pi-2" in what and "is bb, the job began with aa" in what for what in shown), shown
+    node.weights = "aa"
+    node.restart_worker(world.now, "digits")
+    world.run(20.0)
+    assert sorted(world.live()) == ["server", "trainer-0", "trainer-1"]

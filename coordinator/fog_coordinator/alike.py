@@ -1,0 +1,85 @@
+"""What all workers of a job must have in common: the meaning of the labels, and the file with the first weights. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fog_common.wire.messages import ClassSet, WorkerState
+from fog_coordinator.jobs import Job
+from fog_coordinator.registry import Registry
+
+
+def unequal(job: Job, registry: Registry) -> str:
+    """Why the job's workers, all of them ready, cannot train together; '' if they can."""
+    return _unequal_classes(job, registry) or _unequal_weights(job, registry)
+
+
+def agree(job: Job, registry: Registry) -> None:
+    """Note what they have in common, for those that come later."""
+    for _, worker in _workers(job, registry):
+        job.classes, job.weights = job.classes or worker.classes, job.weights or worker.weights
+
+
+def misfit(job: Job, worker: WorkerState) -> str:
+    """Why a worker that came later cannot take part; '' if it can. It may come back with other files."""
+    mine, theirs = worker.classes, job.classes
+    if mine is not None and theirs is not None and mine.digest != theirs.digest:
+        return (
+            f"its labels mean {_meant(mine)}, those of the job {_meant(theirs)}; give it the same classes under the same names and restart its agent"
+        )
+    if mine is not None and theirs is not None and mine.outputs != theirs.outputs:
+        return f"its data has {mine.outputs} classes, the job's model {theirs.outputs}; say model.classes in the job file"
+    if job.weights and worker.weights != job.weights:
+        name = (job.spec.get("model") or {}).get("weights", "")
+        return f"its file of model.weights {name} is {worker.weights or 'none'}, the job began with {job.weights}; copy it from another node and restart its agent"
+    return ""
+
+
+def _unequal_classes(job: Job, registry: Registry) -> str:
+    """'' if the labels of all nodes mean the same. Words are numbered by each node for itself, so all need the same ones."""
+    found = {name: worker.classes for name, worker in _workers(job, registry) if worker.classes}
+    outputs, meanings = _alike({name: each.outputs for name, each in found.items()}), _alike({name: each.digest for name, each in found.items()})
+    if len(meanings) > 1:
+        told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
+        return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
+    if len(outputs) > 1:
+        told = "; ".join(f"{found[nodes[0]].outputs} on {_listed(nodes)}" for nodes in outputs)
+        return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
+    return ""
+
+
+def _unequal_weights(job: Job, registry: Registry) -> str:
+    """'' if all nodes would begin with the same weights."""
+    digests = {name: worker.weights for name, worker in _workers(job, registry)}
+    files = _alike(digests)
+    if len(files) < 2:
+        return ""
+    name = (job.spec.get("model") or {}).get("weights", "")
+    told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
+    return f"model.weights {name} is not the same file on all nodes: {told}; copy one of them to all"
+
+
+def _alike(of: Mapping[str, Any]) -> list[list[str]]:
+    """Nodes with the same value together, the first node's group first."""
+    groups: dict[Any, list[str]] = {}
+    for name, value in of.items():
+        groups.setdefault(value, []).append(name)
+    return list(groups.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _meant(classes: ClassSet) -> str:
+    if not classes.digest:
+        return f"the numbers 0 to {classes.labels - 1}"
+    return ", ".join(classes.names) + (f" and {classes.labels - len(classes.names)} more" if classes.labels > len(classes.names) else "")
+
+
+def _workers(job: Job, registry: Registry) -> Iterator[tuple[str, WorkerState]]:
+    for name in sorted(job.participants()):
+        node = registry.get(name)
+        if node is not None and job.id in node.workers:
+            yield name, node.workers[job.id]
