@@ -136,7 +136,14 @@ ACK_COUNTERS: Final = tuple(f"ack_seconds_le_{bound:g}" for bound in (*ACK_LE, m
 
 # -- counters of workers -------------------------------------------------------------------
 
-REFUSED_UPDATES: Final = {"late_updates": "late", "repeated_updates": "repeated", "bad_updates": "bad", "troubled_updates": "troubled"}
+REFUSED_UPDATES: Final = {
+    "late_updates": "late",
+    "repeated_updates": "repeated",
+    "bad_updates": "bad",
+    "troubled_updates": "troubled",
+    "late_rows": "late",
+    "troubled_steps": "troubled",
+}
 """Numbers of `Measure` that are increments, not values -> their label `reason`."""
 PLANES: Final = ("up", "down", "d2d", "cast")
 DIRECTIONS: Final = ("sent", "received")

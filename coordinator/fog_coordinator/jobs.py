@@ -154,6 +154,8 @@ class Job(Struct):
     """What the labels mean on the nodes that the job began with."""
     weights: str = ""
     """Digest of the file with the first weights, there."""
+    unfit: list[str] = []
+    """Nodes whose worker found, once training ran, that they cannot take a task of it."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None

@@ -10,7 +10,7 @@ from fog_coordinator.alike import unequal
 from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
-from fog_coordinator.views import READY, Rules, take_over, worker_of
+from fog_coordinator.views import READY, REFUSED, Rules, take_over, worker_of
 from fog_learning.job import Job as JobFile
 from fog_learning.methods.base import Method
 from fog_learning.methods.rounds import needed
@@ -145,7 +145,7 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
                 pending.append(Pending(name, "its worker is not started yet", job.since))
             elif worker.incarnation <= job.stale.get(name, -1):
                 pending.append(Pending(name, "its worker starts anew, with another cut", job.since))
-            elif worker.phase == "refused":
+            elif worker.phase == REFUSED:
                 problems += [f"{name}: {text}" for text in worker.problems or ("refused without a reason",)]
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""

@@ -220,7 +220,8 @@ def _root_wait(job: Job, state: TaskState, node: Node) -> Wait:
         text += f", waiting for {_listed(who)}"
     if waiting.until is not None:
         text += ", closes in"  # the sentence goes on with the seconds
-    offset = node.heard_at - state.now
+    worker = worker_of(job, node)
+    offset = node.reported_at - (worker.age_s if worker is not None else 0.0) - state.now
     return Wait(text, who, waiting.since + offset, None if waiting.until is None else waiting.until + offset)
 
 

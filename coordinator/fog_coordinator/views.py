@@ -15,13 +15,14 @@ from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.alike import misfit
-from fog_coordinator.jobs import PREPARING, Job, Seat
+from fog_coordinator.jobs import PREPARING, RUNNING, Job, Seat
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.places import admitted_by
 from fog_coordinator.placement.simple import best, buddies
 from fog_coordinator.registry import OFFLINE, Node, Registry
 
 READY: Final = "ready"
+REFUSED: Final = "refused"
 NOTHING: Final = -1
 """Rewind to before the first Save: all tasks start anew."""
 
@@ -152,10 +153,15 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
             if seat.heir and seat.fetch and not seat.fetched:
                 done += _other_source(now, job, seat, registry, rules)
             continue
+        for place in (node, registry.get(seat.successor)):
+            if place is not None and job.state == RUNNING and place.node not in job.unfit and _refuses(job, place):
+                job.unfit = [*job.unfit, place.node]
         if seat.away_since is not None:
             seat.successor = ""
             if now - seat.away_since >= rules.move_after_s:
                 done += _recover(now, job, seat, registry, rules, busy)
+        elif node is not None and job.state == RUNNING and not node.held and _refuses(job, node):
+            done += _recover(now, job, seat, registry, rules, busy)
         elif node is not None and (node.leaving or _is_wanted(seat, registry, busy)):
             done += _drain(job, seat, registry, busy)
         else:
@@ -199,7 +205,14 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
 
 
 def _candidates(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> list[Node]:
-    return [node for node in registry if node.online and not node.leaving and node.node != seat.node and node.node not in busy]
+    free = [node for node in registry if node.online and not node.leaving and node.node != seat.node and node.node not in busy]
+    return [node for node in free if node.node not in job.unfit and not _refuses(job, node)]
+
+
+def _refuses(job: Job, node: Node) -> bool:
+    """Its worker has found that the job cannot run there as it is."""
+    worker = worker_of(job, node)
+    return worker is not None and (worker.phase == REFUSED or bool(misfit(job, worker)))
 
 
 def _is_wanted(seat: Seat, registry: Registry, busy: Collection[str]) -> bool:
@@ -235,7 +248,7 @@ def holders(job: Job, task: str, registry: Registry, but: str = "") -> dict[str,
 
 
 def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules, busy: Collection[str]) -> list[str]:
-    """The task's node is gone."""
+    """The task's node is gone, or cannot run it."""
     source = ""
     if seat.ran and any(job.saves.get(seat.task, {}).values()):
         copies = holders(job, seat.task, registry, but=seat.node)
@@ -248,7 +261,7 @@ def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules,
     target = _target(job, seat, registry, busy, source)
     if target is None:
         return []
-    text = f"{seat.task} moves from {seat.node}, which is gone, to {target.node}"
+    text = f"{seat.task} moves from {seat.node}, which {'is gone' if seat.away_since is not None else 'refuses it'}, to {target.node}"
     _place(seat, target, source if source != target.node else "")
     return [text + (f", from Save {copies[source]} on {source}" if source else ", from the beginning" if seat.ran else "")]
 
@@ -257,7 +270,7 @@ def _drain(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> l
     """The task's node wants to go: prepare a successor, and switch when that is ready."""
     why = f"{seat.wanted} is better placed" if seat.wanted else f"{seat.node} drains"
     successor = registry.get(seat.successor) if seat.successor else None
-    if successor is None or not successor.online or successor.leaving:
+    if successor is None or not successor.online or successor.leaving or _refuses(job, successor):
         seat.successor = ""
         target = _target(job, seat, registry, busy, job.buddies.get(seat.task, ""))
         if target is None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fog_common.errors import ConfigError
 from fogctl.session import Session, command
 
 DIGITS: dict[str, Any] = {
@@ -47,6 +48,8 @@ def register(app: typer.Typer) -> None:
         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with state, logs and result.")] = False,
     ) -> None:
         """Train on several agents on this machine, through a real MQTT broker."""
+        if broker not in {"auto", "mosquitto", "embedded"}:
+            raise ConfigError(f"--broker: expected auto, mosquitto or embedded, got {broker!r}")
         folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -155,7 +158,7 @@ def spec_of(path: Path | None, seed: int | None, default: dict[str, Any] = DIGIT
     from fog_learning.jobfile import job_from, load_job
 
     spec = job_spec(load_job(path) if path else job_from(default, "the demo's job"))
-    return spec if seed is None else {**spec, "seed": seed}
+    return spec if seed is None else job_spec(job_from({**spec, "seed": seed}, "the demo's job"))
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -41,6 +41,8 @@ def submit(
     with session.client() as client:
         body = client.request("job.submit", spec=spec, token=token or secrets.token_hex(16))
         again = " (submitted before, with this token)" if body["repeated"] else ""
+        if not again and body["job"] != spec["name"]:
+            again = f" (a job that ended has the name {spec['name']}; what follows is said of {body['job']})"
         if not wait:
             session.out.result(body, [f"{body['job']}: {body['state']}{again}"])
             return

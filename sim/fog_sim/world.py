@@ -94,6 +94,7 @@ class SimCoordinator:
                 for endpoint in self.endpoints.values():
                     endpoint.connected(now)
             case Disconnected():
+                core.on_disconnected(now)
                 for endpoint in self.endpoints.values():
                     endpoint.disconnected(now)
             case Received(topic, payload):
@@ -141,6 +142,12 @@ class SimCoordinator:
 
     def _result(self, now: float, core: Core, endpoint: Endpoint, letter: Any) -> None:
         result = decode_result(letter.content.body)
+        if (why := core.expects(result.job, result.task, letter.node)) is not None:
+            if why:
+                endpoint.refuse(letter, why)
+            else:
+                endpoint.accept(letter)  # we have it: our acknowledgement was lost
+            return
         digest = next((blob.digest for blob in result.refs.values()), "")
         content = self._blobs.get(digest) if digest else None
         self.results[result.job] = bytes(content) if content is not None else b""

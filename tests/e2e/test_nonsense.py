@@ -61,11 +61,12 @@ def test_a_job_goes_on_through_nonsense_on_every_topic(fleet: Fleet, client: Cli
     ]
     where += [topics.PRESENCE.at(fleet="main", node=node) for _, node in places]
     where += [topics.REQUEST.at(fleet="main", sender="operator", kind="request~x")]
-    fleet.in_round(client, job, 2)
+    before = fleet.in_round(client, job, 2)
     for topic in where:
         for payload in nonsense(dice):
             stranger.publish(topic, payload, qos=1)
     status = fleet.finished(client, job)
     stranger.close()
+    assert [task["incarnation"] for task in status["tasks"]] == [task["incarnation"] for task in before["tasks"]], "no worker fell over it"
     assert [record["round"] for record in status["history"]] == list(range(1, 61))
     assert status["digest"] == undisturbed

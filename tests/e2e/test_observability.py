@@ -73,10 +73,8 @@ def test_a_budget_ends_the_job_with_the_model_so_far(fleet: Fleet, client: Clien
     job = fleet.submit(client, train={"rounds": 100_000}, budgets={"bytes": 300_000})
     status = fleet.finished(client, job)
     assert 0 < status["round"] < 100_000
-    assert status["why"].startswith("stopped, it used 3") and "of its bytes budget" in status["why"]
+    assert status["why"].startswith("stopped, it used ") and "of 300,000 B of its bytes budget" in status["why"]
     assert [use["ratio"] >= 1.0 for use in status["budgets"]] == [True]
-    texts = [event["text"] for event in client.request("job.logs", job=job)["events"]]
-    assert any(text.startswith("warning: it used 2") for text in texts)
     with fleet.client() as other:
         written = fetch(other, job, tmp_path / "result")
     assert written["weights_bytes"] > 0 and written["digest"] == status["digest"] != ""

@@ -9,6 +9,7 @@ import pytest
 from fog_common.errors import ConfigError, OpError
 from fog_common.machine import (
     Blob,
+    Cancel,
     Cast,
     Command,
     Delivered,
@@ -461,3 +462,16 @@ def test_messages_per_step_are_four_and_two_between_syncs() -> None:
     assert per_step(sync_every=4) == pytest.approx(2.5)
     assert per_step(backward="frozen_front") == pytest.approx(2)
     assert per_step(u_shaped=True) == pytest.approx(6)
+
+
+def test_a_frozen_front_gives_up_the_steps_that_closed_without_it() -> None:
+    machine = front(backward="frozen_front")
+    machine.step(Delivered("trunk", Step(LIFE, 1, 1, Blob("w", 4), 2)), 1.0)
+    waiting = {1, 2}
+    for number in range(2, 50):
+        for command in machine.step(Delivered("trunk", Go(LIFE, number, 1, number + 1)), float(number)):
+            if isinstance(command, Run):
+                waiting.add(int(command.numbers["step"]))
+            elif isinstance(command, Cancel):
+                waiting.discard(int(command.tag[2]))
+        assert waiting == {number, number + 1}

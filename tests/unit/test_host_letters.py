@@ -246,3 +246,12 @@ def test_a_job_that_is_stopped_before_its_first_save_fails_and_says_so():
     assert net.results[:1] == ["cloud-1"]
     (state,) = net.hosts["cloud-1"].task_states(net.now)
     assert (state.finished, state.why) == (True, "stopped, it used 5 of 5 s; there was no model yet")
+
+
+def test_the_save_of_a_job_of_many_rounds_is_copied_and_its_result_handed_in():
+    net = Net("cloud-1", "node-1", "node-2")
+    record = saved(net, "cloud-1", 20_000, (Finish(),))
+    assert len(record.machine) > 1_000_000
+    net.place(table(1, "cloud-1"))
+    assert net.write() == [("node-1", "server", 20_000, True)]
+    assert net.results[:1] == ["cloud-1"]

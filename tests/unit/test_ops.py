@@ -23,6 +23,7 @@ from fog_learning.job import Data, Evaluation, Job, Nodes, Partition, Train
 from fog_learning.ops import OPS, Workbench
 from fog_learning.ops.average import BLOCK, COUNT, add_multiple, on_grid
 from fog_learning.ops.values import Weights, decode, encode
+from fog_learning.ops.workbench import Rows
 
 JOB = Job(
     name="digits",
@@ -476,3 +477,13 @@ def test_a_worker_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_rows_that_are_taken_stay_as_they_are(dtype: torch.dtype):
+    """Of a slice of numbers in the job's dtype torch gives a view: scaled in place, every evaluation would have scaled the data once more."""
+    stored = torch.arange(8).reshape(4, 2).to(dtype)
+    rows = Rows(stored.clone(), torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    first, _ = rows.take(slice(0, 4))
+    assert torch.equal(rows.take(slice(0, 4))[0], first) and torch.equal(rows.take(torch.arange(4))[0], first)
+    assert torch.equal(rows.x, stored)

@@ -40,7 +40,7 @@ def chunk(place: int, body: bytes | None = None, **changes: Any) -> bytes:
 
 
 def bob() -> Site:
-    return Net().site("bob", limits=Limits(max_blob_bytes=1_000_000))
+    return Net().site("bob", limits=Limits(max_letter_bytes=1_000_000, max_blob_bytes=1_000_000))
 
 
 def feed(site: Site, *payloads: bytes | bytearray) -> dict[str, int]:

@@ -35,7 +35,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Largest frame, header included: what the broker takes."""
     inline_bytes: int = 64 * 1024
     """Blobs of a letter that are not more than this together travel inside the letter's frame."""
-    max_letter_bytes: int = 1_000_000
+    max_letter_bytes: int = 64 << 20
+    """Of a letter's body, without its blobs. The root's Save holds the job's whole history, about 110 B a round."""
     max_blob_bytes: int = 2 << 30
     window_chunks: int = 32
     """Frames on the way to one receiver that it has not acknowledged."""

@@ -117,6 +117,8 @@ class Front(Machine):
             if not self.plan.frozen or at[1] != self.at[1]:
                 stale = [Cancel((self.running, self.life, number, self.at[1])) for number in range(self.at[0], self.until + 1) if self.running]
                 self.begun, self.graph, self.tail = at[0] - 1, None, None
+            else:  # steps that closed without this node: their activations would come too late
+                stale = [Cancel(("forward", self.life, number, at[1])) for number in range(self.at[0], min(at[0], self.until + 1))]
             self.at, self.until = at, until
         if self.local is None:  # a Go that has overtaken its Step
             return stale

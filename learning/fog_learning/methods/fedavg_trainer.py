@@ -50,7 +50,11 @@ class Trainer(Machine):
     next: Call | None = None
     """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
     own: Ref | None = None
-    """The blocks that are not averaged."""
+    """The blocks that are not averaged, as they were before round `at`, the newest that was trained, and `grown`, after it."""
+    grown: Ref | None = None
+    at: int = 0
+    using: Ref | None = None
+    """Those that the running round began with."""
     scores: Numbers = field(default_factory=dict)
     renewed: bool = False
     """The server is a new instance: it may have fallen back, so a lower round number is no stale one."""
@@ -99,8 +103,9 @@ class Trainer(Machine):
         self.doing, self.newest, self.branch, self.renewed, self.scores = call, call.round.number, call.round.branch, False, {}
         number = call.round.number
         weights: dict[str, Ref] = {"weights": call.round.weights}
-        if self.own is not None:
-            weights["own"] = self.own
+        self.using = self.grown if number > self.at else self.own  # a round that is done once more begins where it began the first time
+        if self.using is not None:
+            weights["own"] = self.using
         common: dict[str, float | int | str] = {"slot": self.slot, "layers": ",".join(self.plan.layers)}
         commands: list[Command] = []
         if call.round.rate or not call.round.train:
@@ -122,7 +127,7 @@ class Trainer(Machine):
     def _trained(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
         assert self.doing is not None
         number, sender, branch = self.doing.round.number, self.doing.sender, self.doing.round.branch
-        self.own = refs.get("own")
+        self.own, self.grown, self.at = self.using, refs.get("own"), number
         examples = int(numbers["examples"])
         update = Update(number, refs["weights"], examples, Slots.of(self.slot), {"loss": numbers["loss"], **self.scores}, branch)
         after = self._go_on(now)

@@ -254,6 +254,7 @@ class Head(Struct):
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
         self.whole, self.base, self.without = whole, base, without
         self.opening += 1
+        del self.recent[: -max(16, 4 * len(self.children))]
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.relayers = {}, {}, (), (), ()
         self.agreement.mend(sorted(self.children))

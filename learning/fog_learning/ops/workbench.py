@@ -47,7 +47,8 @@ class Rows:
 
     def take(self, index: Any) -> tuple[Tensor, Tensor]:
         """(x, y) of these rows: x (B, *input_shape) in the job's dtype, y (B,) int64."""
-        return self.x[index].to(self.shift.dtype).sub_(self.shift).div_(self.divide), self.y[index]
+        x = self.x[index].to(self.shift.dtype)  # of a slice of such numbers that is a view: the rows themselves must stay as they are
+        return x.sub(self.shift).div_(self.divide), self.y[index]
 
 
 class Workbench:
@@ -358,7 +359,14 @@ class Workbench:
         evaluates = self.job.evaluation.where == "central" and (not self.slots if self._evaluates is None else self._evaluates)
         if not self.slots and not evaluates:
             return []
-        dataset, spec, problems = self._load(), self.spec, []
+        try:
+            dataset = self._load()
+        except DataError as error:
+            if self.slots or not self.job.data.local:
+                raise
+            hint = "this node only rates the model on it: say `evaluation: {where: federated}`, and the nodes with data do"
+            raise DataError(f"{error}; {hint}") from None
+        spec, problems = self.spec, []
         if dataset.input_shape != spec.input_shape:
             problems.append(f"data set {dataset.name} has examples of shape {dataset.input_shape}, the model expects {spec.input_shape}")
         top = int(max(dataset.train_y.max(initial=0), dataset.test_y.max(initial=0)))
