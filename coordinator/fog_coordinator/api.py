@@ -8,7 +8,7 @@ clock (`now` is in every body that has times, so that `now - since` is a duratio
 |---|---|---|
 | `ping` | – | `{now, nonce, version, started_at, nodes, nodes_online, jobs_active, denied: [filter]}`; denied: subscriptions that the broker refuses the coordinator |
 | `job.submit` | `spec` (job file as builtins), `token`? | `{job, state, repeated}`; repeated: this token was submitted before |
-| `job.plan` | `spec` | `{now, name, method, objective, automatic, rounds, tasks: [{task, role, node, tier, site}], choice: PLAN or null, runner_up: PLAN or null, waits_for: [job], note}`: what would be done with the job now; nothing is. choice is null where the costs of the method are not known (note says so) |
+| `job.plan` | `spec` | `{now, name, method, objective, automatic, rounds, tasks: [{task, role, node, tier, site}], choice: PLAN or null, runner_up: PLAN or null, waits_for: [job], unknown: [node never seen], note}`: what would be done with the job now; nothing is. choice is null where the costs of the method are not known (note says so) |
 | `job.list` | `active`? (bool) | `{now, jobs: [SUMMARY]}`, newest first |
 | `job.status` | `job`, `after`? (history only of later rounds) | `STATUS` |
 | `job.cancel` | `job` | `{job, state}`; of an ended job: refused |

@@ -51,6 +51,7 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
         "choice": None if job.plan is None else plan_body(job.plan, job.rounds),
         "runner_up": None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
         "waits_for": sorted({busy[seat.node] for seat in job.seats if seat.node in busy}),
+        "unknown": sorted({seat.node for seat in job.seats if core.registry.get(seat.node) is None}),
         "note": "" if job.plan is not None else f"the costs of {method.name} on this model are not known here: tasks are placed by tier",
     }
 

@@ -38,6 +38,8 @@ def _lines(body: dict[str, Any]) -> Iterator[str]:
     yield from (f"  {line}" for line in aligned(_tasks(body["tasks"])))
     if body["waits_for"]:
         yield f"  it would wait for {', '.join(body['waits_for'])}"
+    if body.get("unknown"):
+        yield f"  it would wait for {', '.join(body['unknown'])}, of which the coordinator has never heard: see `fogctl node list`"
     if not chosen:
         return
     plans = [("choice", chosen), *([("runner-up", body["runner_up"])] if body["runner_up"] else [])]

@@ -32,10 +32,19 @@ def load_job(path: str | Path, fit: bool = False) -> Job:
     return job
 
 
+def shape_unsaid(job: Job) -> str:
+    """'' unless each node has files of its own, of which nobody can tell the model's shape for all."""
+    if job.data.local and known_shape(job.data.name) is None and not {"classes", "input_shape"} <= set(job.model):
+        return f"each node has its own {job.data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"
+    return ""
+
+
 def check_fit(job: Job) -> None:
     """ConfigError if the model does not fit a data set of which the shape and the classes are known by its name."""
     known = known_shape(job.data.name)
     if known is None:
+        if lack := shape_unsaid(job):
+            raise ConfigError(f"model: {lack}")
         return
     shape, classes = known
     said, wanted = job.model.get("input_shape"), job.model.get("classes")

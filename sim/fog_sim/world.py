@@ -7,7 +7,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 
@@ -34,6 +34,8 @@ from fog_sim.node import Prepared, SimNode
 from fog_sim.shape import Place, uniform
 
 USER = "operator"
+NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead", "clock_behind", "join"}
+"""Kinds of faults that are not of a node of the simulation."""
 
 
 class SimCoordinator:
@@ -290,8 +292,11 @@ class Simulation:
         return str(reply.body["job"])
 
     def inject(self, schedule: Schedule) -> None:
-        """Plan the faults, counted from now."""
+        """Plan the faults, counted from now. ConfigError for a node that is not there, and does not join."""
+        known = {*self.nodes, *(fault.node for fault in schedule.faults if fault.kind == "join")}
         for fault in schedule.faults:
+            if fault.kind not in NO_NODE and fault.node not in known:
+                raise ConfigError(f"fault {fault.kind} at {fault.at:g} s: no node {fault.node!r}; there are {', '.join(sorted(known))}")
             self.kernel.after(fault.at, lambda fault=fault: self._fault(fault))  # type: ignore[misc]
 
     def _fault(self, fault: Fault) -> None:

@@ -69,6 +69,12 @@ def test_the_demo_on_the_embedded_broker_shows_its_rounds_and_a_table(commands: 
 
 
 @pytest.mark.slow
+def test_the_default_demo_is_as_good_with_other_seeds(commands: Commands):
+    reached = [commands.json(f"fogctl demo --seed {seed}")[1]["accuracy"] for seed in range(1, 6)]
+    assert min(reached) >= 0.93 and sum(reached) / len(reached) >= 0.95, reached
+
+
+@pytest.mark.slow
 def test_sixteen_agents_start_and_finish(commands: Commands):
     code, data = commands.json("fogctl demo --agents 16")
     assert code == 0

@@ -402,6 +402,12 @@ def test_job_plan_changes_nothing_and_names_the_runner_up():
     assert naive["runner_up"]["step_s"] < naive["choice"]["step_s"]  # what a placement section would gain
 
 
+def test_job_plan_names_nodes_that_nobody_has_heard_of():
+    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=1e10), edge(1), edge(2))
+    body = world.body("job.plan", spec={"name": "digits", **CUT_JOB, "nodes": {"select": {"names": ["pi-1", "pi-99"]}}})
+    assert body["unknown"] == ["pi-99"]
+
+
 def test_job_plan_of_what_nobody_could_run_is_refused():
     world = fleet(Measured("cloud-1", "cloud", "cloud", flops=1e8))
     reply = world.ask("job.plan", spec={"name": "digits", **CUT_JOB})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fog_common.errors import ConfigError
 from fog_common.saves import Record
 from fog_sim import chaos
 from fog_sim.costs import standin_bench
@@ -205,3 +206,10 @@ def test_a_node_that_joins_after_the_job_is_there_and_one_that_leaves_hands_over
     assert [record["updates"] for record in status["history"]] == [3] * 60
     assert [task["node"] for task in status["tasks"] if task["role"] == "server"] != ["cloud-1"]
     assert {node["node"] for node in world.coordinator.request("node.list").body["nodes"]} >= {"node-9"}
+
+
+def test_a_fault_of_a_node_that_is_not_there_is_found_before_anything_runs():
+    world = Simulation(2, chaos.SLOW, standin_bench, seed=1)
+    with pytest.raises(ConfigError, match=r"fault kill_worker at 10000 s: no node 'node-9'; there are cloud-1, node-1, node-2"):
+        world.inject(Schedule([Fault(10_000.0, "kill_worker", "node-9")]))
+    world.inject(Schedule([Fault(5.0, "join", "node-9"), Fault(9.0, "kill_worker", "node-9"), Fault(9.0, "restart_broker", seconds=1.0)]))

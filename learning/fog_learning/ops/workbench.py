@@ -18,6 +18,7 @@ from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.data import DataError, Dataset, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
 from fog_learning.job import Job
+from fog_learning.jobfile import shape_unsaid
 from fog_learning.models import ModelSpec, resolve_model
 from fog_learning.models.build import build
 from fog_learning.ops import OPS
@@ -318,10 +319,7 @@ class Workbench:
         return []
 
     def _check_shape(self) -> list[str]:
-        data = self.job.data
-        if data.local and known_shape(data.name) is None and not {"classes", "input_shape"} <= set(self.job.model):
-            return [f"each node has its own {data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"]
-        return []
+        return [lack] if (lack := shape_unsaid(self.job)) else []
 
     def _check_model(self) -> list[str]:
         spec = self.spec
