@@ -178,7 +178,7 @@ def test_the_types_name_a_range_for_every_number() -> None:
 def test_files_of_the_nodes_cannot_tell_the_shape_and_validate_says_so(tmp_path: Path):
     path = tmp_path / "gait.yaml"
     path.write_text("name: gait\nmethod: {name: fedavg}\nmodel: {name: mlp}\ndata: {name: gait, local: true}\n")
-    with pytest.raises(ConfigError, match="say model.input_shape and model.classes"):
+    with pytest.raises(ConfigError, match=r"say model\.input_shape and model\.classes"):
         load_job(path, fit=True)
     path.write_text(path.read_text().replace("{name: mlp}", "{name: mlp, input_shape: [6], classes: 3}"))
     assert load_job(path, fit=True).data.local
