@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -599,3 +600,34 @@ def test_a_large_model_reaches_eight_nodes() -> None:
     ada.endpoint.cast(0.0, "hall", "trainer", [node.address for node in nodes[4:]], content("s", "trainer", b"", named), "c")
     net.run()
     assert all(bytes(node.blobs[named.digest]) == model for node in nodes)
+
+
+@pytest.mark.parametrize("probes", [0, 7, 21])
+def test_a_peer_that_was_given_up_and_is_back_says_what_it_has_as_soon_as_it_is_asked(probes: int) -> None:
+    """The numbers of probes go on: with those of a new line the receiver's echo, of the old one, would mean nothing for a long time."""
+    net = Net()
+    ada, bob = net.site("ada"), net.site("bob")
+    net.decide = lambda site, letter: "park" if letter.content.body == b"park" else "accept"
+    ada.endpoint.send(net.now, bob.address, content("x", "y", b"park"), "parked")
+    for each in range(probes):  # each reconnection asks once more
+        net.at(1.0 + each, lambda: (ada.endpoint.disconnected(net.now), ada.endpoint.connected(net.now), net.pump(ada)))
+    net.run(until=probes + 5.0)
+    ada.endpoint.forget_peer("bob")
+    net.run(until=probes + 6.0)
+    model = ada.add(noise(600_000))
+    net.now = probes + 6.0
+    lost: list[bytes] = []
+
+    def lose(frame: Any, receiver: str) -> bool:
+        chunk = frames.decode_chunk(frame.payload) if receiver == "bob" and frame.payload[0] == frames.CHUNK_MAGIC else None
+        last = chunk is not None and chunk.place == chunk.total - 1
+        if last:
+            lost.append(frame.payload)
+        return last and len(lost) == 1
+
+    net.lose = lose
+    ada.endpoint.send(net.now, bob.address, content("x", "y", b"", model), "model")
+    arrived: list[float] = []
+    net.watch = lambda each: arrived.append(each.now) if not arrived and any(key == "model" for key, _ in ada.acked) else None
+    net.run(until=net.now + 1000.0)
+    assert len(lost) == 2 and arrived[0] - (probes + 6.0) < 5.0

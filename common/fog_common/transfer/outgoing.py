@@ -22,12 +22,12 @@ PeerKey = tuple[str, str]  # node, kind
 
 
 class Stream:
-    """Numbers of letters; the receiver forgets what is below `base`."""
+    """Numbers of letters; the receiver forgets what is below `base`. probes: number of the last probe, of which it echoes the highest."""
 
-    __slots__ = ("last", "open")
+    __slots__ = ("last", "open", "probes")
 
     def __init__(self) -> None:
-        self.last = 0
+        self.last = self.probes = 0
         self.open: dict[int, None] = {}
 
     def number(self) -> int:

@@ -144,7 +144,7 @@ class Sender:
     def _ask(self, line: Line, letters: list[Sending]) -> None:
         outbox = self.outbox
         letters = letters[:PROBED]
-        line.probe += 1
+        line.probe = line.stream.probes = line.stream.probes + 1
         line.probe_serial, line.probing = line.serial, True
         flows = {flow.parcel.number: flow for sending in letters for flow in sending.flows}
         line.probe_marks = {number: flow.passing.next for number, flow in flows.items() if flow.passing is not None}
