@@ -135,8 +135,9 @@ class Exporter:
         add("fog_job_repaired_chunks_total", _summed(sums, "repaired_"))
         add("fog_job_rejected_letters_total", _summed(sums, "rejected_"))
         add("fog_job_restored_tasks_total", sums.get("restored_total", 0.0))
-        for measured, reason in REFUSED_UPDATES.items():
-            add("fog_job_refused_updates_total", sums.get(measured, 0.0), reason)
+        for reason in sorted({*REFUSED_UPDATES.values()}):
+            counted = sum(sums.get(measured, 0.0) for measured, of in REFUSED_UPDATES.items() if of == reason)
+            add("fog_job_refused_updates_total", counted, reason)
         for family, seconds in op_seconds(sums).items():
             add("fog_job_op_seconds_total", seconds, family)
         for key, joules in job.energy_by.items():

@@ -202,7 +202,7 @@ def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Regi
     if seat is None or file.placement is None or not seat.incarnation or seat.successor or seat.wanted or not planner.can_plan(file, job.blocks):
         return ""
     known = {node.node: node for node in registry}
-    free = [node for node in registry if node.online and not node.leaving and node.node not in taken]
+    free = [node for node in registry if node.online and not node.leaving and node.node not in taken and node.node not in job.unfit]
     if job.plan is not None and seat.node not in job.plan.places.values():  # it was moved: the prediction follows
         job.plan = choice.priced(file, method, job, known) or job.plan
     seat.wanted = choice.elsewhere(now, file, method, job, known, free)

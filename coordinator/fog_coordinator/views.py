@@ -162,7 +162,7 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Collectio
                 done += _recover(now, job, seat, registry, rules, busy)
         elif node is not None and job.state == RUNNING and not node.held and _refuses(job, node):
             done += _recover(now, job, seat, registry, rules, busy)
-        elif node is not None and (node.leaving or _is_wanted(seat, registry, busy)):
+        elif node is not None and (node.leaving or _is_wanted(job, seat, registry, busy)):
             done += _drain(job, seat, registry, busy)
         else:
             seat.successor = ""
@@ -215,10 +215,10 @@ def _refuses(job: Job, node: Node) -> bool:
     return worker is not None and (worker.phase == REFUSED or bool(misfit(job, worker)))
 
 
-def _is_wanted(seat: Seat, registry: Registry, busy: Collection[str]) -> bool:
+def _is_wanted(job: Job, seat: Seat, registry: Registry, busy: Collection[str]) -> bool:
     """Placement has found a better node for the task, which can still take it."""
     node = registry.get(seat.wanted) if seat.wanted else None
-    if node is None or not node.online or node.leaving or node.node in busy or node.node == seat.node:
+    if node is None or not node.online or node.leaving or node.node in busy or node.node == seat.node or node.node in job.unfit:
         seat.wanted = ""
     return bool(seat.wanted)
 

@@ -84,6 +84,7 @@ def measuring(worker: WorkerState, seconds: float) -> WorkerState:
             "rejected_stale_view_total": float(int(seconds / 2)),
             "restored_total": 1.0,
             "late_updates": float(int(seconds / 3)),
+            "late_rows": 1e6,
             "cpu_seconds": seconds * 0.7,
         },
         gauges={

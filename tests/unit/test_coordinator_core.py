@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from msgspec.structs import replace
 
@@ -277,18 +275,14 @@ def test_a_node_with_data_that_drains_finishes_its_round_first(sigterm: bool):
     assert "trainer-1" not in world.live() and world.nodes["pi-2"].released
 
 
-@dataclass
-class Refuser(StandIn):
-    """Its worker finds that the job cannot run there."""
-
-    def _worker(self, name: str, incarnation: int) -> WorkerState:
-        return WorkerState(name, incarnation, "refused", self.jobs[name].placement.view, ("data set digits not found",))
-
-
 @pytest.mark.parametrize("others", [("cloud-3",), ()])
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_successor_that_refuses_is_passed_over(killed: bool, others: tuple[str, ...]):
-    clouds = [StandIn("cloud-1", "cloud", "cloud"), Refuser("cloud-2", "cloud", "cloud"), *(StandIn(name, "cloud", "cloud") for name in others)]
+    clouds = [
+        StandIn("cloud-1", "cloud", "cloud"),
+        StandIn("cloud-2", "cloud", "cloud", problems={"digits": ("data set digits not found",)}),
+        *(StandIn(name, "cloud", "cloud") for name in others),
+    ]
     world = World(*clouds, StandIn("pi-1"), StandIn("pi-2"), StandIn("pi-3"))
     world.run(1.0)
     world.submit()

@@ -155,6 +155,15 @@ def test_a_coordinators_restart_takes_nothing_from_a_nodes_sums():
     assert_grew(before, values(collected(Exporter(again), 1200.0)))
 
 
+def test_what_did_not_count_is_summed_by_its_reason():
+    """Updates of one method and rows of another are both late; each series stands on the page once."""
+    world = measured_world()
+    world.run(20.0)
+    assert world.core is not None
+    late = collected(Exporter(world.core), world.now)["fog_job_refused_updates_total"]["digits", "late"]
+    assert late >= 1e6 and 0 < late % 1e6 < 1e3
+
+
 def test_a_workers_restart_takes_nothing_from_its_jobs_sums():
     world = measured_world()
     world.run(20.0)

@@ -378,6 +378,19 @@ def test_a_better_node_that_holds_takes_the_trunk_over_in_order():
     assert world.status()["state"] == "running"
 
 
+def test_a_better_node_that_refuses_takes_nothing_over():
+    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=2e9), edge(1), edge(2))
+    world.submit(**CUT_JOB, placement={"hold_s": 20.0, "tier": ["cloud"]})
+    world.run(2.0)
+    world.train()
+    world.nodes["cloud-2"] = Measured("cloud-2", "cloud", "cloud", flops=1e11, problems={"digits": ("memory_mb: too little",)})
+    world.boot("cloud-2")
+    world.run(120.0)
+    assert world.live()["trunk"] == "cloud-1"
+    moves = [event["text"] for event in world.body("job.logs", job="digits")["events"] if "better off" in event["text"]]
+    assert len(moves) == 1, "it was asked once"
+
+
 def test_a_plan_survives_the_coordinator():
     world = fleet(Measured("cloud-1", "cloud", "cloud", flops=1e8), Measured("fog-1", "fog", flops=5e10), edge(1), edge(2))
     world.submit(**CUT_JOB, placement={})
