@@ -379,7 +379,8 @@ def test_a_better_node_that_holds_takes_the_trunk_over_in_order():
 
 
 def test_a_better_node_that_refuses_takes_nothing_over():
-    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=2e9), edge(1), edge(2))
+    """Nor does a worse one in its place."""
+    world = fleet(Measured("cloud-1", "cloud", "cloud", flops=2e9), Measured("cloud-3", "cloud", "cloud", flops=1e8), edge(1), edge(2))
     world.submit(**CUT_JOB, placement={"hold_s": 20.0, "tier": ["cloud"]})
     world.run(2.0)
     world.train()
