@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from fog_common.bus.base import BusEvent, Connected, Received
 from fog_common.bus.mqtt import MqttBus
-from fog_common.metrics import NODE_GAUGES, USES, joules
+from fog_common.telemetry.metrics import NODE_GAUGES, USES, joules
 from fog_common.wire.messages import Announce, Heartbeat, Profile
 from fog_coordinator.core import Core
 from fog_coordinator.effects import Record

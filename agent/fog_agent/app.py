@@ -20,7 +20,7 @@ from fog_agent.daemon import Daemon, Inbox, StopAsked
 from fog_agent.gauges import Gauges
 from fog_agent.state import StateDir
 from fog_agent.workers import Workers
-from fog_common import envelope
+from fog_common.program import envelope
 from fog_common.bus.base import Will
 from fog_common.energy.meter import Meter
 from fog_common.errors import ConfigError, FogError

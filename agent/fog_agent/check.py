@@ -13,7 +13,7 @@ from typing import Any, Final
 from fog_agent import probes
 from fog_agent.config import AgentConfig, datasets, state_dir
 from fog_agent.state import StateDir
-from fog_common import envelope
+from fog_common.program import envelope
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
 from fog_common.energy.meter import Meter

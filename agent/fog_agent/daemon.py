@@ -19,7 +19,7 @@ from fog_agent.state import StateDir
 from fog_agent.workers import CANNOT_START, Ended, Reported, WorkerEvent, Workers
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import WireError
-from fog_common.notify import notify, watchdog_s
+from fog_common.program.notify import notify, watchdog_s
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Control, Heartbeat, Presence, Profile
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from fog_common.effects import Compute
-from fog_common.host import Host
-from fog_common.refs import BlobTable, Codec, Disk, Refs
-from fog_common.saves import Program
-from fog_common.shelf import Shelf
+from fog_common.runtime.effects import Compute
+from fog_common.runtime.host import Host
+from fog_common.runtime.refs import BlobTable, Codec, Disk, Refs
+from fog_common.runtime.saves import Program
+from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint, Limits
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob

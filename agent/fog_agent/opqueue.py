@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from fog_common.effects import Compute
+from fog_common.runtime.effects import Compute
 
 
 class OpQueue:

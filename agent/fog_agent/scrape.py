@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fog_agent.config import AgentConfig
 from fog_agent.core import AgentCore
-from fog_common.exposition import CONTENT_TYPE, Exposition
-from fog_common.metrics import Samples, add_node, add_worker
-from fog_common.pages import Page, Pages
+from fog_common.telemetry.exposition import CONTENT_TYPE, Exposition
+from fog_common.telemetry.metrics import Samples, add_node, add_worker
+from fog_common.telemetry.pages import Page, Pages
 
 HOST = "127.0.0.1"
 

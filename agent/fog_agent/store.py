@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fog_common import saves
+from fog_common.runtime import saves
 from fog_common.errors import WireError
-from fog_common.saves import Record
-from fog_common.shelf import Shelf, kept
+from fog_common.runtime.saves import Record
+from fog_common.runtime.shelf import Shelf, kept
 
 
 class JobStore:

@@ -29,11 +29,11 @@ from fog_agent.opqueue import OpQueue
 from fog_agent.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
-from fog_common.effects import Changed, Compute, Listen, Persist, Withdraw
+from fog_common.runtime.effects import Changed, Compute, Listen, Persist, Withdraw
 from fog_common.errors import FogError, WireError
-from fog_common.host import Host
+from fog_common.runtime.host import Host
 from fog_common.ids import TIERS
-from fog_common.saves import Record
+from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
 from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob, Planes, WorkerState

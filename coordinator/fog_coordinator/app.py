@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from fog_common import envelope
+from fog_common.program import envelope
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.ids import COORDINATOR, checked_id

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fog_common.errors import ConfigError
-from fog_common.machine import RoundRecord
+from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
 from fog_coordinator import budgets, lifecycle, requests
 from fog_coordinator.alike import agree

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from fog_common.effects import RESULT, Result, decode_result
+from fog_common.runtime.effects import RESULT, Result, decode_result
 from fog_common.errors import WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.transfer.blobs import MemoryBlobs

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fog_common.machine import RoundRecord
-from fog_common.metrics import (
+from fog_common.runtime.machine import RoundRecord
+from fog_common.telemetry.metrics import (
     ACK_COUNTERS,
     ACK_LE,
     ACK_SUM,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import Peer, RoundRecord
+from fog_common.runtime.machine import Peer, RoundRecord
 from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
 from fog_coordinator.effects import Row
 from fog_coordinator.placement.planner import Plan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, Refused
-from fog_common.machine import RoundRecord
+from fog_common.runtime.machine import RoundRecord
 from fog_coordinator import lifecycle
 from fog_coordinator.jobs import ENDED, FINISHED, History, Job
 from fog_coordinator.placement import choice, planner

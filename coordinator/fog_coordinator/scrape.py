@@ -10,9 +10,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from fog_common.exposition import CONTENT_TYPE, Exposition
-from fog_common.metrics import Samples
-from fog_common.pages import Page, Pages
+from fog_common.telemetry.exposition import CONTENT_TYPE, Exposition
+from fog_common.telemetry.metrics import Samples
+from fog_common.telemetry.pages import Page, Pages
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received
 from fog_common.errors import ConfigError, FogError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR, TIERS, checked_id
-from fog_common.notify import notify, watchdog_s
+from fog_common.program.notify import notify, watchdog_s
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
 from fog_coordinator.core import Core
@@ -322,7 +322,7 @@ def _check_announced(announce: Announce) -> None:
 
 
 def _records(history: tuple[Any, ...]) -> tuple[Any, ...]:
-    from fog_common.machine import RoundRecord
+    from fog_common.runtime.machine import RoundRecord
 
     try:
         return msgspec.convert(history, tuple[RoundRecord, ...])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from math import fsum, inf
 from typing import Final
 
-from fog_common.metrics import SOURCES, UNDIVIDED, USES, joules
+from fog_common.telemetry.metrics import SOURCES, UNDIVIDED, USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, WorkerState
 from fog_coordinator.jobs import Job, Reading
 

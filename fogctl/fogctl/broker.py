@@ -134,7 +134,7 @@ def _program() -> str:
     """What to type for mosquitto here: Debian keeps it outside a user's PATH."""
     import shutil
 
-    from fog_common.bus.broker import find_mosquitto
+    from fogctl.fleet.broker import find_mosquitto
 
     return "mosquitto" if shutil.which("mosquitto") else find_mosquitto() or "mosquitto"
 

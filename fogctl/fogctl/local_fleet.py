@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from fog_common.bus.base import BrokerConfig
-from fog_common.bus.broker import Broker
+from fogctl.fleet.broker import Broker
 from fog_common.errors import TimedOut, Unreachable
 from fog_common.ids import CLOUD_SITE
 from fogctl.client import Client, Settings

@@ -1,6 +1,6 @@
 """What fogctl says: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
 
---json: the envelope of fog_common.envelope on stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
+--json: the envelope of fog_common.program.envelope on stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fog_common import envelope
+from fog_common.program import envelope
 
 
 @dataclass(slots=True)

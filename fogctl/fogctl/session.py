@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fog_common import envelope
+from fog_common.program import envelope
 from fogctl.output import Output
 
 if TYPE_CHECKING:

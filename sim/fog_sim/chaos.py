@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fog_common.saves import Record
+from fog_common.runtime.saves import Record
 from fog_learning.job import Job
 from fog_sim.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs

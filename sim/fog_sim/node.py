@@ -12,12 +12,12 @@ from msgspec.structs import replace
 from fog_agent import effects as agent_effects
 from fog_agent import hosting
 from fog_agent.core import AgentCore, Limits, Sample
-from fog_common import effects as host_effects
+from fog_common.runtime import effects as host_effects
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import FogError, WireError
-from fog_common.host import Host
-from fog_common.saves import Record
-from fog_common.shelf import Shelf, kept
+from fog_common.runtime.host import Host
+from fog_common.runtime.saves import Record
+from fog_common.runtime.shelf import Shelf, kept
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState

@@ -13,10 +13,10 @@ import msgspec
 
 from fog_agent.core import Limits
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
-from fog_common.effects import RESULT, decode_result
+from fog_common.runtime.effects import RESULT, decode_result
 from fog_common.errors import ConfigError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
-from fog_common.saves import Record
+from fog_common.runtime.saves import Record
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics

@@ -16,7 +16,7 @@ import pytest
 
 from fog_agent.workers import resident_bytes
 from fog_common.bus.base import BrokerConfig
-from fog_common.bus.broker import Broker, find_mosquitto
+from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence
 from support.agents import FAKE_WORKER, FLEET, Agent, Coordinator, alive, gone, job

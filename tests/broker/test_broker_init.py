@@ -19,7 +19,7 @@ import yaml
 from fog_agent.config import load_config
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Disconnected, Received
-from fog_common.bus.broker import Broker, find_mosquitto, start_process
+from fogctl.fleet.broker import Broker, find_mosquitto, start_process
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, Refused
 from fog_common.wire import topics

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-import fog_common.bus.broker as broker_module
-from fog_common.bus.broker import Broker, Kind, find_broker, find_mosquitto
+import fogctl.fleet.broker as broker_module
+from fogctl.fleet.broker import Broker, Kind, find_broker, find_mosquitto
 from fog_common.errors import Unreachable
 from support.broker import PATIENCE_S, needs
 
@@ -31,7 +31,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 def test_it_ends_with_its_parent_however_that_dies(kind: Kind) -> None:
-    program = f"from fog_common.bus.broker import Broker; b = Broker.start({kind!r}); print(b.pid, flush=True); input()"
+    program = f"from fogctl.fleet.broker import Broker; b = Broker.start({kind!r}); print(b.pid, flush=True); input()"
     parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))

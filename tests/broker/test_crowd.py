@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
 from fogctl.local_fleet import LocalFleet

@@ -13,7 +13,7 @@ import pytest
 
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received
-from fog_common.bus.broker import Broker, find_mosquitto
+from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
 from fogctl.mosquitto import configuration
 from support.broker import PATIENCE_S, Inbox, needs

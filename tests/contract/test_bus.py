@@ -10,7 +10,7 @@ import pytest
 
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Bus, BusEvent, Connected, Disconnected, Received, Will
-from fog_common.bus.broker import Broker, find_mosquitto
+from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.bus.memory import MemoryBroker, MemoryBus, matches
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import TooLarge

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
 from fogctl.local_fleet import LocalFleet

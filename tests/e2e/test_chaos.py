@@ -8,7 +8,7 @@ from bench.chaos.__main__ import Runner
 from bench.chaos.fleet import ChaosFleet
 from bench.chaos.kinds import Case
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_sim.faults import Fault, Schedule
 from support.broker import needs
 

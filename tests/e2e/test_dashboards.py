@@ -11,9 +11,9 @@ import yaml
 
 from e2e.conftest import Fleet
 from fog_common.bus.base import Connected
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_common.bus.mqtt import MqttBus
-from fog_common.metrics import METRICS
+from fog_common.telemetry.metrics import METRICS
 from fog_common.wire import topics
 from fogctl.demo import DIGITS
 from support.broker import Inbox, needs

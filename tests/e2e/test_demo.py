@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_learning.ops.values import Weights, encode
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_learning.job import Job, job_spec
 from fog_learning.jobfile import load_job
 from fogctl.client import Client

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from e2e.conftest import PATIENCE_S, Fleet
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import FogError
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE

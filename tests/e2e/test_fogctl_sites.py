@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_sim.experiments import fog_vs_fl
 from fogctl import app as fogctl
 from support.broker import needs

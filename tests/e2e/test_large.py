@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from e2e.conftest import Fleet
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from support.broker import needs
 
 LARGE: dict[str, Any] = {

@@ -8,7 +8,7 @@ import zlib
 from e2e.conftest import Fleet
 from fog_common.bus.base import Connected
 from fog_common.bus.mqtt import MqttBus
-from fog_common.machine import Peer
+from fog_common.runtime.machine import Peer
 from fog_common.transfer import frames
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Desired, DesiredJob, Placement, Presence

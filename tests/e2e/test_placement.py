@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import Fleet
-from fog_common.bus.broker import find_mosquitto
+from fogctl.fleet.broker import find_mosquitto
 from fog_sim.proxy import Link, Proxy
 from fogctl import mosquitto
 from fogctl.client import Client

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from fog_common.bus.base import BusEvent, Received
-from fog_common.bus.broker import Broker, find_mosquitto, start_process
+from fogctl.fleet.broker import Broker, find_mosquitto, start_process
 
 PATIENCE_S = 20.0
 """How long something may take that must come. Reached only when a test fails."""

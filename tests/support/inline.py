@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Blob,
     Cast,
     Command,
@@ -27,7 +27,7 @@ from fog_common.machine import (
     map_refs,
     refs_in,
 )
-from fog_common.saves import Codebook, Program, Record
+from fog_common.runtime.saves import Codebook, Program, Record
 from fog_learning.job import Job
 from fog_learning.methods import resolve_method
 from fog_learning.ops import Workbench

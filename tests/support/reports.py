@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from fog_common.machine import Waiting
-from fog_common.metrics import USES, joules
+from fog_common.runtime.machine import Waiting
+from fog_common.telemetry.metrics import USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, Profile, WorkerState
 from support.stand_ins import StandIn
 

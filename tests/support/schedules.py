@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from fog_common.errors import OpError
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Blob,
     Cancel,
     Cast,
@@ -46,7 +46,7 @@ from fog_common.machine import (
     map_refs,
     refs_in,
 )
-from fog_common.saves import Codebook, Program, Record
+from fog_common.runtime.saves import Codebook, Program, Record
 from fog_learning.job import Job
 from fog_learning.methods import resolve_method
 

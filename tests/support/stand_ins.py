@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from fog_common.machine import RoundRecord
+from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,
     Control,

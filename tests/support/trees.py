@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fog_common.machine import Peer
+from fog_common.runtime.machine import Peer
 
 
 def star(trainers: int) -> tuple[Peer, ...]:

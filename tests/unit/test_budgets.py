@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Blob, Finish, RoundRecord
+from fog_common.runtime.machine import Blob, Finish, RoundRecord
 from fog_common.wire.messages import Heartbeat
 from fog_coordinator.exporter import Exporter
 from fog_learning.jobfile import job_from
@@ -186,7 +186,7 @@ def test_every_root_hands_in_its_newest_model_when_it_is_stopped(name: str):
 
 
 def _blank(name: str):
-    from fog_common.machine import Peer
+    from fog_common.runtime.machine import Peer
 
     method = METHODS[name]
     extra = {"privacy": {"share_samples": True}} if name == "centralized" else {}
@@ -206,7 +206,7 @@ def test_fedavg_hands_in_the_weights_and_figures_of_the_last_round():
 
 
 def test_a_cut_model_is_joined_before_it_is_handed_in():
-    from fog_common.machine import Ran, Run
+    from fog_common.runtime.machine import Ran, Run
 
     trunk = _blank("fcddt")
     trunk.local, trunk.trunk = Blob("a" * 64, 10), Blob("b" * 64, 10)
@@ -217,7 +217,7 @@ def test_a_cut_model_is_joined_before_it_is_handed_in():
 
 
 def test_an_observer_asks_a_peer_for_its_model():
-    from fog_common.machine import Delivered, Peer, Ran, Send
+    from fog_common.runtime.machine import Delivered, Peer, Ran, Send
     from fog_learning.methods.gossip_messages import Told
 
     observer = _blank("gossip")

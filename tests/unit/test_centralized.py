@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fog_common.errors import ConfigError, Refused
-from fog_common.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
+from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
 from fog_learning.job import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.centralized import Ask, Center, Samples, Source, Trouble

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fog_common.machine import Handle, Ran, Run, Send
+from fog_common.runtime.machine import Handle, Ran, Run, Send
 from fog_learning.methods.consensus import (
     Graph,
     components,

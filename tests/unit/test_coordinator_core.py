@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from fog_common.machine import RoundRecord, Waiting
+from fog_common.runtime.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Announce, Desired, Heartbeat, Identify, Planes, Presence, TaskState, WorkerState
 from fog_coordinator.effects import Record, Tell
 from fog_coordinator.views import Rules

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fog_common.metrics import METRICS, series_names
+from fog_common.telemetry.metrics import METRICS, series_names
 from fog_coordinator.config import load_config
 from support.panels import DASHBOARDS, DEPLOY, load, metric_names, queries
 from support.prometheus import promtool

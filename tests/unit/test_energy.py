@@ -12,7 +12,7 @@ from fog_agent import probes
 from fog_common.energy.meter import Meter
 from fog_common.energy.model import EnergyConfig, JoulesPerByte, PmicFit, carbon_g, modelled
 from fog_common.energy.readers import Battery, Integral, Nvml, Rapl, ina3221_watts, pmic_watts, readers
-from fog_common.metrics import USES, joules
+from fog_common.telemetry.metrics import USES, joules
 
 VCGENCMD = """ 3V7_WL_SW_A current(0)=0.10000000A
    3V3_SYS_A current(1)=0.20000000A

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fog_common.exposition import render
-from fog_common.metrics import BY_NAME, METRICS, Samples
+from fog_common.telemetry.exposition import render
+from fog_common.telemetry.metrics import BY_NAME, METRICS, Samples
 from fog_common.wire import messages
 from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
@@ -306,6 +306,6 @@ def test_a_thousand_nodes_take_less_than_a_third_of_a_second_and_no_memory_stays
 
 
 def test_gauges_are_those_that_agents_have():
-    from fog_common.metrics import NODE_GAUGES
+    from fog_common.telemetry.metrics import NODE_GAUGES
 
     assert set(NODE_GAUGES) - set(GAUGES) == {"bandwidth_bytes_per_second"}

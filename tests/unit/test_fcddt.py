@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Blob,
     Cancel,
     Cast,

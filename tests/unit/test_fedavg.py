@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Blob,
     Cast,
     Command,

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Blob, Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
+from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
 from fog_learning.job import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.cluster import Call, Links, Pass, Ready, Update

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import Command, Event, Finish, Peer, Run, Save, Send
+from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, Send
 from fog_learning.job import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.cluster import Call, Update

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.machine import Cast, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
+from fog_common.runtime.machine import Cast, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
 from fog_learning.job import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.consensus import components, edges_of, metropolis, ring

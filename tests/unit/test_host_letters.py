@@ -8,10 +8,10 @@ import blake3
 import pytest
 
 from fog_agent import hosting
-from fog_common.effects import Fetch, Missing, Persist, Replica
-from fog_common.host import Host
-from fog_common.machine import Blob, Command, Finish, Peer, RoundRecord
-from fog_common.saves import Record
+from fog_common.runtime.effects import Fetch, Missing, Persist, Replica
+from fog_common.runtime.host import Host
+from fog_common.runtime.machine import Blob, Command, Finish, Peer, RoundRecord
+from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement

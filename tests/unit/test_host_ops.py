@@ -10,12 +10,12 @@ import pytest
 from msgspec import field
 
 from fog_agent.opqueue import OpQueue
-from fog_common.effects import Compute, Persist, Withdraw
-from fog_common.host import Host
-from fog_common.machine import Blob, Cancel, Command, Delivered, Event, Failed, Machine, Peer, Ran, Run, Send, Started
-from fog_common.refs import BlobTable, Refs
-from fog_common.saves import Program
-from fog_common.shelf import Shelf
+from fog_common.runtime.effects import Compute, Persist, Withdraw
+from fog_common.runtime.host import Host
+from fog_common.runtime.machine import Blob, Cancel, Command, Delivered, Event, Failed, Machine, Peer, Ran, Run, Send, Started
+from fog_common.runtime.refs import BlobTable, Refs
+from fog_common.runtime.saves import Program
+from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint
 from fog_common.wire.messages import DesiredJob, Placement
 from fog_learning.methods.fedavg import Plan, Round, Trainer, Trouble, Update

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fog_common.exposition import Exposition, render
-from fog_common.metrics import ACK_COUNTERS, ACK_LE, METRICS, Samples, ack_counter, add_histogram, series_names
+from fog_common.telemetry.exposition import Exposition, render
+from fog_common.telemetry.metrics import ACK_COUNTERS, ACK_LE, METRICS, Samples, ack_counter, add_histogram, series_names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metric_names.txt"
 LABELS = {"node", "site", "job", "role", "plane", "direction", "source", "state", "op", "use", "budget", "reason", "version"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fog_common.notify import notify, watchdog_s
+from fog_common.program.notify import notify, watchdog_s
 
 
 def test_states_arrive_as_one_datagram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fog_common.metrics import SOURCES, USES, joules
+from fog_common.telemetry.metrics import SOURCES, USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, WorkerState
 from fog_coordinator.jobs import Job, Seat
 from fog_coordinator.shares import forget_readings, share_energy

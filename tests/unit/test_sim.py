@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.saves import Record
+from fog_common.runtime.saves import Record
 from fog_sim import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule, random_schedule

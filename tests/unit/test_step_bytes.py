@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.machine import RoundRecord
+from fog_common.runtime.machine import RoundRecord
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from
 from fog_learning.methods import resolve_method, traffic

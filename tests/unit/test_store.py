@@ -9,9 +9,9 @@ import blake3
 import pytest
 
 from fog_agent.store import JobStore
-from fog_common.machine import Blob
-from fog_common.saves import Record
-from fog_common.shelf import Shelf, kept
+from fog_common.runtime.machine import Blob
+from fog_common.runtime.saves import Record
+from fog_common.runtime.shelf import Shelf, kept
 from fog_sim.node import JobDisk
 
 TASKS = ("server", "trainer-0", "trainer-1")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fog_common.machine import Peer, Send
-from fog_common.unheard import Unheard
+from fog_common.runtime.machine import Peer, Send
+from fog_common.runtime.unheard import Unheard
 
 
 class Word(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fog_common.machine import Waiting
+from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
 from fog_coordinator.views import Rules
 from fog_sim import chaos

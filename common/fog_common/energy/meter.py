@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fog_common.energy.model import EnergyConfig, Parts, modelled
 from fog_common.energy.readers import Reader, readers
-from fog_common.metrics import UNDIVIDED, USES, joules
+from fog_common.telemetry.metrics import UNDIVIDED, USES, joules
 
 
 class Meter:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import TooLarge, WireError
-from fog_common.machine import Peer, RoundRecord, Waiting
+from fog_common.runtime.machine import Peer, RoundRecord, Waiting
 
 MAX_CONTROL_BYTES: Final = 1_000_000
 

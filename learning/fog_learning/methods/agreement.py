@@ -16,7 +16,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from fog_common.machine import Command, Ref, Run, Send
+from fog_common.runtime.machine import Command, Ref, Run, Send
 from fog_learning.methods.cluster import Consensus, Line, Links, More, Pull, Settled
 from fog_learning.methods.consensus import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
 from fog_learning.methods.mixing import Epoch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fog_common.machine import Command, Event, Machine, WakeAt, Woke
+from fog_common.runtime.machine import Command, Event, Machine, WakeAt, Woke
 
 
 class Alarm(Machine, kw_only=True):

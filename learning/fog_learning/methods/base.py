@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from fog_common.machine import Machine, Peer
+from fog_common.runtime.machine import Machine, Peer
 from fog_learning.job import Job
 
 

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.errors import ConfigError
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Cast,
     Command,
     Delivered,

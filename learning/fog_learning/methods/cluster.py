@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from fog_common.machine import Numbers, Peer, Ref, Slots
+from fog_common.runtime.machine import Numbers, Peer, Ref, Slots
 from fog_learning.job import Count, NotNegative, Positive
 from fog_learning.methods.consensus import Kind
 from fog_learning.methods.mixing import Epoch

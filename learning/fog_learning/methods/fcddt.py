@@ -48,7 +48,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Machine, Peer
+from fog_common.runtime.machine import Machine, Peer
 from fog_learning.job import Job, Stragglers
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fcddt_front import Front

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from fog_common.errors import ConfigError
-from fog_common.machine import Ref
+from fog_common.runtime.machine import Ref
 from fog_learning.job import Count
 
 AUTO: Final = "auto"

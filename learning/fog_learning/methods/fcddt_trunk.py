@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Cancel,
     Cast,
     Command,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from fog_common.machine import Numbers, Ref, Slots
+from fog_common.runtime.machine import Numbers, Ref, Slots
 from fog_learning.job import Count, NotNegative, Positive
 
 Decay = Annotated[float, Meta(ge=0, lt=1)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Cancel,
     Command,
     Delivered,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Command,
     Delivered,
     Event,

@@ -26,7 +26,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from fog_common.errors import ConfigError
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Cast,
     Command,
     Delivered,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Numbers,
     Ref,
     Slots,

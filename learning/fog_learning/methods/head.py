@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
+from fog_common.runtime.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
 from fog_learning.job import Stragglers
 from fog_learning.methods.agreement import Agreement
 from fog_learning.methods.cluster import (

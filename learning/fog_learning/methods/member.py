@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.machine import Blob, Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
+from fog_common.runtime.machine import Blob, Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
 from fog_learning.methods.cluster import Call, Consensus, Line, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
 from fog_learning.methods.mixing import Epoch, Mixing, Share
 

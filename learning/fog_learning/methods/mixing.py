@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from fog_common.machine import Command, Handle, Ran, Ref, Run, Send
+from fog_common.runtime.machine import Command, Handle, Ran, Ref, Run, Send
 
 Epoch = tuple[int, ...]
 """Ordered: a later one replaces an earlier one. fog: the head's line, its view and incarnation, a count, the round."""

@@ -7,7 +7,7 @@ import random
 
 from msgspec import field
 
-from fog_common.machine import (
+from fog_common.runtime.machine import (
     Command,
     Delivered,
     Event,

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from fog_common.machine import RoundRecord
+from fog_common.runtime.machine import RoundRecord
 from fog_learning.job import Job
 from fog_learning.methods.demands import value_bytes as job_value_bytes
 from fog_learning.methods.fcddt_messages import Plan, cut_at

@@ -14,8 +14,8 @@ from msgspec import Struct
 from fog_agent.core import Limits
 from fog_common.errors import ConfigError, JobFailed, TimedOut
 from fog_common.ids import COORDINATOR
-from fog_common.machine import Peer, RoundRecord
-from fog_common.saves import Record
+from fog_common.runtime.machine import Peer, RoundRecord
+from fog_common.runtime.saves import Record
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job import Job
 from fog_learning.jobfile import job_from

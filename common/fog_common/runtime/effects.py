@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import WireError
-from fog_common.machine import Blob, Handle, Numbers, Ref, RoundRecord, Tag
-from fog_common.saves import Record
+from fog_common.runtime.machine import Blob, Handle, Numbers, Ref, RoundRecord, Tag
+from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 
 HOST: Final = "@host"

@@ -1,8 +1,8 @@
 """The broker of a demo where no mosquitto is installed: amqtt, pure Python, MQTT 3.1.1, loopback, anyone may connect.
 
-    python -m fog_common.bus.embedded PORT
+    python -m fogctl.fleet.embedded PORT
 
-Ends with SIGTERM. Whoever starts it sees to it that it does not outlive its parent (fog_common.bus.broker).
+Ends with SIGTERM. Whoever starts it sees to it that it does not outlive its parent (fogctl.fleet.broker).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def serve(port: int) -> None:
 
 def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.exit("usage: python -m fog_common.bus.embedded PORT")
+        sys.exit("usage: python -m fogctl.fleet.embedded PORT")
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("transitions", "amqtt"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

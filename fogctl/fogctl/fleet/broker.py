@@ -130,7 +130,7 @@ def start_process(command: list[str], port: int, log: Path | None = None, name: 
 
 def _command(kind: Kind, port: int, config: str, folder: Path, listener: bool) -> list[str]:
     if kind == "embedded":
-        return [sys.executable, "-m", "fog_common.bus.embedded", str(port)]
+        return [sys.executable, "-m", "fogctl.fleet.embedded", str(port)]
     program = find_mosquitto()
     if program is None:
         raise Unreachable("mosquitto is not installed (Debian: apt-get install mosquitto); kind='embedded' needs nothing")

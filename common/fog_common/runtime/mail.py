@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from fog_common.acks import Acks
-from fog_common.effects import HOST, HostMessage
-from fog_common.machine import Blob, Cast, Send, refs_in
-from fog_common.saves import Codebook
+from fog_common.runtime.acks import Acks
+from fog_common.runtime.effects import HOST, HostMessage
+from fog_common.runtime.machine import Blob, Cast, Send, refs_in
+from fog_common.runtime.saves import Codebook
 from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint
 
 Key = tuple[str, int]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fog_common.effects import Replica
-from fog_common.mail import Key, Mail
-from fog_common.refs import BlobTable
-from fog_common.saves import Record
-from fog_common.table import Table
+from fog_common.runtime.effects import Replica
+from fog_common.runtime.mail import Key, Mail
+from fog_common.runtime.refs import BlobTable
+from fog_common.runtime.saves import Record
+from fog_common.runtime.table import Table
 
 
 class Copies:

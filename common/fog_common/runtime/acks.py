@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fog_common.metrics import ACK_SUM, ack_counter
+from fog_common.telemetry.metrics import ACK_SUM, ack_counter
 
 LARGE_BYTES: Final = 256 * 1024
 """A letter with so much says something of the link's bandwidth."""
@@ -12,7 +12,7 @@ MAX_OPEN: Final = 10_000
 
 
 class Acks:
-    """counters: acknowledgements by time (fog_common.metrics.ack_counter) and the sum of the times, for the worker's report."""
+    """counters: acknowledgements by time (fog_common.telemetry.metrics.ack_counter) and the sum of the times, for the worker's report."""
 
     def __init__(self) -> None:
         self.counters: dict[str, float] = {}

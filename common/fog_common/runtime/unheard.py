@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fog_common.machine import Peer, Send
+from fog_common.runtime.machine import Peer, Send
 
 
 class Unheard:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from fog_common.effects import Compute
-from fog_common.machine import Cast, Finish, Machine, Peer, Send
+from fog_common.runtime.effects import Compute
+from fog_common.runtime.machine import Cast, Finish, Machine, Peer, Send
 
 
 class Task:

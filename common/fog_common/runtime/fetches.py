@@ -6,10 +6,10 @@ from collections.abc import Container
 
 from msgspec import Struct
 
-from fog_common.effects import Fetch
-from fog_common.machine import Peer
-from fog_common.mail import Key, Mail
-from fog_common.table import Table
+from fog_common.runtime.effects import Fetch
+from fog_common.runtime.machine import Peer
+from fog_common.runtime.mail import Key, Mail
+from fog_common.runtime.table import Table
 from fog_common.transfer.endpoint import Letter
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import WireError
-from fog_common.machine import Blob, Cancel, Cast, Command, Finish, Machine, Measure, Run, Save, Send, WakeAt, refs_in
+from fog_common.runtime.machine import Blob, Cancel, Cast, Command, Finish, Machine, Measure, Run, Save, Send, WakeAt, refs_in
 
 
 class Program(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Samples as Prometheus reads them: a custom collector of prometheus_client, in a registry of its own, and the text kept for a moment.
 
-Imported only by who serves a page: an idle daemon has no use for the library. Names, kinds and labels are those of fog_common.metrics.
+Imported only by who serves a page: an idle daemon has no use for the library. Names, kinds and labels are those of fog_common.telemetry.metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from fog_common.metrics import METRICS, Sample, Samples, parts, series_names
+from fog_common.telemetry.metrics import METRICS, Sample, Samples, parts, series_names
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 KEEP_S: Final = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from fog_common.saves import Record
+from fog_common.runtime.saves import Record
 
 KEPT: Final = 2
 """Labels of a task that are kept: peers may be one behind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fog_common.machine import Peer
+from fog_common.runtime.machine import Peer
 from fog_common.transfer.endpoint import Address
 from fog_common.wire.messages import Placement
 

@@ -5,7 +5,7 @@
 
 A machine sees refs and numbers, never tensors, sockets, clocks, threads or logs. `now` is seconds of job time; it is
 stored in `Save` and continued from there. Randomness is a function of (seed, slot, step). The same machines run live
-and simulated. Contract of the host (fog_common.host):
+and simulated. Contract of the host (fog_common.runtime.host):
 
 - events of one task come one at a time; commands are performed in the order they are returned;
 - the ops of one task run in the order of their `Run` commands, each ends as `Ran` or `Failed` with its tag;

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from fog_common.errors import OpError
-from fog_common.machine import Blob, Handle, Ref
+from fog_common.runtime.machine import Blob, Handle, Ref
 from fog_common.transfer.blobs import Blobs
 
 
