@@ -19,8 +19,8 @@ from typing import Any, Final
 import torch
 from msgspec.structs import replace
 
-from fog_learning.job import Job
-from fog_learning.jobfile import job_from
+from fog_learning.job.sections import Job
+from fog_learning.job.reading import job_from
 from fog_sim.costs import Costs, standin_bench, torch_bench
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation

@@ -14,7 +14,7 @@ from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint, Limits
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
 
 

@@ -22,7 +22,7 @@ SPEED_FILE: Final = "speed.json"
 
 
 class Speed(Struct, frozen=True):
-    """As a worker measured it (fog_learning.ops.speed)."""
+    """As a worker measured it (fog_learning.backend.speed)."""
 
     flops: float
     op_s: float

@@ -176,7 +176,7 @@ def warm_up() -> None:
         import torch
 
         torch.set_num_threads(1)
-        importlib.import_module("fog_learning.ops.workbench")
+        importlib.import_module("fog_learning.backend.torch")
         importlib.import_module("fog_learning.methods")
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every shared page

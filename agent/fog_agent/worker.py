@@ -247,7 +247,7 @@ class Worker:
         self._urgent = True
 
     def _build(self, desired: DesiredJob) -> None:
-        from fog_learning.jobfile import job_from
+        from fog_learning.job.reading import job_from
 
         setup = self._setup
         job = job_from(desired.spec, f"job {desired.job}")
@@ -282,7 +282,7 @@ class Worker:
         """The standard op, for placement; of a node that may compute a part of the time only, that part."""
         if self._setup.backend != "torch":
             return
-        from fog_learning.ops.speed import measure
+        from fog_learning.backend.speed import measure
 
         found, quota = measure(), probes.cpu_quota()
         share = self._setup.duty * (min(1.0, quota) if quota else 1.0)
@@ -484,7 +484,7 @@ class Worker:
 
 def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
     if setup.backend == "standin":
-        from fog_learning.ops.standin import Workbench as Standin
+        from fog_learning.backend.standin import Workbench as Standin
 
         return Standin(job, slots, roster_size)
     from fog_learning.ops import Workbench as Torch

@@ -9,7 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from fog_learning.ops.standin import SIZE, Value, Workbench, examples, gain
+from fog_learning.backend.standin import SIZE, Value, Workbench, examples, gain
 
 
 def slots_of(count: float, slots: Sequence[int]) -> tuple[int, ...] | None:

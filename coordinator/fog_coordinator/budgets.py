@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from fog_coordinator.jobs import Job
 from fog_coordinator.tallies import Tally
-from fog_learning.job import Budgets
+from fog_learning.job.sections import Budgets
 
 WARN_AT: Final = 0.8
 _UNITS: Final = {"time": "s", "bytes": "B", "joules": "J", "node_cpu": "s", "node_bytes": "B", "node_joules": "J"}

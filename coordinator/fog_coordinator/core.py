@@ -23,7 +23,7 @@ from fog_coordinator.reports import Closing, Crashes, note_saves
 from fog_coordinator.shares import forget_readings, share_energy
 from fog_coordinator.tallies import Tally
 from fog_coordinator.views import NOTHING, READY, Rules, settle
-from fog_learning.job import Job as JobFile
+from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 
 MAX_CRASHES: Final = 5
@@ -531,7 +531,7 @@ class Core:
 
 
 def _checked(spec: Mapping[str, Any]) -> tuple[JobFile, Method]:
-    from fog_learning.jobfile import job_from
+    from fog_learning.job.reading import job_from
     from fog_learning.methods import METHODS
 
     job = job_from(spec)

@@ -11,9 +11,9 @@ from fog_coordinator.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.registry import OFFLINE, Node, Registry
 from fog_coordinator.views import READY, REFUSED, Rules, take_over, worker_of
-from fog_learning.job import Job as JobFile
+from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
-from fog_learning.methods.rounds import needed
+from fog_learning.rounds.closing import needed
 
 
 class Pending(Struct, frozen=True):

@@ -16,7 +16,7 @@ from fog_coordinator.jobs import ENDED, FINISHED, Job
 from fog_coordinator.overview import overview
 from fog_coordinator.placement import planner
 from fog_coordinator.registry import Node
-from fog_learning.job import job_spec
+from fog_learning.job.sections import job_spec
 
 if TYPE_CHECKING:
     from fog_coordinator.core import Core

@@ -15,7 +15,7 @@ from fog_coordinator.alike import misfit
 from fog_coordinator.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.registry import OFFLINE, Node
 from fog_coordinator.views import READY, holders, worker_of
-from fog_learning.job import Budgets
+from fog_learning.job.sections import Budgets
 
 if TYPE_CHECKING:
     from fog_coordinator.core import Core

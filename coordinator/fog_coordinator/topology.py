@@ -9,8 +9,8 @@ from fog_coordinator import status
 from fog_coordinator.jobs import Job, Seat
 from fog_coordinator.placement import simple, tree
 from fog_coordinator.registry import Node
-from fog_learning.job import Job as JobFile
-from fog_learning.job import Nodes, Topology
+from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import Nodes, Topology
 from fog_learning.methods.base import Method
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ def submit(
 ) -> None:
     """Hand a job to the coordinator."""
     from fog_common.errors import ConfigError
-    from fog_learning.job import job_spec
-    from fog_learning.jobfile import load_job
+    from fog_learning.job.sections import job_spec
+    from fog_learning.job.reading import load_job
 
     spec = job_spec(load_job(file))
     if token is not None and not 0 < len(token) <= 64:

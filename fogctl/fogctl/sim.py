@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
 
 def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
     """The fleet: of the file, or what the job's own topology needs for so many nodes with data."""
-    from fog_learning.jobfile import job_from
+    from fog_learning.job.reading import job_from
     from fog_sim.shape import load_shape, shape_for
 
     return load_shape(topology) if topology else shape_for(job_from(spec, "the job"), nodes)

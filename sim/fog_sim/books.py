@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fog_learning.job import Job
-from fog_learning.ops.standin import Workbench, examples
+from fog_learning.job.sections import Job
+from fog_learning.backend.standin import Workbench, examples
 from fog_sim import plain_ops
 from fog_sim.plain_bench import PlainBench
 

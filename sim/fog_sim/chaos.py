@@ -26,7 +26,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fog_common.runtime.saves import Record
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_sim.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_learning.models.spec import ModelSpec
 
 
@@ -62,7 +62,7 @@ def model_costs(job: Job, spec: ModelSpec, test_examples: int, slots: int = 1) -
 def _cut(job: Job, spec: ModelSpec) -> tuple[float, float]:
     """FLOPs of the blocks on the nodes: before the trunk, behind it."""
     from fog_learning.methods import resolve_method
-    from fog_learning.methods.fcddt_messages import Plan, cut_at
+    from fog_learning.methods.fcddt.messages import Plan, cut_at
 
     _, plan = resolve_method(job)
     if not isinstance(plan, Plan) or not spec.blocks:
@@ -82,7 +82,7 @@ def torch_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any,
 
 def standin_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
     """Exact integers in the place of tensors: for fault schedules."""
-    from fog_learning.ops.standin import Workbench
+    from fog_learning.backend.standin import Workbench
 
     bench = Workbench(job, slots, roster_size)
     return bench, Costs(1e6, bench.size, job.train.batch_size, 100)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from fog_learning.ops.workbench import Result, Workbench
+from fog_learning.backend.torch import Result, Workbench
 
 HELD_BYTES: Final = 1 << 30
 """Of values whose error was not asked for yet (a consensus that began again never asks). Beyond it the oldest are dropped."""

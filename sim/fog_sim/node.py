@@ -21,7 +21,7 @@ from fog_common.runtime.shelf import Shelf, kept
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.faults import KEEPALIVE_S
 from fog_sim.kernel import Alarm, Kernel

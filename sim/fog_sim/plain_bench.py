@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fog_common.errors import OpError
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.plain_ops import OPS
 

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from fog_common.config import load
 from fog_common.errors import ConfigError
 from fog_common.ids import TIERS, Id
-from fog_learning.job import Job, Layer
+from fog_learning.job.sections import Job, Layer
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 CLUSTER = 10

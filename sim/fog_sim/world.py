@@ -23,8 +23,8 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator import effects as core_effects
 from fog_coordinator.core import Core
-from fog_learning.job import Job
-from fog_learning.jobfile import job_from
+from fog_learning.job.sections import Job
+from fog_learning.job.reading import job_from
 from fog_sim.costs import Costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fogctl.fleet.broker import find_mosquitto
-from fog_learning.job import Job, job_spec
-from fog_learning.jobfile import load_job
+from fog_learning.job.sections import Job, job_spec
+from fog_learning.job.reading import load_job
 from fogctl.client import Client
 from fogctl.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.watch import summary

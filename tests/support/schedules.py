@@ -47,7 +47,7 @@ from fog_common.runtime.machine import (
     refs_in,
 )
 from fog_common.runtime.saves import Codebook, Program, Record
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
 
 Op = Callable[[str, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, float]]]

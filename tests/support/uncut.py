@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from fog_learning.job import Data, Evaluation, Job, Partition, Train
+from fog_learning.job.sections import Data, Evaluation, Job, Partition, Train
 from fog_learning.models.build import build
 from fog_learning.ops import Workbench
 

@@ -8,7 +8,7 @@ from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Blob, Finish, RoundRecord
 from fog_common.wire.messages import Heartbeat
 from fog_coordinator.exporter import Exporter
-from fog_learning.jobfile import job_from
+from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, resolve_method
 from support.reports import MeasuringNode, beat
 from support.stand_ins import SPEC, StandIn, World
@@ -218,7 +218,7 @@ def test_a_cut_model_is_joined_before_it_is_handed_in():
 
 def test_an_observer_asks_a_peer_for_its_model():
     from fog_common.runtime.machine import Delivered, Peer, Ran, Send
-    from fog_learning.methods.gossip_messages import Told
+    from fog_learning.methods.gossip.messages import Told
 
     observer = _blank("gossip")
     peers = tuple(Peer(f"peer-{slot}", "peer", slot, f"pi-{slot}", "home", "edge", 1) for slot in range(2))

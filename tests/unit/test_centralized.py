@@ -9,9 +9,9 @@ import torch
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
-from fog_learning.job import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
+from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.centralized import Ask, Center, Samples, Source, Trouble
+from fog_learning.methods.centralized.method import Ask, Center, Samples, Source, Trouble
 from fog_learning.ops import Workbench
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat

@@ -12,8 +12,8 @@ from bench.chaos.watch import Closing, Watch, figures
 from blake3 import blake3
 from msgspec.structs import replace
 
-from fog_learning.jobfile import job_from
-from fog_learning.ops.standin import examples
+from fog_learning.job.reading import job_from
+from fog_learning.backend.standin import examples
 from fog_sim import chaos, plain_ops
 from fog_sim.books import StarBook, TreeBook, Verdict
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Schedule

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.wire.messages import ClassSet, WorkerState
-from fog_learning.jobfile import job_from
+from fog_learning.job.reading import job_from
 from fog_learning.ops import Workbench
 from support.stand_ins import StandIn, World
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.runtime.machine import Handle, Ran, Run, Send
-from fog_learning.methods.consensus import (
+from fog_learning.clusters.graphs import (
     Graph,
     components,
     edges_of,
@@ -29,7 +29,7 @@ from fog_learning.methods.consensus import (
     turns_needed,
     without,
 )
-from fog_learning.methods.mixing import Epoch, Mixing, Share
+from fog_learning.clusters.mixing import Epoch, Mixing, Share
 
 pytestmark = pytest.mark.thorough
 

@@ -13,8 +13,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import fog_coordinator.app, fog_coordinator.service, fog_coordinator.scrape, fog_coordinator.exporter
-from fog_learning.job import job_spec
-from fog_learning.jobfile import load_job
+from fog_learning.job.sections import job_spec
+from fog_learning.job.reading import load_job
 from support.stand_ins import StandIn, World
 
 world = World(StandIn("cloud-1", "cloud", "cloud"), StandIn("fog-1", "fog"), *(StandIn(f"pi-{n}") for n in range(4)))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fog_common.errors import ConfigError
 from fog_learning.data import DATASETS, DataError, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
-from fog_learning.job import Partition
+from fog_learning.job.sections import Partition
 
 # -- partitions ----------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, JobFailed
-from fog_learning.methods import traffic
-from fog_learning.methods.fcddt_messages import Plan
+from fog_learning.costs import traffic
+from fog_learning.methods.fcddt.messages import Plan
 from fog_learning.models import resolve_model
 from fog_sim.experiments import EXPERIMENTS, fcddt_fig7, fcddt_fig8, fcddt_table2, fcddt_table4, fog_vs_fl, report, run_experiment
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, find_data, mean_std

@@ -26,11 +26,11 @@ from fog_common.runtime.machine import (
     Send,
     Started,
 )
-from fog_learning.job import Evaluation, Job, Stragglers, Train
+from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.fcddt_front import Front
-from fog_learning.methods.fcddt_messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
-from fog_learning.methods.fcddt_trunk import Trunk
+from fog_learning.methods.fcddt.front import Front
+from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
+from fog_learning.methods.fcddt.trunk import Trunk
 from support.schedules import Faults, Op, Schedule, Seat, Stuck
 
 Value = dict[str, Any]

@@ -31,9 +31,9 @@ from fog_common.runtime.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job import Evaluation, Job, Stragglers, Train
+from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import METHODS, resolve_method
-from fog_learning.methods.fedavg import Round, Server, Trainer, Trouble, Update
+from fog_learning.methods.fedavg.server import Round, Server, Trainer, Trouble, Update
 from support.schedules import Faults, Schedule, Seat, Stuck
 
 # -- symbolic ops: weights say whose updates they hold ---------------------------------------

@@ -8,9 +8,9 @@ import pytest
 
 from fog_common.errors import ConfigError, OpError
 from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, Send
-from fog_learning.job import Job, Stragglers, Topology, Train
+from fog_learning.job.sections import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.cluster import Call, Update
+from fog_learning.clusters.messages import Call, Update
 from fog_sim import plain_ops
 from fog_sim.costs import torch_bench
 from fog_sim.links import Fleet, Link

@@ -18,7 +18,7 @@ from fog_common.runtime.saves import Program
 from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint
 from fog_common.wire.messages import DesiredJob, Placement
-from fog_learning.methods.fedavg import Plan, Round, Trainer, Trouble, Update
+from fog_learning.methods.fedavg.server import Plan, Round, Trainer, Trouble, Update
 
 WEIGHTS = Blob("0" * 64, 8)
 

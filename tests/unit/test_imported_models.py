@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from torch.nn.functional import cross_entropy
 
 from fog_common.errors import ConfigError
-from fog_learning.job import Evaluation, Job, Privacy, Train
+from fog_learning.job.sections import Evaluation, Job, Privacy, Train
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 from fog_learning.models.imported import block_names, facts, segment, split

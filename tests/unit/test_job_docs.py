@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fog_learning.job import job_spec
-from fog_learning.jobfile import job_from
+from fog_learning.job.sections import job_spec
+from fog_learning.job.reading import job_from
 
 PAGE = (Path(__file__).parents[2] / "docs/jobs.md").read_text(encoding="utf-8")
 BLOCKS = [block.split("```")[0] for block in PAGE.split("```yaml\n")[1:]]

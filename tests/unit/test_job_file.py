@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from fog_common.errors import ConfigError
-from fog_learning.job import Job, Partition, job_spec
-from fog_learning.jobfile import job_from, load_job
+from fog_learning.job.sections import Job, Partition, job_spec
+from fog_learning.job.reading import job_from, load_job
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 GOOD = {

@@ -139,7 +139,7 @@ def test_a_users_module_needs_the_allow_list(tmp_path: Path, monkeypatch: pytest
 
 def test_tables_import_neither_numpy_nor_torch():
     code = (
-        "import sys, fog_learning.models, fog_learning.data, fog_learning.data.partition, fog_learning.ops, fog_learning.ops.standin\n"
+        "import sys, fog_learning.models, fog_learning.data, fog_learning.data.partition, fog_learning.ops, fog_learning.backend.standin\n"
         "fog_learning.models.resolve_model({'name': 'vgg16'}, (3, 32, 32), 10)\n"
         "print(*(m for m in ('numpy', 'torch', 'sklearn', 'PIL') if m in sys.modules))"
     )

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.errors import OpError
-from fog_learning.job import Data, Evaluation, Job, Nodes, Partition, Train
+from fog_learning.job.sections import Data, Evaluation, Job, Nodes, Partition, Train
 from fog_learning.ops import OPS, Workbench
 from fog_learning.ops.average import BLOCK, COUNT, add_multiple, on_grid
 from fog_learning.ops.values import Weights, decode, encode
-from fog_learning.ops.workbench import Rows
+from fog_learning.backend.torch import Rows
 
 JOB = Job(
     name="digits",
@@ -466,7 +466,7 @@ def test_a_worker_stays_light():
     """torch.optim's first use and the meta device each import hundreds of modules: more than a second and 35 MB or more per worker."""
     code = (
         "import sys\n"
-        "from fog_learning.job import Job\nfrom fog_learning.ops import Workbench\n"
+        "from fog_learning.job.sections import Job\nfrom fog_learning.ops import Workbench\n"
         "bench = Workbench(Job('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
         "assert bench.preflight() == []\n"
         "weights = bench.run('init', 's', {}, {})[0]['weights']\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fog_learning.job import Stragglers
-from fog_learning.methods.rounds import deadline, ends_at, median, needed, stale_weight
+from fog_learning.job.sections import Stragglers
+from fog_learning.rounds.closing import deadline, ends_at, median, needed, stale_weight
 
 
 @pytest.mark.parametrize(

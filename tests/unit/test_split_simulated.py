@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fog_learning.job import Job, job_spec
+from fog_learning.job.sections import Job, job_spec
 from fog_learning.ops import Workbench
 from fog_sim.costs import Costs, model_costs
 from fog_sim.faults import Fault, Schedule

@@ -12,7 +12,7 @@ import pytest
 
 from fog_common.errors import ConfigError
 from fog_common.wire import topics
-from fog_learning.jobfile import job_from, load_job
+from fog_learning.job.reading import job_from, load_job
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.plain_bench import plain_bench

@@ -11,8 +11,8 @@ from fog_common.wire.messages import Profile
 from fog_coordinator.placement import tree
 from fog_coordinator.registry import ONLINE, Node
 from fog_coordinator.views import Rules
-from fog_learning.job import Layer, Topology
-from fog_learning.jobfile import job_from
+from fog_learning.job.sections import Layer, Topology
+from fog_learning.job.reading import job_from
 from support.stand_ins import StandIn, World
 
 FOG = {"method": {"name": "fog"}, "nodes": {"select": {"tier": ["thing"]}}}

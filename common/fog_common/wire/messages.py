@@ -220,7 +220,7 @@ class Placement(Struct, frozen=True):
 
 
 class DesiredJob(Struct, frozen=True):
-    """What one node is to run of a job. spec: the job file as builtins (fog_learning.job decodes it)."""
+    """What one node is to run of a job. spec: the job file as builtins (fog_learning.job.sections decodes it)."""
 
     job: str
     spec: dict[str, Any]

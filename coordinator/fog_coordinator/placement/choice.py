@@ -18,8 +18,8 @@ from fog_coordinator.placement.cost import Place
 from fog_coordinator.placement.places import admitted, described, place_of
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.registry import Node
-from fog_learning.job import Job as JobFile
-from fog_learning.job import Placing
+from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import Placing
 from fog_learning.methods.base import Method
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from fog_common.ids import TIERS
 from fog_coordinator.jobs import Job, Seat
 from fog_coordinator.registry import Node
-from fog_learning.job import Nodes
+from fog_learning.job.sections import Nodes
 from fog_learning.methods.base import Method
 
 

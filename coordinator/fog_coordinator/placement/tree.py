@@ -19,7 +19,7 @@ from msgspec import Struct
 from fog_common.ids import CLOUD_SITE, TIERS
 from fog_coordinator.jobs import Job, Seat
 from fog_coordinator.registry import Node
-from fog_learning.job import Layer, Topology
+from fog_learning.job.sections import Layer, Topology
 from fog_learning.methods.base import Role
 
 ROOT: Final = -1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fog_common.errors import ConfigError
 from fog_learning.data.streams import stream
-from fog_learning.job import Partition
+from fog_learning.job.sections import Partition
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,13 +8,13 @@ from msgspec import Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_learning.methods.base import Method
-from fog_learning.methods.centralized import CENTRALIZED
-from fog_learning.methods.fcddt import FCDDT
-from fog_learning.methods.fedavg import FEDAVG
-from fog_learning.methods.fog import FOG
-from fog_learning.methods.gossip import GOSSIP
+from fog_learning.methods.centralized.method import CENTRALIZED
+from fog_learning.methods.fcddt.method import FCDDT
+from fog_learning.methods.fedavg.server import FEDAVG
+from fog_learning.methods.fog.tree import FOG
+from fog_learning.methods.gossip.peer import GOSSIP
 
 METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, GOSSIP, FCDDT, CENTRALIZED)}
 

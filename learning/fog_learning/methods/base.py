@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from fog_common.runtime.machine import Machine, Peer
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 
 
 class Role(Struct, frozen=True):

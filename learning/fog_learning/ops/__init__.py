@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Workbench
+    from fog_learning.backend.torch import Workbench
 
 __all__ = ["OPS", "Op", "Workbench"]
 
@@ -87,5 +87,5 @@ OPS: dict[str, Op] = {
 def __getattr__(name: str) -> Any:
     """`fog_learning.ops.Workbench` is the torch one, imported when it is asked for."""
     if name == "Workbench":
-        return import_module("fog_learning.ops.workbench").Workbench
+        return import_module("fog_learning.backend.torch").Workbench
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from fog_common.errors import OpError
 from fog_learning.ops.values import Weights
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 COUNT: Final = "#n"
 COUNT_GRID: Final = 2.0**20

@@ -20,7 +20,7 @@ from fog_common.errors import OpError
 from fog_learning.ops.values import TRACE, Weights, blocks_of, only
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 BLOCKS: Final = 8
 """Of a sketch. One is not enough: two values that differ and meet in one place may hide each other."""

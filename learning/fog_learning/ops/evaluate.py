@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Rows, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Rows, Workbench
 
 BATCH: Final = 512
 

@@ -8,7 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from fog_learning.job import Train
+from fog_learning.job.sections import Train
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 

@@ -1,4 +1,4 @@
-"""Ops of decomposed training (fog_learning.methods.fcddt, whose table says what goes in and out).
+"""Ops of decomposed training (fog_learning.methods.fcddt.method, whose table says what goes in and out).
 
 A step of the split model is a step of the whole one on the union batch: the trunk takes all rows in the order of their slots as
 one batch, fronts finish the backward with dl/dz, gradients are summed before the optimiser. Only wire: float16 or int8 rounds.
@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 
 from fog_common.errors import OpError
 from fog_learning.methods import resolve_method
-from fog_learning.methods.fcddt_messages import Plan, cut_at
+from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.ops.optimise import update
 from fog_learning.ops.values import Weights
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 STEPS: Final = "#steps"
 """In an optimiser's state: steps taken."""

@@ -16,7 +16,7 @@ from fog_learning.ops.optimise import State, update
 from fog_learning.ops.values import TRACE, Weights, blocks_of, only
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 
 def init(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:

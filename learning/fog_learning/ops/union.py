@@ -14,7 +14,7 @@ from fog_learning.ops.split import STEPS, state_of
 from fog_learning.ops.values import Weights
 
 if TYPE_CHECKING:
-    from fog_learning.ops.workbench import Numbers, Result, Workbench
+    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 
 def samples(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -32,7 +32,7 @@ def train_union(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Nu
 
     Gives the mean loss, weighted by the batches' sizes, and the examples seen.
     """
-    from fog_learning.ops.workbench import Rows
+    from fog_learning.backend.torch import Rows
 
     slots = sorted(int(name.removeprefix("samples")) for name in inputs if name.startswith("samples"))
     rows = {}

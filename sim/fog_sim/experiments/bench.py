@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fog_learning.data import Dataset, load_dataset
-from fog_learning.job import Job
+from fog_learning.job.sections import Job
 from fog_sim.costs import Costs, model_costs
 from fog_sim.exact import ExactBench
 

@@ -1,0 +1,511 @@
+"""The head of a cluster: it calls its members to a round and ends with one set of weights, whichever way they average.
+
+How they average among themselves is fog_learning.clusters.agreement.
+
+| op         | inputs              | numbers in     | outputs | numbers out |
+|------------|---------------------|----------------|---------|-------------|
+| accumulate | sum?, add           | n              | sum     |             |
+| mean       | sum                 |                | weights | bytes       |
+| join       | like, slice0, slice1 … | without     | weights | bytes       |
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.runtime.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
+from fog_learning.job.sections import Stragglers
+from fog_learning.clusters.agreement import Agreement
+from fog_learning.clusters.messages import (
+    Agreed,
+    Answer,
+    Call,
+    Child,
+    Lacking,
+    Line,
+    Pass,
+    Ready,
+    Said,
+    Settled,
+    Stuck,
+    Trouble,
+    Update,
+)
+from fog_learning.rounds.closing import deadline, ends_at, needed
+from fog_learning.clusters.tradeoff import Choice, LinkCosts, Objective, choose
+
+
+class Head(Struct):
+    """State of one cluster, from the side of its parent. Every method returns commands; the owner looks at `agreed` and `failed`."""
+
+    me: str
+    seed: int
+    mode: Literal["vertical", "d2d", "auto"]
+    downlink: Literal["relay", "direct"]
+    agreement: Agreement
+    stragglers: Stragglers
+    costs: LinkCosts = LinkCosts()
+    objective: Objective = "energy"
+    born: tuple[int, int] = (0, 0)
+    """(view, incarnation) of this instance: makes its epochs newer than those of an instance before it."""
+    children: dict[str, Child] = field(default_factory=dict)
+    phase: Literal["idle", "gathering", "averaging", "agreeing", "judging", "pulling", "joining"] = "idle"
+    number: int = -1
+    root: int = 0
+    line: Line = ()
+    opening: int = 0
+    """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
+    weights: Ref | None = None
+    whole: bool = True
+    """weights hold all blocks of the model."""
+    base: Ref | None = None
+    """A whole model for members who lack the other blocks, if there may be such."""
+    without: str = ""
+    """Blocks that the members' updates lack, with commas."""
+    size_bytes: int = 0
+    """Of the weights, as far as it is known; 0 = not yet."""
+    d2d: bool = False
+    why: str = ""
+    """Why this cluster averages the way it does."""
+    called: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    """Members that have the Call of this round: they answered, or got it from here."""
+    relayers: tuple[str, ...] = ()
+    """Members that were asked to pass the Call on."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    troubled: dict[str, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+    """Members that head clusters where nobody is."""
+    awaited: dict[str, float] = field(default_factory=dict)
+    """Members that head clusters and are gone -> until when their round waits: they are placed again, and their clusters shall not miss it."""
+    absent_s: float = 30.0
+    """How long that is."""
+    sum: Handle | None = None
+    opened_at: float = 0.0
+    closes_at: float | None = None
+    overdue: bool = False
+    """The deadline has passed: the round closes as soon as the quorum is there."""
+    ended: bool = False
+    """The fixed deadline has passed: one answer is enough."""
+    recent: list[float] = field(default_factory=list)
+    agreed: Agreed | None = None
+    failed: str = ""
+
+    # -- members ---------------------------------------------------------------------------
+
+    def meet(self, roster: tuple[Peer, ...], mine: tuple[str, ...]) -> None:
+        """mine: task ids of this cluster's members."""
+        by_name = {peer.task: peer for peer in roster}
+        self.born = (by_name[self.me].since, by_name[self.me].incarnation) if self.me in by_name else self.born
+        self.children = {name: Child.of(by_name[name]) for name in sorted(mine)}
+
+    def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
+        """After a restart in the middle of a round: members may have come or gone meanwhile."""
+        before, self.agreement.broken = self.children, []
+        self.meet(roster, mine)
+        self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
+        for name in before.keys() - self.children.keys():
+            self._await(name, before[name], now)
+        new = tuple(name for name in self.children if name not in self.called and (name not in before or self.children[name].role != "aggregator"))
+        if self.phase != "gathering":
+            return []
+        # called anew: an instance before this one may have got further than the Save, and members go by the newest line that they heard
+        self.line = (*self.line[:-2], *self.born)
+        self.holders, self.relayers, self.answers = (), (), {}
+        widened = self._widen(new) if new else []
+        orphans = self._call_orphans(new)  # also who was awaited when the Save was made, and is back
+        return [*widened, *orphans, *self._close_if_ready(now)]
+
+    def called_anew(self, above: Line) -> list[Command]:
+        """The call that this round follows came again with a newer line. Members who have answered need not hear of it."""
+        line = (*above, *self.born)
+        if self.phase != "gathering" or line <= self.line:
+            return []
+        self.line, self.holders, self.relayers = line, (), ()
+        return self._call_orphans()
+
+    def joined(self, peer: Peer, now: float) -> list[Command]:
+        """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
+        name = peer.task
+        lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
+        sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
+        self.children = dict(sorted({**self.children, name: Child.of(peer)}.items()))
+        self.agreement.renewed(name)
+        self.awaited.pop(name, None)
+        if self.phase not in ("gathering", "agreeing"):
+            return lost
+        self.troubled.pop(name, None)
+        self.empty = tuple(other for other in self.empty if other != name)
+        self.holders = tuple(other for other in self.holders if other != name)
+        if self.d2d:
+            self.answers.pop(name, None)
+        if name in self.called:
+            if self.phase == "gathering" and name in self.relayers:  # what it was to pass on went with its instance
+                return [*lost, *self._call_orphans()]
+            return lost if name in self.answers else [*lost, *self._hand_on((name,))]
+        if sampled and any(other in self.children for other in self.called):
+            return lost
+        return [*lost, *self._widen((name,))]
+
+    def left(self, task: str, now: float) -> list[Command]:
+        if task not in self.children:
+            return []
+        rest = dict(self.children)
+        self._await(task, rest.pop(task), now)
+        self.children = rest
+        return self._lost(task, now)
+
+    def _await(self, name: str, child: Child, now: float) -> None:
+        if child.role == "aggregator" and self.absent_s > 0.0:
+            self.awaited = dict(sorted({**self.awaited, name: now + self.absent_s}.items()))
+
+    def wakes_at(self) -> float | None:
+        """When the owner is to call woke(), at the latest."""
+        waited = [until for name, until in self.awaited.items() if name in self.missing()] if self.phase == "gathering" else []
+        return min([*waited, *(at for at in (self.closes_at, self._ends_at()) if at is not None)], default=None)
+
+    def _ends_at(self) -> float | None:
+        return ends_at(self.stragglers, self.opened_at) if self.phase == "gathering" and not self.ended else None
+
+    def _lost(self, name: str, now: float) -> list[Command]:
+        """What the end of a member's instance means for the round."""
+        self.holders = tuple(other for other in self.holders if other != name)
+        if self.d2d and self.phase in ("gathering", "agreeing"):
+            self.answers.pop(name, None)
+        if self._agrees(name):
+            return self._agree(now)
+        if self.phase in ("judging", "pulling"):
+            asked = self.agreement.lost(name, self.number)
+            return asked if self.agreement.settled else self._agree(now)
+        if self.phase != "gathering":
+            return []
+        return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
+
+    def _call_orphans(self, called: tuple[str, ...] = ()) -> list[Command]:
+        """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed.
+        called: they have it, or will."""
+        self.relayers = tuple(name for name in self.relayers if name in self.holders and name in self.children)
+        orphans = tuple(name for name in self.missing() if name not in (*self.holders, *called) and name in self.children)
+        return self._hand_on(orphans) if orphans else []
+
+    def _widen(self, names: tuple[str, ...]) -> list[Command]:
+        """Take these into the round, too. While nobody has answered that may change the way of averaging: then all are called again."""
+        sites = {self.children[name].site for name in self.called if name in self.children}
+        if self.d2d and self.answers:
+            names = tuple(name for name in names if self.children[name].site in sites)
+        self.called = tuple(sorted({*self.called, *names}))
+        before = self.d2d
+        if not self.answers:
+            self._decide()
+        if self.d2d != before:
+            self.holders, names = (), tuple(name for name in self.called if name in self.children)
+        return self._hand_on(names) if names else []
+
+    def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
+        """Give the Call to members who do not have it: through a neighbour of their site who has; if there is none, d2d through the first
+        of them, else to each. downlink: direct: to each."""
+        call, commands = self._call(), []
+        if self.downlink == "relay":
+            near: dict[str, str] = {}  # site -> the first of its members who has it
+            for name in self.holders:
+                if name in self.children and name not in names:
+                    near.setdefault(self.children[name].site, name)
+            for site, giver in near.items():
+                if served := tuple(name for name in names if self.children[name].site == site):
+                    commands.append(Send(giver, Pass(self.number, self.line, served)))
+                    self._relays(giver)
+            names = tuple(name for name in names if self.children[name].site not in near)
+        if names and self.d2d and self.downlink == "relay":
+            self.holders = (*self.holders, names[0])
+            self._relays(names[0])
+            return [*commands, Send(names[0], msgspec.structs.replace(call, relay=names[1:]), latest=True)]
+        self.holders = tuple(sorted({*self.holders, *names}))
+        return [*commands, *(Send(name, call, latest=True) for name in names)]
+
+    def _relays(self, name: str) -> None:
+        if name not in self.relayers:
+            self.relayers = (*self.relayers, name)
+
+    def _call(self) -> Call:
+        assert self.weights is not None
+        return Call(self.number, self.root, self.weights, self.me, self.line, self.d2d, whole=self.whole)
+
+    # -- a round opens ---------------------------------------------------------------------
+
+    def open(
+        self,
+        number: int,
+        root: int,
+        above: Line,
+        weights: Ref,
+        now: float,
+        fraction: float = 1.0,
+        whole: bool = True,
+        base: Ref | None = None,
+        without: str = "",
+    ) -> list[Command]:
+        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members that head clusters
+        of their own (chosen under the seed); those that own data always take part."""
+        self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
+        self.whole, self.base, self.without = whole, base, without
+        self.opening += 1
+        del self.recent[: -max(16, 4 * len(self.children))]
+        self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
+        self.answers, self.troubled, self.empty, self.holders, self.relayers = {}, {}, (), (), ()
+        self.agreement.mend(sorted(self.children))
+        self.agreement.members, self.agreement.settled, self.agreement.error = (), {}, 0.0
+        self.opened_at = now
+        self.closes_at, self.overdue, self.ended = None, False, False
+        self.awaited = {name: until for name, until in self.awaited.items() if until > now}
+        heads = sorted({*self.awaited, *(name for name, child in self.children.items() if child.role == "aggregator")})
+        if fraction < 1.0 and heads:
+            dice = random.Random(f"clusters/{self.seed}/{self.me}/{number}")
+            heads = dice.sample(heads, max(1, math.ceil(fraction * len(heads) - 1e-9)))
+        self.called = tuple(sorted({*heads, *(name for name, child in self.children.items() if child.role != "aggregator")}))
+        names = tuple(name for name in self.called if name in self.children)
+        self._decide()
+        after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
+        self.closes_at = None if after is None else now + after
+        if not names:
+            return []
+        if self.d2d and self.downlink == "relay":
+            first = random.Random(f"first/{self.seed}/{self.me}/{number}").choice(names)
+            names = (first, *(name for name in names if name != first))
+        return self._hand_on(names)
+
+    def _decide(self) -> None:
+        sites = {self.children[name].site for name in self.called if name in self.children}
+        if self.mode != "vertical" and len(sites) > 1:
+            self.d2d, self.why = False, f"members of {len(sites)} sites: D2D stays inside a site"
+        elif self.mode != "auto":
+            self.d2d, self.why = self.mode == "d2d", "as the job says"
+        elif len(self.called) < 2:
+            self.d2d, self.why = False, "fewer than two members"
+        else:
+            choice = self.choice()
+            self.d2d, self.why = choice.d2d, choice.why
+
+    def choice(self) -> Choice:
+        """What `auto` weighs for the members called now."""
+        graph = self.agreement.graph(len(self.called))
+        size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
+        slices = len(graph) if self.agreement.uplink == "diversity" else 1
+        return choose(graph, self.agreement.turns_on(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
+
+    def _links(self) -> LinkCosts:
+        """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
+        links = [self.children[name] for name in self.called if name in self.children]
+        rates = [link.bytes_s for link in links if link.bytes_s > 0.0]
+        trips, joules = max((link.rtt_s for link in links), default=0.0), max((link.byte_j for link in links), default=0.0)
+        known: dict[str, float] = {"up_bytes_s": min(rates)} if rates else {}
+        known |= {"up_latency_s": trips / 2} if trips > 0.0 else {}
+        known |= {"up_j_per_byte": joules} if joules > 0.0 else {}
+        return msgspec.structs.replace(self.costs, **known)
+
+    # -- what members say ------------------------------------------------------------------
+
+    def hear(self, sender: str, said: Said, now: float) -> list[Command]:
+        agreement = self.agreement
+        match said:
+            case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
+                # not `latest`: that would take the place of a Call that this member is to pass on
+                return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
+            case Ready() | Update(epoch=()):
+                return self._answered(sender, said, now)
+            case Trouble(number, line, why, empty) if (
+                (number, line) == (self.number, self.line) and sender in self.called and sender not in self.answers
+            ):
+                if empty:
+                    self.empty = tuple(sorted({*self.empty, sender}))
+                    return self._close_if_ready(now)
+                return self._troubled(sender, why, now)
+            case Trouble(number, line, why) if (number, line) == (self.number, self.line) and self._agrees(sender):
+                return self._troubled(sender, why, now)
+            case Settled(epoch) if epoch == agreement.epoch and self._agrees(sender) and said.turn >= agreement.turns:
+                if agreement.settle(sender, said):
+                    self.phase = "judging"
+                    return [agreement.spread()]
+            case Stuck(epoch, missing) if epoch == agreement.epoch and self._agrees(sender):
+                agreement.stuck(sender, missing)
+                return [Measure("broken_links", len(missing)), *self._agree(now)]
+            case Update(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(said.part) == sender:
+                if agreement.take(said.part, said.weights):
+                    return self._join()
+        return []
+
+    def _agrees(self, name: str) -> bool:
+        return self.phase == "agreeing" and name in self.agreement.members
+
+    def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
+        if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
+            return [Measure("late_updates", 1)]
+        if isinstance(said, Ready) != self.d2d:  # called before the way of averaging changed
+            # not `latest`: that would take the place of a Call that this member is to pass on
+            return [Send(sender, self._call())] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
+        if sender not in self.holders:
+            self.holders = (*self.holders, sender)
+        if sender in self.answers or any(said.slots & answer.slots for answer in self.answers.values()):
+            return [Measure("repeated_updates", 1)]
+        if self.phase not in ("gathering", "agreeing"):
+            return [Measure("late_updates", 1)]
+        self.recent.append(now - self.opened_at)
+        self.troubled.pop(sender, None)
+        self.empty = tuple(name for name in self.empty if name != sender)
+        self.answers[sender] = Answer(said.slots, said.examples, said.numbers, said.counts)
+        if self.phase == "agreeing":  # it is back in time: the others begin again, with it
+            return self._agree(now)
+        adding: list[Command] = []
+        if isinstance(said, Update):
+            self.sum = Handle(f"sum{self.number}-{self.opening}")
+            refs = {"sum": self.sum, "add": said.weights}
+            adding = [Run("accumulate", refs, ("added", self.number, self.opening, sender), {"n": said.examples}, {"sum": self.sum})]
+        return [*adding, *self._close_if_ready(now)]
+
+    def _troubled(self, name: str, why: str, now: float) -> list[Command]:
+        self.troubled[name] = why
+        self.answers.pop(name, None)
+        if self._agrees(name):
+            return [Measure("troubled_updates", 1), *self._agree(now)]
+        return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
+
+    # -- a round closes --------------------------------------------------------------------
+
+    def woke(self, now: float) -> list[Command]:
+        return self._close_if_ready(now)
+
+    def missing(self) -> tuple[str, ...]:
+        """Members whose answer this round waits for: live ones, and heads that are placed again."""
+        given = {*self.answers, *self.troubled, *self.empty}
+        return tuple(name for name in self.called if (name in self.children or name in self.awaited) and name not in given)
+
+    def deserted(self) -> bool:
+        """The round is open and there is nobody who could answer."""
+        return self.phase == "gathering" and not self.answers and not self.troubled and not self.missing()
+
+    def _close_if_ready(self, now: float) -> list[Command]:
+        if self.phase != "gathering":
+            return []
+        self.awaited = {name: until for name, until in self.awaited.items() if until > now}
+        if self.closes_at is not None and now >= self.closes_at:
+            self.closes_at, self.overdue = None, True
+        if (end := self._ends_at()) is not None and now >= end - 1e-9:
+            self.ended = True
+        live = sum(1 for name in self.called if name in self.children)
+        if not self.missing():
+            if self.answers:
+                return self._close(now)
+            if self.troubled:
+                self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
+            elif others := tuple(name for name in self.children if name not in self.called):  # those chosen for this round are gone
+                return self._widen(others)
+            return []
+        if self.ended and self.answers:
+            return self._close(now)
+        if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
+            return []
+        if self.overdue:
+            return self._close(now)
+        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+            after = deadline(self.stragglers, self.recent)
+            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        return []
+
+    def _close(self, now: float) -> list[Command]:
+        self.closes_at = None
+        if self.d2d:
+            return self._agree(now)
+        self.phase = "averaging"
+        assert self.sum is not None
+        return [Run("mean", {"sum": self.sum}, ("mean", self.number, self.opening))]
+
+    def ran(self, event: Ran) -> list[Command]:
+        match event.tag:
+            case ("mean" | "joined", _, opening) if opening == self.opening and self.phase in ("averaging", "joining"):
+                self.size_bytes = int(event.numbers.get("bytes", self.size_bytes))
+                self._end(event.refs["weights"])
+            case tag if tag == self.agreement.tag and self.phase == "judging":
+                self.agreement.error = event.numbers["error"]
+                return self._judged()
+        return []
+
+    def op_failed(self, event: Failed, now: float) -> list[Command]:
+        match event.tag:
+            case ("added", _, opening, str() as name) if opening == self.opening:
+                return self._troubled(name, f"its update cannot be added: {event.why}", now)
+            case ("mean" | "joined", _, opening) if opening == self.opening:
+                self.phase, self.failed = "idle", f"averaging failed in round {self.number}: {event.why}"
+            case ("spread", _, *epoch) if tuple(epoch) == self.agreement.epoch:
+                self.phase, self.failed = "idle", f"measuring the consensus error failed in round {self.number}: {event.why}"
+        return []
+
+    def _end(self, weights: Ref) -> None:
+        counted = [self.answers[name] for name in (self.agreement.members if self.d2d else sorted(self.answers))]
+        slots = Slots.of(*(slot for answer in counted for slot in answer.slots))
+        examples = sum(answer.examples for answer in counted)
+        known = [(answer.examples, answer.numbers["loss"]) for answer in counted if "loss" in answer.numbers]
+        numbers = {"loss": math.fsum(n * loss for n, loss in known) / max(1, sum(n for n, _ in known))} if known else {}
+        errors = [answer.numbers["consensus_error"] for answer in counted if "consensus_error" in answer.numbers]
+        if self.d2d or errors:
+            numbers["consensus_error"] = max([*errors, *([self.agreement.error] if self.d2d else [])])
+        counts = {slot: n for answer in counted for slot, n in answer.by_slot().items()}
+        self.agreed = Agreed(weights, examples, slots, len(counted), numbers, counts)
+        self.phase, self.sum, self.weights = "idle", None, None
+        self.agreement.clear()
+
+    # -- d2d: the members agree ------------------------------------------------------------
+
+    def _agree(self, now: float) -> list[Command]:
+        """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
+        names = [name for name in sorted(self.answers) if name in self.children]
+        if not names:
+            self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
+            return [*self._call_orphans(), *self._close_if_ready(now)]
+        self.phase = "agreeing"
+        return self.agreement.begin(names, (*self.line, *self.born), self.number)
+
+    def _judged(self) -> list[Command]:
+        if more := self.agreement.more():
+            self.phase = "agreeing"
+            return more
+        self.phase = "pulling"
+        return [Measure("consensus_error", self.agreement.error), *self.agreement.pull(self.number)]
+
+    def _join(self) -> list[Command]:
+        slices = self.agreement.slices
+        if len(slices) == 1:
+            self._end(slices[0])
+            return []
+        self.phase = "joining"
+        like = self.base or self.weights
+        assert like is not None
+        refs = {f"slice{part}": slices[part] for part in sorted(slices)}
+        return [Run("join", {"like": like, **refs}, ("joined", self.number, self.opening), {"without": self.without})]
+
+    # -- what a person sees ----------------------------------------------------------------
+
+    def note(self) -> str:
+        """How this cluster averages, and why."""
+        return f"{'d2d' if self.d2d else 'vertical'}: {self.why}" if self.why else ""
+
+    def waiting(self) -> Waiting | None:
+        agreement = self.agreement
+        match self.phase:
+            case "gathering" if not self.missing() and not self.answers:
+                return Waiting("members", 0, 1, (), self.opened_at)
+            case "gathering":
+                who, have = self.missing(), len(self.answers)
+                enough = self.stragglers.quorum < 1.0 and have >= needed(self.stragglers.quorum, have + len(who))
+                until = [at for at in (self.closes_at if enough else None, self._ends_at()) if at is not None]
+                return Waiting("ready members" if self.d2d else "updates", have, have + len(who), who, self.opened_at, min(until, default=None))
+            case "agreeing":
+                who = tuple(name for name in agreement.members if name not in agreement.settled)
+                return Waiting(f"consensus ({agreement.turns} turns)", len(agreement.settled), len(agreement.members), who, self.opened_at)
+            case "pulling":
+                who = tuple(name for part, name in agreement.pulled.items() if part not in agreement.slices)
+                return Waiting("the cluster's weights", len(agreement.slices), len(agreement.pulled), who, self.opened_at)
+        return None

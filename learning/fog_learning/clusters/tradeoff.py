@@ -1,0 +1,70 @@
+"""Up or sideways: what a cluster's round costs either way, from link rates and energy per byte. Behind `mode: auto`."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from fog_common.energy.radios import LTE, WIFI
+from fog_learning.job.sections import NotNegative, Positive
+from fog_learning.clusters.graphs import Graph
+
+Objective = Literal["energy", "latency", "uplink"]
+UNKNOWN_SIZE: Final = 1_000_000
+
+
+class LinkCosts(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the members of one cluster. The defaults are the LTE and WiFi of fog_common.energy.radios, where their sources stand. What is known
+    of the members' own links (their profiles) takes the place of `up_*`; nothing measures `d2d_*`, so say it where WiFi is wrong."""
+
+    up_bytes_s: Positive = LTE.send_bytes_s
+    up_latency_s: NotNegative = 0.04
+    up_j_per_byte: NotNegative = LTE.pair_j / 2
+    """Energy of the device for a byte over the uplink, mean of sending and receiving: as much goes up as comes down."""
+    d2d_bytes_s: Positive = WIFI.send_bytes_s
+    d2d_latency_s: NotNegative = 0.003
+    d2d_j_per_byte: NotNegative = WIFI.pair_j
+    """Energy for a byte between neighbours, both ends together."""
+
+
+class Choice(Struct, frozen=True):
+    """What the members of a cluster pay for one round, both ways. Seconds, joules, bytes over the uplink (up and down)."""
+
+    d2d: bool
+    why: str
+    vertical_s: float
+    d2d_s: float
+    vertical_j: float
+    d2d_j: float
+    vertical_up_bytes: int
+    d2d_up_bytes: int
+
+
+def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objective: Objective, slices: int = 1, relay: bool = True) -> Choice:
+    """graph: of the members; turns: of the consensus; slices: in how many parts, by as many members, the result goes up.
+
+    Vertical: every member receives the weights over the uplink and sends its own. d2d: one receives them and passes them on (not relay:
+    each receives them over the uplink), `turns` exchanges with each neighbour (one after the other on the sender's link), then one set of
+    weights goes up. size_bytes 0: unknown, UNKNOWN_SIZE is taken.
+    """
+    size, n = size_bytes or UNKNOWN_SIZE, len(graph)
+    links, most = sum(len(row) for row in graph), max((len(row) for row in graph), default=0)
+    vertical_bytes, d2d_bytes = 2 * n * size, (2 if relay else n + 1) * size
+    passing = (n - 1) * size if relay else 0
+    side_bytes = turns * links * size + passing
+    vertical_j = vertical_bytes * costs.up_j_per_byte
+    d2d_j = d2d_bytes * costs.up_j_per_byte + side_bytes * costs.d2d_j_per_byte
+    up_s = costs.up_latency_s + size / costs.up_bytes_s
+    slice_s = costs.up_latency_s + size / max(1, slices) / costs.up_bytes_s
+    turn_s = costs.d2d_latency_s + most * size / costs.d2d_bytes_s
+    passing_s = passing / costs.d2d_bytes_s + costs.d2d_latency_s if relay else 0.0
+    d2d_s = up_s + passing_s + turns * turn_s + slice_s
+    mine, other, unit = {
+        "energy": (d2d_j, vertical_j, "J"),
+        "latency": (d2d_s, 2 * up_s, "s"),
+        "uplink": (float(d2d_bytes), float(vertical_bytes), "B over the uplink"),
+    }[objective]
+    d2d = mine < other
+    why = f"{objective}: d2d {mine:.3g} {unit} ({turns} turn{'' if turns == 1 else 's'} on {links // 2} links), vertical {other:.3g} {unit}"
+    return Choice(d2d, why, 2 * up_s, d2d_s, vertical_j, d2d_j, vertical_bytes, d2d_bytes)

@@ -1,0 +1,436 @@
+"""The trunk of fcddt (protocol and ops: fog_learning.methods.fcddt.method)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.runtime.machine import (
+    Cancel,
+    Cast,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Finish,
+    Handle,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Numbers,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Save,
+    Send,
+    Started,
+    Tag,
+    Waiting,
+)
+from fog_learning.job.sections import Evaluation
+from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble
+
+LOCAL, TRUNK, OPT, GRADS, GRAPH = (Handle(name) for name in ("local", "trunk", "opt", "grads", "graph"))
+"""Values that ops update in place, so that a step allocates nothing that stays."""
+
+
+class Sums(Struct):
+    """Of the steps of the round that runs."""
+
+    loss: float = 0.0
+    """Sum of loss x examples."""
+    examples: int = 0
+    fronts: int = 0
+    """The fewest that made up a step; 0 = no step yet."""
+
+
+class Trunk(Machine):
+    plan: Plan
+    evaluation: Evaluation
+    rounds: int
+    phase: Literal["starting", "idle", "rows", "computing", "heads", "locals", "applying", "ending", "done"] = "starting"
+    life: str = ""
+    number: int = 1
+    """The step that runs, from 1."""
+    attempt: int = 0
+    local: Ref | None = None
+    trunk: Ref | None = None
+    opt: Ref | None = None
+    fronts: dict[str, int] = field(default_factory=dict)
+    """Live fronts: task -> slot."""
+    active: dict[int, str] = field(default_factory=dict)
+    """Those that have the weights and take part: slot -> task."""
+    rows: dict[int, dict[int, Rows]] = field(default_factory=dict)
+    """step -> slot -> what came, for the step that runs and, with a frozen front, the next."""
+    chosen: list[int] = field(default_factory=list)
+    """Slots whose rows make up the step, in order."""
+    examples: dict[int, int] = field(default_factory=dict)
+    grads: Handle | None = None
+    graph: Handle | None = None
+    heads: dict[int, Heads] = field(default_factory=dict)
+    locals: dict[int, Local] = field(default_factory=dict)
+    troubled: dict[int, str] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
+    loss: float = 0.0
+    weights: Ref | None = None
+    since: float = 0.0
+    unrated: RoundRecord | None = None
+    history: list[RoundRecord] = field(default_factory=list)
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        if self.phase == "done":
+            return []
+        match event:
+            case Started(roster):
+                self._meet(roster)
+                return [Run("split_init", {}, ("init",))]
+            case Rewound(_, roster):
+                self._meet(roster)
+                return self._end() if self.phase == "ending" else [*self._begin(now), *self._rating()]
+            case Joined(peer) if peer.role == "front":
+                self.fronts[peer.task] = peer.slot
+                return self._joined(peer, now)
+            case Left(peer, in_order) if peer.role == "front":
+                self.fronts.pop(peer.task, None)
+                if in_order and self._can_take_again():  # Joined comes with its new instance, which gives the same rows
+                    self.rows.get(self.number, {}).pop(peer.slot, None)
+                    return []
+                return self._without(peer.slot, now)
+            case Delivered(_, Trouble() as trouble) if self._is_now(trouble) and trouble.slot in self.active:
+                self.troubled[trouble.slot] = trouble.why
+                return [Measure("troubled_steps", 1), *self._without(trouble.slot, now)]
+            case Delivered(sender, Rows() as rows):
+                return self._rows_came(sender, rows, now)
+            case Delivered(_, Heads() as heads) if self._is_now(heads) and self.phase == "heads" and heads.slot in self.chosen:
+                self.heads[heads.slot] = heads
+                return self._backward_if_ready(now)
+            case Delivered(_, Local() as local) if self._is_now(local) and self._takes_locals() and local.slot in self.chosen:
+                self.locals[local.slot] = local
+                return self._apply_if_ready(now)
+            case Ran(("init",), refs):
+                self.local, self.trunk = refs["local"], refs["trunk"]
+                return self._begin(now)
+            case Ran(("featured", *at), refs) if self._is_at(at):
+                return self._features(refs, now)
+            case Ran(("stepped", *at), refs, numbers) if self._is_at(at):
+                return self._stepped(refs, numbers, now)
+            case Ran(("applied", *at), refs) if self._is_at(at):
+                return self._applied(refs, now)
+            case Ran(("rated", number), _, numbers):
+                return self._rated(int(number), numbers)
+            case Ran(("joined",), refs):
+                return self._finish(refs["weights"])
+            case Failed((what, *at), why) if what in ("init", "rated", "joined", "whole") or self._is_at(at):
+                return self._fail(f"{what} failed in step {self.number}: {why}")
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        who: list[int] = []
+        match self.phase:
+            case "idle":
+                return Waiting("fronts", 0, 1, (), self.since)
+            case "rows":
+                came = self.rows.get(self.number, {})
+                who = [slot for slot in self.active if slot not in came]
+                return Waiting(f"activations of step {self.number}", len(came), self.plan.chosen(len(self.active)), self._names(who), self.since)
+            case "heads":
+                who = [slot for slot in self.chosen if slot not in self.heads]
+                return Waiting(f"head gradients of step {self.number}", len(self.heads), len(self.chosen), self._names(who), self.since)
+            case "locals":
+                what = "weights" if self.plan.own else "gradients"
+                who = [slot for slot in self.chosen if slot not in self.locals]
+                return Waiting(f"front {what} of step {self.number}", len(self.locals), len(self.chosen), self._names(who), self.since)
+        return None
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return min(1 + (self.number - 1) // self.plan.round_steps, self.rounds), tuple(self.history)
+
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
+        """Join what the last round's Save holds of both parts."""
+        if self.local is None or self.trunk is None:
+            return [Finish(why=f"{why}; there was no model yet")]
+        return [self._whole(("joined",), {})]
+
+    # -- who takes part ----------------------------------------------------------------
+
+    def _meet(self, roster: tuple[Peer, ...]) -> None:
+        self.fronts = {peer.task: peer.slot for peer in roster if peer.role == "front"}
+        me = next((peer for peer in roster if peer.role == "trunk"), None)
+        self.life = "" if me is None else f"{me.node}.{me.incarnation}.{me.since}"
+
+    def _names(self, slots: list[int]) -> tuple[str, ...]:
+        return tuple(self.active[slot] for slot in slots if slot in self.active)
+
+    def _joined(self, peer: Peer, now: float) -> list[Command]:
+        if self.phase == "idle":
+            return self._begin(now)
+        if not self._can_take_again():
+            return []  # from the next Step on
+        self.active[peer.slot] = peer.task
+        self.rows.get(self.number, {}).pop(peer.slot, None)
+        return [Send(peer.task, self._call(), latest=True)]
+
+    def _can_take_again(self) -> bool:
+        """Whether a front that begins anew can still have its part in this step: with local weights of its own only behind a sync."""
+        return self.phase == "rows" and not (self.plan.own and not self.plan.is_sync(self.number - 1))
+
+    def _without(self, slot: int, now: float) -> list[Command]:
+        """Go on without a front that had its part in this step."""
+        if self.active.pop(slot, None) is None:
+            return []
+        for rows in self.rows.values():
+            rows.pop(slot, None)
+        if self.phase == "rows":
+            return self._compute_if_ready(now)
+        if slot not in self.chosen or slot in self.locals or self.plan.frozen:
+            return []
+        if self.phase == "applying" or (self.plan.own and (self.phase == "locals" or not self.plan.u_shaped)):
+            self.chosen.remove(slot)  # the others have stepped, or are about to
+            return self._apply_if_ready(now)
+        return [Cancel(("featured", *self._at())), Cancel(("stepped", *self._at())), *self._again(now)]
+
+    def _again(self, now: float) -> list[Command]:
+        """The step once more, with those who are left: exact for them, as nothing was stepped yet."""
+        if not self.active:
+            return self._begin(now)
+        if not self.plan.own:
+            return [Measure("repeated_steps", 1), *self._begin(now)]
+        self._clear(now)
+        self.attempt += 1
+        self.phase = "rows"
+        return [Measure("repeated_steps", 1), Cast("front", Go(self.life, self.number, self.attempt, self.number), latest=True)]
+
+    def _takes_locals(self) -> bool:
+        return self.phase == "locals" or (self.phase == "applying" and self.plan.own)
+
+    # -- a step ------------------------------------------------------------------------
+
+    def _at(self) -> Tag:
+        return (self.life, self.number, self.attempt)
+
+    def _is_at(self, at: list[str | int]) -> bool:
+        return tuple(at) == self._at()
+
+    def _is_now(self, message: Heads | Local | Trouble) -> bool:
+        return (message.life, message.number, message.attempt) == self._at()
+
+    def _clear(self, now: float) -> None:
+        self.rows = {number: rows for number, rows in self.rows.items() if number == self.number}
+        self.chosen, self.heads, self.locals, self.grads, self.graph = [], {}, {}, None, None
+        self.since = now
+
+    def _until(self) -> int:
+        """With a frozen front one step ahead is in flight, but none over the end of a round: activations are in no Save."""
+        return self.number + 1 if self.plan.frozen and self.number % self.plan.round_steps else self.number
+
+    def _call(self) -> Step:
+        assert self.local is not None
+        return Step(self.life, self.number, self.attempt, self.local, self._until())
+
+    def _begin(self, now: float) -> list[Command]:
+        """Give all live fronts the weights and this step."""
+        self.rows = {}
+        self._clear(now)
+        if len(self.troubled) and all(slot in self.troubled for slot in self.fronts.values()) and self.fronts:
+            slot = min(self.troubled)
+            return self._fail(f"no front can go on in step {self.number}: slot {slot}: {self.troubled[slot]}")
+        self.active = {slot: task for task, slot in self.fronts.items() if slot not in self.troubled}
+        if not self.active:
+            self.phase = "idle"
+            return []
+        self.attempt += 1
+        self.phase = "rows"
+        return [Cast("front", self._call(), latest=True)]
+
+    def _rows_came(self, sender: str, rows: Rows, now: float) -> list[Command]:
+        if rows.life != self.life or self.active.get(rows.slot) != sender:
+            return [Measure("late_rows", 1)]
+        open_ = self.number if self.phase == "rows" else self.number + 1
+        if rows.attempt == self.attempt and open_ <= rows.number <= max(self._until(), self._after()):
+            self.rows.setdefault(rows.number, {})[rows.slot] = rows
+            return self._compute_if_ready(now) if rows.number == self.number else []
+        if not self.plan.own or rows.number > self.number or (rows.number == self.number and rows.slot in self.chosen):
+            return [Measure("late_rows", 1)]
+        # a straggler between two syncs: it goes on with the step that is open now
+        after = self.number if self.phase == "rows" else self._after()
+        return [Measure("late_rows", 1), Send(sender, Cut(self.life, rows.number, rows.attempt, None, after))]
+
+    def _compute_if_ready(self, now: float) -> list[Command]:
+        came = self.rows.get(self.number, {})
+        if not self.active:
+            return self._begin(now)
+        if self.phase != "rows" or len(came) < self.plan.chosen(len(self.active)):
+            return []
+        self.chosen = sorted(came)
+        self.examples = {slot: came[slot].examples for slot in self.chosen}
+        self.phase, self.since = "computing", now
+        assert self.trunk is not None
+        refs: dict[str, Ref] = {"trunk": self.trunk, **{f"rows{slot}": came[slot].rows for slot in self.chosen}}
+        del self.rows[self.number]
+        if self.plan.u_shaped:
+            return [Run("trunk_forward", refs, ("featured", *self._at()), {"step": self.number}, {"graph": GRAPH})]
+        run = Run("trunk_step", refs, ("stepped", *self._at()), {"step": self.number, "own": int(self.plan.own)}, {"grads": GRADS})
+        return [run, self._apply()] if self.plan.frozen else [run]
+
+    def _features(self, refs: dict[str, Ref], now: float) -> list[Command]:
+        self.graph = GRAPH
+        self.phase, self.since = "heads", now
+        total = sum(self.examples[slot] for slot in self.chosen)
+        return [Send(self.active[slot], Features(*self._at3(), refs[f"features{slot}"], total), once=True) for slot in self.chosen]
+
+    def _at3(self) -> tuple[str, int, int]:
+        return self.life, self.number, self.attempt
+
+    def _backward_if_ready(self, now: float) -> list[Command]:
+        if len(self.heads) < len(self.chosen) or self.graph is None:
+            return []
+        self.phase, self.since = "computing", now
+        self.loss = math.fsum(self.heads[slot].loss for slot in self.chosen)
+        refs: dict[str, Ref] = {"graph": self.graph, **{f"heads{slot}": self.heads[slot].heads for slot in self.chosen}}
+        numbers: dict[str, float | int | str] = {"own": int(self.plan.own), **{f"examples{slot}": self.examples[slot] for slot in self.chosen}}
+        self.graph, self.heads = None, {}
+        return [Run("trunk_backward", refs, ("stepped", *self._at()), numbers, {"grads": GRADS})]
+
+    def _stepped(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
+        """The trunk's backward is done: give each front the gradient at the cut."""
+        self.loss = numbers.get("loss", self.loss)
+        if self.plan.frozen:
+            self.phase = "applying"
+            return []
+        self.since = now
+        after = self._after()
+        cuts: list[Command] = [
+            Send(self.active[slot], Cut(*self._at3(), refs[f"cut{slot}"], after), once=True) for slot in self.chosen if slot in self.active
+        ]
+        if not self.plan.own:
+            self.phase, self.grads = "locals", GRADS
+            return cuts
+        self.phase = "applying"
+        return [*cuts, self._apply()]
+
+    def _after(self) -> int:
+        """The step that a front goes on with by itself; 0 at a sync."""
+        return self.number + 1 if self.plan.own and not self.plan.is_sync(self.number) else 0
+
+    def _apply(self) -> Run:
+        assert self.trunk is not None
+        refs: dict[str, Ref] = {"trunk": self.trunk, "grads": GRADS}
+        if self.opt is not None:
+            refs["opt"] = self.opt
+        into = {"trunk": TRUNK, "opt": OPT}
+        if not self.plan.own and not self.plan.frozen:
+            assert self.local is not None
+            refs |= {"local": self.local, **{f"gradient{slot}": self.locals[slot].local for slot in self.chosen}}
+            into["local"] = LOCAL
+        return Run("split_apply", refs, ("applied", *self._at()), into=into)
+
+    def _apply_if_ready(self, now: float) -> list[Command]:
+        if self.phase != "locals":
+            return []
+        if not self.chosen:  # every front left before its weights came: those of the last sync stand
+            return [Measure("lost_syncs", 1), *self._done(now)]
+        if len(self.locals) < len(self.chosen):
+            return []
+        self.phase, self.since = "applying", now
+        if not self.plan.own:
+            run = self._apply()
+            self.locals, self.grads = {}, None
+            return [run]
+        refs: dict[str, Ref] = {f"local{slot}": self.locals[slot].local for slot in self.chosen}
+        numbers: dict[str, float | int | str] = {f"examples{slot}": self.locals[slot].examples for slot in self.chosen}
+        self.locals = {}
+        return [Run("split_mean", refs, ("applied", *self._at()), numbers, {"local": LOCAL})]
+
+    def _applied(self, refs: dict[str, Ref], now: float) -> list[Command]:
+        self.trunk, self.opt, self.local = refs.get("trunk", self.trunk), refs.get("opt", self.opt), refs.get("local", self.local)
+        if self.plan.own and "trunk" in refs and self.plan.is_sync(self.number):
+            self.phase, self.since = "locals", now
+            return self._apply_if_ready(now)
+        return self._done(now)
+
+    def _done(self, now: float) -> list[Command]:
+        """The step is done: count it, go on; at the end of a round save and evaluate."""
+        total = sum(self.examples.values())
+        self.sums.loss += self.loss * total
+        self.sums.examples += total
+        self.sums.fronts = min(self.sums.fronts or len(self.examples), len(self.examples))
+        self.troubled = {}
+        measured = Measure("loss", self.loss)
+        ends = self.number % self.plan.round_steps == 0
+        self.number += 1
+        if not ends:
+            return [measured, *self._next(now)]
+        return [measured, *self._end_round(now)]
+
+    def _next(self, now: float) -> list[Command]:
+        on_their_own = self.plan.own and not self.plan.is_sync(self.number - 1)
+        joined = any(self.active.get(slot) != task for task, slot in self.fronts.items())
+        if not self.active or not (on_their_own or self.plan.frozen) or (self.plan.frozen and joined):
+            return self._begin(now)
+        self._clear(now)
+        self.phase = "rows"
+        go: list[Command] = [Cast("front", Go(self.life, self.number, self.attempt, self._until()), latest=True)] if self.plan.frozen else []
+        return [*go, *self._compute_if_ready(now)]
+
+    # -- a round -----------------------------------------------------------------------
+
+    def _end_round(self, now: float) -> list[Command]:
+        number = (self.number - 1) // self.plan.round_steps
+        loss = self.sums.loss / self.sums.examples if self.sums.examples else 0.0
+        record = RoundRecord(number, now, self.sums.fronts, self.sums.examples, {"loss": loss})
+        self.sums = Sums()
+        last = number >= self.rounds
+        rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or last)
+        if rated:
+            self.unrated = record
+        else:
+            self.history.append(record)
+        if last:
+            self.rows = {}
+            self._clear(now)
+            self.phase = "ending"
+            return [*self._end(), Save(number)]
+        # the next step is cast before the Save: fronts hold nothing, so nobody needs to wait for the disk
+        return [*self._next(now), *self._rating(), Save(number)]
+
+    def _whole(self, tag: Tag, into: dict[str, Handle]) -> Run:
+        assert self.local is not None
+        assert self.trunk is not None
+        return Run("split_join", {"local": self.local, "trunk": self.trunk}, tag, into=into)
+
+    def _rating(self) -> list[Command]:
+        """Evaluate the weights of the round that ended, if they are to be and are not yet. Before the next step changes them."""
+        if self.unrated is None:
+            return []
+        number = self.unrated.round
+        whole = Handle(f"whole{number}")
+        return [
+            self._whole(("whole", number), {"weights": whole}),
+            Run("evaluate", {"weights": whole}, ("rated", number), {"round": number}),
+        ]
+
+    def _end(self) -> list[Command]:
+        return [*self._rating(), self._whole(("joined",), {})]
+
+    def _rated(self, number: int, numbers: Numbers) -> list[Command]:
+        if self.unrated is None or self.unrated.round != number:
+            return []
+        rated = {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]}
+        self.history.append(msgspec.structs.replace(self.unrated, numbers={**self.unrated.numbers, **rated}))
+        self.unrated = None
+        return [Measure(name, value) for name, value in rated.items()]
+
+    def _finish(self, weights: Ref) -> list[Command]:
+        self.phase, self.weights = "done", weights
+        return [Finish({"weights": weights}, dict(self.history[-1].numbers) if self.history else {})]
+
+    def _fail(self, why: str) -> list[Command]:
+        self.phase = "done"
+        return [Finish(why=why)]

@@ -1,0 +1,448 @@
+"""Federated averaging (McMahan et al. 2017). Both sides of the protocol.
+
+local_steps = 1 is FedSGD; prox_mu > 0 is FedProx (Li et al. 2020); server_optimizer momentum or adam is FedOpt (Reddi et
+al. 2021: the mean's difference to the old weights is the server's gradient); `layers` averages only the named blocks and
+leaves the others to each trainer (as gFL does).
+
+Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
+
+| op             | inputs                        | numbers in                                   | outputs             | numbers out             |
+|----------------|-------------------------------|----------------------------------------------|---------------------|-------------------------|
+| init           |                               | layers                                       | weights             |                         |
+| train          | weights, own?                 | round, slot, steps, prox_mu, layers          | weights, own?       | examples, loss          |
+| evaluate_local | weights, own?                 | slot, layers                                 |                     | accuracy, loss, examples |
+| accumulate     | sum?, add                     | n                                            | sum                 |                         |
+| mean           | sum                           |                                              | weights             |                         |
+| server_opt     | weights, mean, m?, v?         | kind, lr, beta1, beta2, eps, round           | weights, m?, v?     |                         |
+| evaluate       | weights                       | round                                        |                     | accuracy, loss          |
+
+`layers` is a comma-separated string, '' = all: then `weights` holds only those blocks and `own` holds the rest (absent: as
+`init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
+
+What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
+In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of a round that
+is not open yet was called by a server that is lost: it waits for that round. One of an older round counts, with `late:
+accept` and not more than `late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
+of rounds between; it never helps the quorum. Everything else is dropped and measured.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from fog_common.errors import ConfigError
+from fog_common.runtime.machine import (
+    Cast,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Finish,
+    Handle,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Numbers,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Save,
+    Send,
+    Slots,
+    Started,
+    Waiting,
+    WakeAt,
+    Woke,
+)
+from fog_learning.job.sections import Evaluation, Job, Stragglers, refuse_idle
+from fog_learning.methods.base import Method, Role
+from fog_learning.methods.fedavg.messages import Branch, Part, Plan, Round, Trouble, Update, branch_of
+from fog_learning.methods.fedavg.trainer import Trainer
+from fog_learning.rounds.closing import deadline, ends_at, needed, stale_weight
+
+AHEAD: Final = 8
+"""Updates of so many rounds beyond the open one are kept."""
+
+__all__ = ["FEDAVG", "Plan", "Round", "Server", "Trainer", "Trouble", "Update"]
+
+
+class Answer(Struct):
+    """One update of the open round, without its weights."""
+
+    slots: Slots
+    examples: int
+    numbers: Numbers
+    why: str = ""
+    """Not '' if it could not be added."""
+
+
+class Server(Machine):
+    plan: Plan
+    stragglers: Stragglers
+    evaluation: Evaluation
+    rounds: int
+    phase: Literal["starting", "idle", "open", "averaging", "rating", "done"] = "starting"
+    round: int = 0
+    """The open round, or the last closed one."""
+    weights: Ref | None = None
+    branch: Branch = ""
+    """Of the weights."""
+    moments: dict[str, Ref] = field(default_factory=dict)
+    trainers: dict[str, int] = field(default_factory=dict)
+    """Live trainers: task -> slot."""
+    sum: Handle | None = None
+    answers: list[Answer] = field(default_factory=list)
+    heard: dict[int, dict[int, bool]] = field(default_factory=dict)
+    """round -> slots whose update came, for the open round and the few before it."""
+    troubled: dict[int, str] = field(default_factory=dict)
+    """slot -> why it has no update in this round."""
+    late: list[Update] = field(default_factory=list)
+    """Late updates that wait to be added to the open or the next round."""
+    mixed: list[Part] = field(default_factory=list)
+    """Late updates in the open round's sum."""
+    ahead: list[Update] = field(default_factory=list)
+    """Of rounds that a server before this one had opened, and lost: they count if the same weights are made again."""
+    stale: int = 0
+    """Rounds by which the oldest update in the open round's sum is late."""
+    since: float = 0.0
+    opened_at: float = 0.0
+    before_at: float = 0.0
+    """Opening of the round before."""
+    closes_at: float | None = None
+    """The adaptive deadline, where it is known and has not passed."""
+    overdue: bool = False
+    """It has passed: the round closes as soon as the quorum is there."""
+    ended: bool = False
+    """The fixed deadline has passed: the round closes as soon as there is an update."""
+    recent: list[float] = field(default_factory=list)
+    """Arrival times of recent updates, seconds after the opening of their round."""
+    unrated: RoundRecord | None = None
+    history: list[RoundRecord] = field(default_factory=list)
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        if self.phase == "done":
+            return []
+        match event:
+            case Started(roster):
+                self._meet(roster)
+                self.since = now
+                return [Run("init", {}, ("init",), {"layers": ",".join(self.plan.layers)})]
+            case Rewound(_, roster):  # what stood behind the Save was performed again, the Cast included
+                self._meet(roster)
+                return self._open(now) if self.phase == "idle" else self._close_if_ready(now)
+            case Joined(peer) if peer.role == "trainer":
+                self.trainers[peer.task] = peer.slot
+                if self.phase == "idle":
+                    return self._open(now)
+                if self.phase == "open" and peer.slot not in self.heard[self.round]:
+                    self.troubled.pop(peer.slot, None)
+                    return [Send(peer.task, self._call(), latest=True)]
+            case Left(peer, False) if peer.role == "trainer":  # in order: Joined comes with its new instance
+                self.trainers.pop(peer.task, None)
+                return self._close_if_ready(now)
+            case Delivered(sender, Update() | Trouble() as said) if not self._owns(sender, said.slots):
+                return [Measure("bad_updates", 1)]
+            case Delivered(_, Update() as update):
+                return self._hear(update, now)
+            case Delivered(_, Trouble(number, slots, why)) if self.phase == "open" and number == self.round:
+                self.troubled |= {slot: why for slot in slots if slot not in self.heard[number]}
+                return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
+            case Woke():
+                return [*self._take_ahead(now), *self._close_if_ready(now)]
+            case Ran(("init",), refs):
+                self.weights = refs["weights"]
+                return [Save(0), *self._open(now)]
+            case Ran(("weights", number), refs) if self.phase == "averaging" and number == self.round:
+                return self._closed(refs, now)
+            case Ran(("rated", number), _, numbers):
+                return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
+            case Failed(("added", number, index), why):
+                return self._not_added(int(number), int(index), why, now)
+            case Failed((what, *_), why):
+                return self._fail(f"{_OPS.get(str(what), str(what))} failed in round {self.round}: {self._first_trouble() or why}")
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        if self.phase == "idle" or (self.phase == "open" and not self.trainers):
+            return Waiting("trainers", 0, 1, (), self.since)
+        if self.phase != "open":
+            return None
+        who = tuple(task for task, slot in self.trainers.items() if not self._answered(slot))
+        have = len(self.heard[self.round])
+        until = [at for at in (self.closes_at if self._enough() else None, self._ends_at()) if at is not None]
+        return Waiting("updates", have, have + len(who), who, self.opened_at, min(until, default=None))
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return min(self.round, self.rounds), tuple(self.history)
+
+    # -- a round opens -----------------------------------------------------------------
+
+    def _meet(self, roster: tuple[Peer, ...]) -> None:
+        self.trainers = {peer.task: peer.slot for peer in roster if peer.role == "trainer"}
+
+    def _open(self, now: float) -> list[Command]:
+        """Open the next round (the one after the last only rates the result), or wait for trainers."""
+        self.since = now
+        if not self.trainers:
+            self.phase = "idle"
+            return []
+        self.phase = "open"
+        self.round += 1
+        self.before_at, self.opened_at = self.opened_at, now
+        self.answers, self.troubled, self.overdue, self.ended, self.stale = [], {}, False, False, 0
+        self.mixed = []
+        self.heard[self.round] = {}
+        kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
+        self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
+        del self.recent[: -max(16, 4 * len(self.trainers))]
+        after = deadline(self.stragglers, self.recent)
+        self.closes_at = None if after is None else now + after
+        return [Cast("trainer", self._call(), latest=True), *self._alarm()]
+
+    def _call(self) -> Round:
+        assert self.weights is not None
+        rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
+        return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate, branch=self.branch)
+
+    def _ends_at(self) -> float | None:
+        return None if self.ended else ends_at(self.stragglers, self.opened_at)
+
+    def _alarm(self) -> list[Command]:
+        known = self.opened_at if any(update.round <= self.round for update in self.ahead) else None
+        return [WakeAt(min(at))] if (at := [at for at in (known, self.closes_at, self._ends_at()) if at is not None]) else []
+
+    def _is_rated(self, number: int) -> bool:
+        return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
+
+    # -- updates come ------------------------------------------------------------------
+
+    def _owns(self, sender: str, slots: Slots) -> bool:
+        """A trainer speaks for its own slot. One that has just left is no longer known here; the host has let its last word through."""
+        return sender not in self.trainers or slots.members == (self.trainers[sender],)
+
+    def _hear(self, update: Update, now: float) -> list[Command]:
+        number = update.round
+        if number > self.round:
+            return self._keep_ahead(update)
+        if number not in self.heard:  # too old
+            return [Measure("late_updates", 1)]
+        if number == self.round and update.branch != self.branch:  # made from weights that a server before us had, and lost
+            return [Measure("late_updates", 1)]
+        heard = self.heard[number]
+        if any(slot in heard for slot in update.slots):
+            return [Measure("repeated_updates", 1)]
+        heard |= dict.fromkeys(update.slots, True)
+        if number < self.round or self.phase != "open":
+            if number >= self.round - 1:
+                self.recent.append(now - (self.opened_at if number == self.round else self.before_at))
+            if self.stragglers.late == "accept" and update.weights is not None:
+                self.late.append(update)
+            return [Measure("late_updates", 1)]
+        self.recent.append(now - self.opened_at)
+        for slot in update.slots:
+            self.troubled.pop(slot, None)
+        self.answers.append(Answer(update.slots, update.examples, update.numbers))
+        adding: list[Command] = []
+        if update.weights is not None:
+            adding = [*self._add_late(), self._add(update.weights, update.examples, len(self.answers) - 1)]
+        return [*adding, *self._close_if_ready(now)]
+
+    def _keep_ahead(self, update: Update) -> list[Command]:
+        others = [other for other in self.ahead if (other.round, other.slots) != (update.round, update.slots)]
+        if update.round > self.round + AHEAD:
+            return [Measure("late_updates", 1)]
+        self.ahead = [*others, update]
+        return []
+
+    def _take_ahead(self, now: float) -> list[Command]:
+        """Not in the step that opens the round: its Save knows no sum yet."""
+        if self.phase != "open":
+            return []
+        ready = [update for update in self.ahead if update.round <= self.round]
+        self.ahead = [update for update in self.ahead if update.round > self.round]
+        return [command for update in ready for command in self._hear(update, now)]
+
+    def _add(self, weights: Ref, n: float, index: int) -> Command:
+        self.sum = Handle(f"sum{self.round}")
+        return Run("accumulate", {"sum": self.sum, "add": weights}, ("added", self.round, index), {"n": n}, {"sum": self.sum})
+
+    def _add_late(self) -> list[Command]:
+        """Not before the round's first own update: until then `sum` must be empty, for the Save."""
+        late, self.late = [update for update in self.late if self.round - update.round <= self.stragglers.late_rounds], []
+        self.stale = max([self.stale, *(self.round - update.round for update in late)])
+        self.mixed += [(update.round, update.slots.members, update.branch) for update in late]
+        weighted = [(update.weights, stale_weight(update.examples, self.round - update.round, self.stragglers.staleness)) for update in late]
+        return [self._add(weights, n, -1) for weights, n in weighted if weights is not None]
+
+    def _not_added(self, number: int, index: int, why: str, now: float) -> list[Command]:
+        if number != self.round or index < 0:
+            return [Measure("bad_updates", 1)]
+        answer = self.answers[index]
+        answer.why = why
+        for slot in answer.slots:
+            self.heard[number].pop(slot, None)
+            self.troubled[slot] = f"its update cannot be averaged: {why}"
+        return [Measure("bad_updates", 1), *self._close_if_ready(now)]
+
+    # -- a round closes ----------------------------------------------------------------
+
+    def _answered(self, slot: int) -> bool:
+        return slot in self.heard[self.round] or slot in self.troubled
+
+    def _enough(self) -> bool:
+        """The quorum is there: the adaptive deadline counts."""
+        return self.stragglers.quorum < 1.0 and len(self.heard[self.round]) >= needed(self.stragglers.quorum, len(self.trainers))
+
+    def _close_if_ready(self, now: float) -> list[Command]:
+        if self.phase != "open":
+            return []
+        if self.closes_at is not None and now >= self.closes_at:
+            self.closes_at, self.overdue = None, True
+        if (end := self._ends_at()) is not None and now >= end - 1e-9:
+            self.ended = True
+        have, enough = len(self.heard[self.round]), self._enough()
+        if self.ended and have:
+            return self._close(now)
+        if not (enough or have + len(self.troubled) >= len(self.trainers)):
+            return self._alarm()
+        if all(self._answered(slot) for slot in self.trainers.values()):
+            if have:
+                return self._close(now)
+            return self._fail(f"no trainer can go on in round {self.round}: {self._first_trouble()}") if self.trainers else self._alarm()
+        if not enough:
+            return self._alarm()
+        if self.overdue:
+            return self._close(now)
+        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+            after = deadline(self.stragglers, self.recent)
+            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        return self._alarm()
+
+    def _close(self, now: float) -> list[Command]:
+        self.closes_at = None
+        if self.round > self.rounds:
+            return self._rated(self.rounds, self._federated())
+        self.phase = "averaging"
+        number = self.round
+        if self.plan.server_optimizer == "none":
+            return [Run("mean", self._sum(), ("weights", number))]
+        mean = Handle(f"mean{number}")
+        plan = self.plan
+        assert self.weights is not None
+        return [
+            Run("mean", self._sum(), ("mean", number), into={"weights": mean}),
+            Run(
+                "server_opt",
+                {"weights": self.weights, "mean": mean, **self.moments},
+                ("weights", number),
+                {"kind": plan.server_optimizer, "lr": plan.server_lr, "beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps, "round": number},
+            ),
+        ]
+
+    def _sum(self) -> dict[str, Ref]:
+        return {} if self.sum is None else {"sum": self.sum}
+
+    def _closed(self, refs: dict[str, Ref], now: float) -> list[Command]:
+        """The new weights are there: save, say so, go on."""
+        self.weights = refs["weights"]
+        self.moments = {name: refs[name] for name in ("m", "v") if name in refs}
+        self.sum = None
+        good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
+        self.branch = branch_of(self.branch, [*self.mixed, *((self.round, answer.slots.members, self.branch) for answer in good)])
+        record = RoundRecord(
+            self.round, now, len(good), sum(a.examples for a in good), {"loss": _mean([(a.examples, a.numbers.get("loss")) for a in good])}
+        )
+        if self.unrated is not None:  # federated: the trainers of this round rated the weights of the one before
+            self._rate(self.unrated, self._federated())
+        self.unrated = None
+        measured = [Measure("loss", record.numbers["loss"]), Measure("staleness_rounds", float(self.stale))]
+        last = self.round >= self.rounds
+        if not self._is_rated(self.round):
+            self.history.append(record)
+            return [Save(self.round), *measured, *(self._finish() if last else self._open(now))]
+        self.unrated = record
+        number = self.round
+        if self.evaluation.where == "federated":
+            return [Save(number), *measured, *self._open(now)]
+        rating = Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})
+        if last:
+            self.phase = "rating"
+            return [Save(number), *measured, rating]
+        return [Save(number), *measured, *self._open(now), rating]  # the evaluation overlaps the next round
+
+    def _federated(self) -> Numbers:
+        good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
+        return {
+            name: _mean([(answer.numbers.get("rated_examples", 0.0), answer.numbers.get(name)) for answer in good])
+            for name in ("accuracy", "rated_loss")
+        }
+
+    def _rate(self, record: RoundRecord, numbers: Numbers) -> None:
+        self.history.append(msgspec.structs.replace(record, numbers={**record.numbers, **numbers}))
+
+    def _rated(self, number: int, numbers: Numbers) -> list[Command]:
+        if self.unrated is None or self.unrated.round != number:
+            return []
+        self._rate(self.unrated, numbers)
+        self.unrated = None
+        done: list[Command] = self._finish() if number >= self.rounds else []
+        return [*(Measure(name, numbers[name]) for name in sorted(numbers)), *done]
+
+    def _finish(self) -> list[Command]:
+        assert self.weights is not None
+        self.phase = "done"
+        return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
+
+    def _fail(self, why: str) -> list[Command]:
+        self.phase = "done"
+        return [Finish(why=why)]
+
+    def _first_trouble(self) -> str:
+        return next((f"slot {slot}: {self.troubled[slot]}" for slot in sorted(self.troubled)), "")
+
+
+_OPS = {"init": "making the first weights", "weights": "averaging", "mean": "averaging", "rated": "the evaluation"}
+
+
+def _mean(pairs: list[tuple[float, float | None]]) -> float:
+    """sum(n x) / sum(n) over the pairs that have an x; 0.0 without any."""
+    known = [(n, x) for n, x in pairs if x is not None and n > 0]
+    return math.fsum(n * x for n, x in known) / math.fsum(n for n, _ in known) if known else 0.0
+
+
+def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+    assert isinstance(plan, Plan)
+    if peer.role == "server":
+        return Server(plan=plan, stragglers=job.stragglers, evaluation=job.evaluation, rounds=job.train.rounds)
+    return Trainer(plan=plan, slot=peer.slot, late=job.stragglers.late, late_rounds=job.stragglers.late_rounds)
+
+
+def check(job: Job, plan: Struct) -> None:
+    assert isinstance(plan, Plan)
+    if plan.layers and job.evaluation.where == "central":
+        raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")
+    if plan.server_optimizer == "none":
+        refuse_idle(plan, "method", ("server_lr", "beta1", "beta2", "eps"), "only server_optimizer: momentum or adam reads it")
+    if plan.server_optimizer == "momentum":
+        refuse_idle(plan, "method", ("beta2", "eps"), "only server_optimizer: adam reads it")
+
+
+FEDAVG = Method(
+    name="fedavg",
+    title="Federated averaging (FedSGD, FedProx, FedOpt)",
+    source="McMahan et al. 2017, Algorithm 1",
+    plan=Plan,
+    roles=(Role("server", Server, where="cloud", stateful=True), Role("trainer", Trainer, where="data")),
+    messages=(Round, Update, Trouble),
+    root="server",
+    build=build,
+    check=check,
+)

@@ -1,0 +1,196 @@
+"""The observer of gossip: keeps the history, asks a peer for its model now and then to rate it, hands out the result."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from msgspec import field
+
+from fog_common.runtime.machine import (
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Finish,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Numbers,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Save,
+    Send,
+    Started,
+    Waiting,
+)
+from fog_learning.job.sections import Evaluation
+from fog_learning.methods.gossip.messages import Ask, Report, Told, Trouble
+
+
+class Observer(Machine):
+    evaluation: Evaluation
+    rounds: int
+    seed: int
+    peers: dict[str, int] = field(default_factory=dict)
+    """Live peers -> the newest round up to which all of theirs are known."""
+    told: dict[str, int] = field(default_factory=dict)
+    """The same of all that ever were there."""
+    ahead: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """(first, last) of rounds that are known before those in front of them: after an outage reports come in any order."""
+    reports: dict[int, dict[str, Report]] = field(default_factory=dict)
+    round: int = 0
+    """Rounds that all live peers have done."""
+    measuring: dict[int, RoundRecord] = field(default_factory=dict)
+    asked: dict[int, str] = field(default_factory=dict)
+    """round -> the peer whose model is to be rated."""
+    history: list[RoundRecord] = field(default_factory=list)
+    result: Ref | None = None
+    over: bool = False
+    since: float = 0.0
+
+    def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
+        """The round that is done is the last: ask one of the peers for its model, as at the end."""
+        self._know(roster)
+        if not self.round or not self.peers:
+            return [Finish(why=f"{why}; there was no model yet")]
+        self.rounds, self.asked = self.round, {}
+        done = [record for record in (*self.history, *self.measuring.values()) if record.round == self.round]
+        self.history = [record for record in self.history if record.round < self.round]
+        self.measuring = {self.round: done[0] if done else RoundRecord(self.round, now)}
+        return self._ask(self.round)
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        if self.over:
+            return []
+        match event:
+            case Started(roster):
+                self._know(roster)
+                self.since = now
+            case Rewound(_, roster):
+                self._know(roster)
+                asked = [command for number in list(self.asked) for command in self._ask(number)]
+                # what was being computed for rounds before the Save is lost: they go without it
+                lost = [
+                    command
+                    for number in list(self.measuring)
+                    if number < self.round and number not in self.asked
+                    for command in self._measured(number, None)
+                ]
+                return [*asked, *lost, *self._look(now)]
+            case Joined(peer) if peer.role == "peer":
+                self.peers = dict(sorted([*self.peers.items(), (peer.task, self._newest(peer.task))]))
+                return self._ask_again()
+            case Left(peer) if peer.role == "peer":
+                self.peers = {name: round_ for name, round_ in self.peers.items() if name != peer.task}
+                return [*self._ask_again(), *self._look(now)]
+            case Delivered(sender, Report() as report) if sender in self.peers:
+                self._note(sender, report)
+                if report.round > self.round:
+                    self.reports.setdefault(report.round, {}).setdefault(sender, report)
+                return self._look(now)
+            case Delivered(sender, Told(number, weights)) if self.asked.get(number) == sender:
+                del self.asked[number]
+                if number >= self.rounds:
+                    self.result = weights
+                if self.evaluation.where == "central":
+                    return [Run("evaluate", {"weights": weights}, ("rated", number), {"round": number})]
+                return self._rated(number, {})
+            case Delivered(sender, Trouble(why)) if sender in self.peers:  # its neighbours would wait for it for ever
+                return self._fail(f"{sender} cannot go on: {why}")
+            case Ran(("spread", number), _, numbers):
+                return self._measured(int(number), numbers["error"])
+            case Ran(("rated", number), _, numbers):
+                return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
+            case Failed((what, *_), why):
+                return self._fail(f"{'the evaluation' if what == 'rated' else 'measuring the disagreement'} failed: {why}")
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        if not self.peers:
+            return Waiting("peers", 0, 1, (), self.since)
+        behind = tuple(name for name, number in self.peers.items() if number <= self.round)
+        return Waiting(f"round {self.round + 1} of all peers", len(self.peers) - len(behind), len(self.peers), behind, self.since)
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return self.round, tuple(self.history)
+
+    def _know(self, roster: tuple[Peer, ...]) -> None:
+        self.peers = {peer.task: self._newest(peer.task) for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
+
+    def _newest(self, name: str) -> int:
+        return max(self.round, self.told.get(name, 0))
+
+    def _note(self, name: str, report: Report) -> None:
+        spans = sorted([*self.ahead.get(name, ()), (report.first or report.round, report.round)])
+        newest = self._newest(name)
+        for first, last in spans:
+            newest = max(newest, last) if first <= newest + 1 else newest
+        self.told[name] = self.peers[name] = newest
+        self.ahead[name] = [span for span in spans if span[1] > newest]
+
+    def _look(self, now: float) -> list[Command]:
+        """Has everybody done the next round?"""
+        commands: list[Command] = []
+        while self.round < self.rounds and self.peers and min(self.peers.values()) > self.round:
+            self.round += 1
+            self.since = now
+            said = [report for _, report in sorted(self.reports.pop(self.round, {}).items()) if report.examples]
+            n = sum(report.examples for report in said)
+            numbers = {"loss": math.fsum(report.examples * report.numbers["loss"] for report in said) / n} if n else {}
+            self.measuring[self.round] = RoundRecord(self.round, now, len(said), n, numbers)
+            sketches = [report for report in said if report.sketch is not None]
+            commands.append(Save(self.round))
+            if len(sketches) > 1:
+                refs = {f"sketch{i}": report.sketch for i, report in enumerate(sketches) if report.sketch is not None}
+                masses: dict[str, float | int | str] = {f"m{i}": report.mass for i, report in enumerate(sketches)}
+                masses["exact"] = int(all(report.exact for report in sketches))
+                commands.append(Run("spread", refs, ("spread", self.round), masses))
+            else:
+                commands += self._measured(self.round, None)
+        return commands
+
+    def _measured(self, number: int, error: float | None) -> list[Command]:
+        if number not in self.measuring:
+            return []
+        if error is not None:
+            old = self.measuring[number]
+            self.measuring[number] = RoundRecord(old.round, old.closed_at, old.updates, old.examples, {**old.numbers, "consensus_error": error})
+        measured: list[Command] = [] if error is None else [Measure("consensus_error", error)]
+        last = number >= self.rounds
+        if last or (self.evaluation.where == "central" and number % self.evaluation.every == 0):
+            return [*measured, *self._ask(number)]
+        return [*measured, *self._rated(number, {})]
+
+    def _ask(self, number: int) -> list[Command]:
+        """Another peer each time."""
+        if not self.peers:
+            self.asked[number] = ""
+            return []
+        self.asked[number] = random.Random(f"ask/{self.seed}/{number}/{len(self.peers)}").choice(list(self.peers))
+        return [Send(self.asked[number], Ask(number))]
+
+    def _ask_again(self) -> list[Command]:
+        lost = [number for number, name in self.asked.items() if name not in self.peers]
+        return [command for number in lost for command in self._ask(number)]
+
+    def _rated(self, number: int, numbers: Numbers) -> list[Command]:
+        record = self.measuring.pop(number, None)
+        if record is None:
+            return []
+        self.history.append(RoundRecord(record.round, record.closed_at, record.updates, record.examples, {**record.numbers, **numbers}))
+        self.history.sort(key=lambda each: each.round)
+        measured: list[Command] = [Measure(name, numbers[name]) for name in sorted(numbers)]
+        if self.round < self.rounds or self.measuring or self.result is None:
+            return measured
+        self.over = True
+        return [*measured, Finish({"weights": self.result}, dict(self.history[-1].numbers))]
+
+    def _fail(self, why: str) -> list[Command]:
+        self.over = True
+        return [Finish(why=why)]

@@ -1,0 +1,401 @@
+"""Decentralised SGD (Lian et al. 2017; Hosseinalipour et al. 2020, fully decentralised learning): no server.
+
+Every peer trains on its own data, then averages with its neighbours for a few turns, weighted by examples; nobody holds "the" model.
+The observer only watches: it keeps the history, asks a peer for its model now and then to rate it, and hands out the result.
+
+A **crew** is the set of live peers (and their incarnations), and of links that were found dead: a neighbour that is silent for
+`stall_s` is asked through all; if it gave its share long ago, the link between the two is left out. Whenever the crew changes, all peers meet: each says where it stands, all go on
+from the newest round, a newcomer takes the model of one who is there, and the consensus that was going on begins again from its inputs.
+Messages of another crew do not count.
+
+tracking (Liu et al. 2023, "Decentralized gradient tracking with local steps", K-GT with eta_s = 1): K local steps of lr on g_i + c_i from x_i
+to x_i'; with z_i = (x_i - x_i') / (K lr) and the weights W of an exchange, x_i = sum_j W_ij x_j' and c_i += sum_j W_ij z_j - z_i. The sum of
+the c_i stays 0, as all count alike; when the crew changes, or somebody skips a round, all begin again with c_i = 0.
+
+Ops: `init`, `train`, `evaluate` as in fedavg; `pair`, `mix`, `settle`, `sketch` as in mixing.py; `spread` as in head.py. tracking: `train` takes
+`correction` (c_i; absent: 0) and the number `tracking`, its `weights` hold z_i, too; `track` takes settled, trained and correction, and gives
+weights (without z) and correction.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct, field
+
+from fog_common.errors import ConfigError
+from fog_common.runtime.machine import (
+    Cast,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Joined,
+    Left,
+    Machine,
+    Measure,
+    Peer,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Save,
+    Send,
+    Slots,
+    Started,
+    Waiting,
+    Woke,
+)
+from fog_learning.job.sections import Job, Stragglers
+from fog_learning.rounds.alarm import Alarm
+from fog_learning.methods.base import Method, Role
+from fog_learning.clusters.messages import Consensus
+from fog_learning.clusters.graphs import Graph, components, edges_of, graph_from, make_graph, metropolis
+from fog_learning.methods.gossip.messages import Ask, Cut, Here, Instance, Model, Plan, Report, Silent, Told, Trouble
+from fog_learning.clusters.mixing import Mixing, Share
+from fog_learning.methods.gossip.observer import Observer
+
+_OPS = {
+    "init": "making the first weights",
+    "trained": "training",
+    "paired": "averaging",
+    "mixed": "averaging",
+    "settled": "averaging",
+    "tracked": "averaging",
+}
+
+
+def instance_of(peer: Peer) -> Instance:
+    return (peer.task, peer.since, peer.incarnation)
+
+
+def crew_of(peers: Iterable[Peer], cuts: Iterable[Cut] = ()) -> int:
+    """A number for this set of instances and links left out; another set has another one, but for a chance of 1 in 4 billion."""
+    parts = [f"{peer.task}/{peer.since}/{peer.incarnation}" for peer in sorted(peers, key=lambda peer: peer.task)]
+    return zlib.crc32(";".join([*parts, *(str(cut) for cut in sorted(cuts))]).encode())
+
+
+def without(graph: Graph, cut: set[tuple[int, int]]) -> Graph:
+    """The graph less these edges; parts that fall off are linked again by edges that were not cut, if there are any."""
+    edges = edges_of(graph) - cut
+    while len(parts := components(graph_from(len(graph), edges))) > 1:
+        first = set(parts[0])
+        others = ((a, b) for a in range(len(graph)) for b in range(a + 1, len(graph)) if (a in first) != (b in first))
+        mended = next((pair for pair in others if pair not in cut), None)
+        if mended is None:
+            break
+        edges.add(mended)
+    return graph_from(len(graph), edges)
+
+
+# -- a peer --------------------------------------------------------------------------------
+
+
+class GossipPeer(Alarm, kw_only=True):
+    plan: Plan
+    me: str
+    slot: int
+    seed: int
+    rounds: int
+    observer: str = "observer"
+    """Task id; what one is called that is away while we begin."""
+    phase: Literal["starting", "meeting", "fetching", "training", "mixing", "settling", "done"] = "starting"
+    peers: dict[str, Peer] = field(default_factory=dict)
+    crew: int = 0
+    here: dict[str, Here] = field(default_factory=dict)
+    meetings: int = 0
+    met: dict[str, int] = field(default_factory=dict)
+    """Peer -> its meeting that has been used."""
+    gift: Model | None = None
+    """A neighbour's model for us newcomers; it may come before we know that we need it."""
+    done: int = 0
+    """Rounds that are over here."""
+    new: bool = True
+    weights: Ref | None = None
+    input: Ref | None = None
+    """Trained in the round after `done`, not mixed yet."""
+    correction: Ref | None = None
+    """tracking: what is added to each gradient; None: nothing."""
+    examples: int = 0
+    loss: float = 0.0
+    begun: int = 0
+    mixing: Mixing = field(default_factory=Mixing)
+    cuts: list[Cut] = field(default_factory=list)
+    """Links left out; those of instances that we do not know yet are kept until we do."""
+    waited: tuple[int, int, int] = (0, 0, 0)
+    """(meeting, round, turn) that is waited for."""
+    waits_since: float = 0.0
+    stuck_at: float | None = None
+    """When neighbours that are silent are asked for."""
+    since: float = 0.0
+
+    def react(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Started(roster):
+                self._know(roster)
+                self.crew, self.since = crew_of(self.peers.values()), now
+                return [Run("init", {}, ("init",), {"layers": ""})]
+            case Rewound(_, roster):
+                self._know(roster)
+                return self._meet(now)
+            case Joined(peer) if peer.role == "peer":
+                self.peers = dict(sorted({**self.peers, peer.task: peer}.items()))
+                return self._meet(now)
+            case Left(peer) if peer.role == "peer":
+                self.peers = {name: other for name, other in self.peers.items() if name != peer.task}
+                return self._meet(now)
+            case Joined(peer) if peer.role == "observer":
+                self.observer = peer.task
+            case Delivered(sender, Here() as here):
+                learnt = self._learn(here.cuts, now)
+                return [*learnt, *self._heard(sender, here, now)] if here.crew == self.crew else learnt
+            case Delivered(sender, Silent() as silent) if silent.crew == self.crew and self.me in silent.missing and sender in self.peers:
+                return self._missed(sender, silent, now)
+            case Woke():
+                return self._woke(now)
+            case Delivered(_, Model() as model) if model.crew == self.crew and self.new:
+                self.gift = model
+                return self._train(now) if self.phase == "fetching" else []
+            case Delivered(sender, Share() as share) if share.epoch[-1] == self.crew:
+                return self._mixed(self.mixing.hear(sender, share), now)
+            case Delivered(sender, Ask(number)) if self.weights is not None:
+                return [Send(sender, Told(number, self.weights))]
+            case Ran(("init",), refs):
+                self.weights = refs["weights"]
+                return self._meet(now)
+            case Ran(("trained", begun), refs, numbers) if begun == self.begun and self.phase == "training":
+                self.input, self.examples, self.loss = refs["weights"], int(numbers["examples"]), numbers["loss"]
+                return self._mix(now)
+            case Ran(("settled", *epoch), refs) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
+                return self._settled(refs["weights"], now)
+            case Ran(("tracked", *epoch), refs) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
+                self.weights, self.correction = refs["weights"], refs["correction"]
+                return self._rest(now)
+            case Ran(("sketched", *epoch), refs, numbers) if tuple(epoch) == self.mixing.epoch and self.phase == "settling":
+                return self._over(refs["sketch"], numbers.get("exact", 0.0) == 1.0, now)
+            case Ran():
+                return self._mixed(self.mixing.ran(event), now)
+            case Failed((what, *_), why):
+                return [Send(self.observer, Trouble(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
+        return []
+
+    def waiting(self, now: float) -> Waiting | None:
+        match self.phase:
+            case "meeting":
+                who = tuple(name for name in self.peers if name not in self.here)
+                return Waiting("peers to say where they are", len(self.here), len(self.peers), who, self.since)
+            case "fetching":
+                return Waiting("a neighbour's model", since=self.since)
+            case "mixing" if missing := self.mixing.missing():
+                what = f"neighbours (turn {self.mixing.turn + 1} of {self.mixing.turns})"
+                return Waiting(what, len(self.mixing.links) - len(missing), len(self.mixing.links), missing, self.since, self.stuck_at)
+        return None
+
+    def times(self) -> tuple[float | None, ...]:
+        return (self.stuck_at,)
+
+    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
+        return self.done, ()
+
+    def _know(self, roster: tuple[Peer, ...]) -> None:
+        self.peers = {peer.task: peer for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
+        self.observer = next((peer.task for peer in roster if peer.role == "observer"), self.observer)
+
+    # -- the crew has changed --------------------------------------------------------------
+
+    def _meet(self, now: float) -> list[Command]:
+        """Begin again with these peers. What is being computed for the old crew is not looked at any more."""
+        known = {peer.task: (peer.since, peer.incarnation) for peer in self.peers.values()}
+        self.cuts = [cut for cut in self.cuts if not any(end[0] in known and known[end[0]] > end[1:] for end in cut)]
+        crew = crew_of(self.peers.values(), self._dead())
+        if crew != self.crew:
+            self.crew, self.here, self.met, self.gift, self.correction = crew, {}, {}, None, None
+        self.here = {name: here for name, here in self.here.items() if here.meeting > self.met.get(name, 0)}
+        self.mixing, self.since, self.stuck_at = Mixing(), now, None
+        self.begun += 1
+        if self.weights is None:
+            return []
+        self.phase = "meeting"
+        self.meetings += 1
+        mine = Here(self.crew, self.done + 1, self.new, self.meetings, tuple(self.cuts))
+        self.here[self.me] = mine
+        return [Cast("peer", mine, latest=True), *self._go_on(now)]
+
+    def _heard(self, sender: str, here: Here, now: float) -> list[Command]:
+        if here.meeting <= max(self.met.get(sender, 0), self.here[sender].meeting if sender in self.here else 0):
+            return []
+        self.here[sender] = here
+        if self.phase in ("starting", "meeting"):
+            return self._go_on(now) if self.phase == "meeting" else []
+        return self._meet(now)  # the others begin again, though nothing has changed that we were told of
+
+    def _go_on(self, now: float) -> list[Command]:
+        """All are here: go on from the newest round."""
+        if any(name not in self.here for name in self.peers):
+            return []
+        self.met = {name: here.meeting for name, here in self.here.items()}
+        target = max(here.next for here in self.here.values())
+        commands: list[Command] = []
+        if any(here.next < target for here in self.here.values()):  # all see that: the corrections of all begin anew
+            self.correction = None
+        if self.done + 1 < target:  # the others are further: what was trained and not mixed is our model now
+            first, self.done = self.done + 1, target - 1
+            trained = None if self.plan.tracking else self.input  # it holds more than the model then: the step is lost
+            self.weights, self.input = trained or self.weights, None
+            commands += self._report(Report(self.done, 0, Slots(), {}, first=first))
+        givers = [name for name in self.peers if self.here[name].next == target and not self.here[name].new]
+        strangers = [name for name in self.peers if self.here[name].new and target > 1]
+        if givers and givers[0] == self.me:
+            assert self.weights is not None
+            commands += [Send(name, Model(self.crew, self.weights)) for name in strangers]
+        if self.me in strangers and givers and self.gift is None:
+            self.phase, self.since = "fetching", now
+            return commands
+        return [*commands, *(self._mix(now) if self.input is not None else self._train(now))]
+
+    # -- links that carry nothing ----------------------------------------------------------
+
+    def _dead(self) -> list[Cut]:
+        """Cuts between the peers of now."""
+        live = {instance_of(peer) for peer in self.peers.values()}
+        return [cut for cut in self.cuts if set(cut) <= live]
+
+    def _learn(self, cuts: Iterable[Cut], now: float) -> list[Command]:
+        """Of links that others leave out: all begin again without them."""
+        if new := set(cuts) - set(self.cuts):
+            before = self._dead()
+            self.cuts = sorted({*self.cuts, *new})
+            return self._meet(now) if self._dead() != before else []
+        return []
+
+    def _woke(self, now: float) -> list[Command]:
+        """Ask for neighbours that have been silent for too long; again after the same time, should nobody know better."""
+        if self.stuck_at is None or now < self.stuck_at:
+            return []
+        missing = self.mixing.missing()
+        self.stuck_at = now + self.plan.consensus.stall_s if missing else None
+        return [Cast("peer", Silent(self.crew, self.done + 1, self.mixing.turn, missing), latest=True)] if missing else []
+
+    def _missed(self, sender: str, silent: Silent, now: float) -> list[Command]:
+        """`sender` misses our share of a turn. If we gave it, and have waited here for long since, it will not come any more."""
+        given = (self.done + 1, self.mixing.turn, self.mixing.phase == "waiting") > (silent.round, silent.turn, False)
+        if not given or self.phase not in ("mixing", "done") or now - self.waits_since < self.plan.consensus.stall_s:
+            return []
+        ends = sorted([instance_of(self.peers[self.me]), instance_of(self.peers[sender])])
+        return [Measure("broken_links", 1), *self._learn([(ends[0], ends[1])], now)]
+
+    # -- a round ---------------------------------------------------------------------------
+
+    def _train(self, now: float) -> list[Command]:
+        if self.gift is not None:
+            self.weights, self.new, self.gift = self.gift.weights, False, None
+        if self.done >= self.rounds:
+            self.phase, self.waits_since = "done", now
+            return []
+        assert self.weights is not None
+        self.phase = "training"
+        self.begun += 1
+        numbers: dict[str, float | int | str] = {
+            "round": self.done + 1,
+            "slot": self.slot,
+            "steps": self.plan.local_steps,
+            "prox_mu": self.plan.prox_mu,
+            "layers": "",
+            "tracking": int(self.plan.tracking),
+        }
+        refs = {"weights": self.weights} if self.correction is None else {"weights": self.weights, "correction": self.correction}
+        return [Run("train", refs, ("trained", self.begun), numbers)]
+
+    def _mix(self, now: float) -> list[Command]:
+        assert self.input is not None
+        self.phase = "mixing"
+        names, say = list(self.peers), self.plan.consensus
+        graph = make_graph(say.graph, len(names), self.seed, say.radius, say.degree, say.rewire)
+        graph = without(graph, {(min(pair), max(pair)) for one, other in self._dead() if (pair := (names.index(one[0]), names.index(other[0])))})
+        me = names.index(self.me)
+        row = metropolis(graph)[me]
+        turns = (say.turns or 1) if len(names) > 1 else 0
+        links = {names[j]: row[j] for j in graph[me]}
+        n = 1 if self.plan.tracking else self.examples  # a sum of corrections that is 0 needs equal weights
+        return self._mixed(self.mixing.begin((self.done + 1, self.crew), links, turns, self.input, n), now)
+
+    def _mixed(self, commands: list[Command], now: float) -> list[Command]:
+        at = (self.meetings, self.done + 1, self.mixing.turn)
+        if self.phase != "mixing" or self.mixing.phase != "waiting":
+            self.stuck_at = None
+        elif self.stuck_at is None or self.waited != at:
+            self.waited, self.waits_since, self.stuck_at = at, now, now + self.plan.consensus.stall_s
+        if self.mixing.phase != "settled" or self.phase != "mixing" or self.mixing.value is None:
+            return commands
+        self.phase = "settling"
+        settle = Run("settle", {"value": self.mixing.value}, ("settled", *self.mixing.epoch), {"m": self.mixing.mass, "part": 0, "of": 1})
+        return [*commands, settle]
+
+    def _settled(self, weights: Ref, now: float) -> list[Command]:
+        if not self.plan.tracking:
+            self.weights = weights
+            return self._rest(now)
+        assert self.input is not None
+        refs = {"settled": weights, "trained": self.input}
+        if self.correction is not None:
+            refs["correction"] = self.correction
+        return [Run("track", refs, ("tracked", *self.mixing.epoch))]
+
+    def _rest(self, now: float) -> list[Command]:
+        wanted = (self.done + 1) % self.plan.sketch_every == 0 or self.done + 1 >= self.rounds
+        return self._sketch() if wanted else self._over(None, False, now)
+
+    def _sketch(self) -> list[Command]:
+        assert self.mixing.value is not None
+        numbers: dict[str, float | int | str] = {"size": self.plan.consensus.sketch, "seed": f"{self.seed}/{self.done + 1}"}
+        return [Run("sketch", {"value": self.mixing.value}, ("sketched", *self.mixing.epoch), numbers)]
+
+    def _over(self, sketch: Ref | None, exact: bool, now: float) -> list[Command]:
+        self.done += 1
+        self.input, self.new, self.since = None, False, now
+        mass, self.mixing.value, self.mixing.sent = self.mixing.mass, None, None
+        said = self._report(Report(self.done, self.examples, Slots.of(self.slot), {"loss": self.loss}, mass, sketch, exact))
+        return [Save(self.done), *said, Measure("loss", self.loss), *self._train(now)]
+
+    def _report(self, report: Report) -> list[Command]:
+        return [Send(self.observer, report, keep=report.round)]
+
+
+# -- the method ----------------------------------------------------------------------------
+
+
+def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+    assert isinstance(plan, Plan)
+    if peer.role == "observer":
+        return Observer(evaluation=job.evaluation, rounds=job.train.rounds, seed=job.seed)
+    return GossipPeer(plan=plan, me=peer.task, slot=peer.slot, seed=job.seed, rounds=job.train.rounds)
+
+
+def check(job: Job, plan: Struct) -> None:
+    assert isinstance(plan, Plan)
+    if job.evaluation.where == "federated":
+        raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")
+    if job.stragglers != Stragglers():
+        raise ConfigError("stragglers: gossip waits for its neighbours (method.consensus.stall_s); remove the section")
+    if plan.tracking and (job.train.optimizer != "sgd" or job.train.momentum):
+        found = job.train.optimizer if job.train.optimizer != "sgd" else f"momentum {job.train.momentum:g}"
+        raise ConfigError(f"method.tracking corrects plain gradient steps: expected train.optimizer sgd with momentum 0, got {found}")
+    usual, say = Consensus(), plan.consensus
+    if unused := [key for key in ("shrink", "max_error", "max_turns") if getattr(say, key) != getattr(usual, key)]:
+        raise ConfigError(f"method.consensus.{unused[0]}: gossip exchanges for a fixed number of turns; say turns, and remove the key")
+
+
+GOSSIP = Method(
+    name="gossip",
+    title="Decentralised SGD: neighbours average, there is no server",
+    source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
+    plan=Plan,
+    roles=(Role("observer", Observer, where="cloud", stateful=True), Role("peer", GossipPeer, where="data", heritable=True)),
+    messages=(Here, Silent, Model, Share, Report, Trouble, Ask, Told),
+    root="observer",
+    build=build,
+    check=check,
+)
