@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from fog_agent import probes
+from fog_agent.node import probes
 from fog_agent.config import AgentConfig, datasets, state_dir
-from fog_agent.state import StateDir
+from fog_agent.node.state import StateDir
 from fog_common.program import envelope
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
@@ -82,7 +82,7 @@ def _workers(config: AgentConfig) -> str:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise ConfigError(f"allow_models: no module {module!r} can be imported here; install it beside foglearn")
     if config.spawner and not _is_socket(config.spawner):
-        raise ConfigError(f"spawner: no socket at {config.spawner}; start `python -m fog_agent.spawner --socket {config.spawner}` first")
+        raise ConfigError(f"spawner: no socket at {config.spawner}; start `python -m fog_agent.process.spawner --socket {config.spawner}` first")
     if not probes.can_train(config):
         return (
             "torch is not installed: this node cannot train; install it from PyTorch's CPU index (the line stands in README.md, under real machines)"

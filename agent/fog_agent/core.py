@@ -27,7 +27,7 @@ from fog_agent.effects import (
     StartWorker,
     StopWorker,
 )
-from fog_agent.slots import Slot, exit_reason, memory_need_mb, worker_state
+from fog_agent.supervised import Slot, exit_reason, memory_need_mb, worker_state
 from fog_common.ids import COORDINATOR, is_id
 from fog_common.wire.messages import (
     Announce,

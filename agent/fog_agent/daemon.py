@@ -14,9 +14,9 @@ from msgspec import Struct
 from fog_agent import effects as do
 from fog_agent.config import AgentConfig
 from fog_agent.core import AgentCore
-from fog_agent.gauges import Gauges
-from fog_agent.state import StateDir
-from fog_agent.workers import CANNOT_START, Ended, Reported, WorkerEvent, Workers
+from fog_agent.node.gauges import Gauges
+from fog_agent.node.state import StateDir
+from fog_agent.process.workers import CANNOT_START, Ended, Reported, WorkerEvent, Workers
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import WireError
 from fog_common.program.notify import notify, watchdog_s

@@ -1,6 +1,6 @@
 """A whole fleet on this machine: broker, coordinator, agents, each a real process. For `fogctl demo`, benchmarks, chaos and tests.
 
-Every child is tethered to this process (fog_agent.tether), so that nothing is left running even after kill -9.
+Every child is tethered to this process (fog_agent.process.tether), so that nothing is left running even after kill -9.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class LocalFleet:
 
     def start_spawner(self) -> None:
         """The process that has imported torch and forks the workers."""
-        self.spawn("spawner", [sys.executable, "-m", "fog_agent.spawner", "--socket", str(self._spawner_socket)], stdin=subprocess.PIPE)
+        self.spawn("spawner", [sys.executable, "-m", "fog_agent.process.spawner", "--socket", str(self._spawner_socket)], stdin=subprocess.PIPE)
 
     def start_agent(self, node: str) -> None:
         config: dict[str, Any] = {
@@ -214,7 +214,7 @@ class LocalFleet:
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         stdin = options.pop("stdin", subprocess.DEVNULL)
-        tethered = [sys.executable, "-m", "fog_agent.tether", str(os.getpid()), *command]
+        tethered = [sys.executable, "-m", "fog_agent.process.tether", str(os.getpid()), *command]
         with log:
             self.processes[name] = subprocess.Popen(tethered, stdin=stdin, stdout=log, stderr=log, env=environment, start_new_session=True, **options)
 

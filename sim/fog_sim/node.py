@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from fog_agent import effects as agent_effects
-from fog_agent import hosting
+from fog_agent.worker import hosting
 from fog_agent.core import AgentCore, Limits, Sample
 from fog_common.runtime import effects as host_effects
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fog_agent.workers import resident_bytes
+from fog_agent.process.workers import resident_bytes
 from fog_common.bus.base import BrokerConfig
 from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.wire import messages, topics
@@ -277,7 +277,7 @@ SPAWNER = """
 import sys
 sys.path.insert(0, {support!r})
 import fake_worker
-from fog_agent.spawner import Spawner
+from fog_agent.process.spawner import Spawner
 spawner = Spawner(sys.argv[1], fake_worker.main, sys.stdin.fileno())
 print("ready", flush=True)
 spawner.run()

@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(watched: Watched, tmp_path: Pa
 
 
 def test_an_agent_serves_its_own_metrics_and_stays_light(broker: Broker, tmp_path: Path):
-    from fog_agent.workers import resident_bytes
+    from fog_agent.process.workers import resident_bytes
 
     address, port = BrokerConfig(host=broker.host, port=broker.port), free_port()
     with Coordinator(address) as coordinator, Agent(tmp_path / "a", address, metrics_port=port) as agent:

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-from fog_agent import pipe
+from fog_agent.worker import pipe
 from fog_common.wire.messages import Planes, WorkerState
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fog_agent.core import BACKOFF_MAX_S, COALESCE_S, REFRESH_S, AgentCore, Limits, Sample
 from fog_agent.effects import AssignWorker, Exit, Forget, KillWorker, ProbeLink, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
-from fog_agent.state import StateDir
+from fog_agent.node.state import StateDir
 from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,

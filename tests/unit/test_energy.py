@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fog_agent import probes
+from fog_agent.node import probes
 from fog_common.energy.meter import Meter
 from fog_common.energy.model import EnergyConfig, JoulesPerByte, PmicFit, carbon_g, modelled
 from fog_common.energy.readers import Battery, Integral, Nvml, Rapl, ina3221_watts, pmic_watts, readers

@@ -7,7 +7,7 @@ from typing import Any
 import blake3
 import pytest
 
-from fog_agent import hosting
+from fog_agent.worker import hosting
 from fog_common.runtime.effects import Fetch, Missing, Persist, Replica
 from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Blob, Command, Finish, Peer, RoundRecord

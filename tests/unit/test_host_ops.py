@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from msgspec import field
 
-from fog_agent.opqueue import OpQueue
+from fog_agent.worker.opqueue import OpQueue
 from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Blob, Cancel, Command, Delivered, Event, Failed, Machine, Peer, Ran, Run, Send, Started

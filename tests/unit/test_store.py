@@ -8,7 +8,7 @@ from pathlib import Path
 import blake3
 import pytest
 
-from fog_agent.store import JobStore
+from fog_agent.worker.store import JobStore
 from fog_common.runtime.machine import Blob
 from fog_common.runtime.saves import Record
 from fog_common.runtime.shelf import Shelf, kept

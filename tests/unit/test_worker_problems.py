@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fog_agent import pipe
-from fog_agent.worker import Worker
+from fog_agent.worker import pipe
+from fog_agent.worker.threads import Worker
 from fog_common.bus.base import BrokerConfig, Denied
 
 

@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from fog_agent import pipe
+from fog_agent.worker import pipe
 from fog_agent.config import AgentConfig
-from fog_agent.spawning import Forked
+from fog_agent.process.forked import Forked
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
@@ -131,7 +131,7 @@ class Workers:
     def _launch(self) -> Launch:
         if self._config.spawner:
             return lambda sock, log_fd: Forked(self._config.spawner, sock, log_fd)
-        command = list(self._config.worker_command) or [sys.executable, "-m", "fog_agent.worker"]
+        command = list(self._config.worker_command) or [sys.executable, "-m", "fog_agent.worker.threads"]
         return lambda sock, log_fd: _subprocess(command, sock, log_fd)
 
 
@@ -231,7 +231,7 @@ class _Worker:
 def _subprocess(command: list[str], sock: socket.socket, log_fd: int) -> Process:
     """A session of its own, so that a terminal's Ctrl-C reaches the daemon only, which then ends its workers in order."""
     fd = sock.fileno()
-    tied = [sys.executable, "-m", "fog_agent.tether", str(os.getpid()), *command, "--fd", str(fd)]
+    tied = [sys.executable, "-m", "fog_agent.process.tether", str(os.getpid()), *command, "--fd", str(fd)]
     return subprocess.Popen(tied, stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd, pass_fds=(fd,), start_new_session=True)
 
 

@@ -1,6 +1,6 @@
 """Ties a worker's life to its daemon's: the kernel kills it when the thread that started it is gone (Linux).
 
-    python -m fog_agent.tether PARENT_PID COMMAND…
+    python -m fog_agent.process.tether PARENT_PID COMMAND…
 
 A program of its own and not a `preexec_fn`, because nothing may run between fork and exec in a process that has threads. Elsewhere
 than on Linux it does nothing; there the end of the worker's socket must do.

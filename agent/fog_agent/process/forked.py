@@ -22,7 +22,7 @@ APPEAR_S: Final = 2.0
 
 
 class Forked:
-    """See fog_agent.workers.Process. OSError if the spawner is not there or does not answer."""
+    """See fog_agent.process.workers.Process. OSError if the spawner is not there or does not answer."""
 
     def __init__(self, path: str, sock: socket.socket, log_fd: int) -> None:
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
