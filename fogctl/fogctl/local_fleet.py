@@ -165,7 +165,7 @@ class LocalFleet:
             "metrics": {"port": self.metrics_port},
             **self._coordinator_options,
         }
-        self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(self._write("coordinator", config))])
+        self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.shell.app", "run", "--config", str(self._write("coordinator", config))])
 
     def start_spawner(self) -> None:
         """The process that has imported torch and forks the workers."""

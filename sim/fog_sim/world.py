@@ -21,7 +21,7 @@ from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
-from fog_coordinator import effects as core_effects
+from fog_coordinator.state import effects as core_effects
 from fog_coordinator.core import Core
 from fog_learning.job.sections import Job
 from fog_learning.job.reading import job_from

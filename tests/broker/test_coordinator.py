@@ -42,7 +42,7 @@ class Scene:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "fog_coordinator.app", "run", "--broker", f"{self.address.host}:{self.address.port}"]
+        command = [sys.executable, "-m", "fog_coordinator.shell.app", "run", "--broker", f"{self.address.host}:{self.address.port}"]
         with open(self.folder / "coordinator.log", "ab") as log:
             self.process = subprocess.Popen([*command, "--state-dir", str(self.folder / "state")], stderr=log)
 

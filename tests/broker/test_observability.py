@@ -50,7 +50,7 @@ class Watched(Scene):
             "metrics": {"port": self.port},
         }
         (self.folder / "coordinator.yaml").write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(self.folder / "coordinator.yaml")]
+        command = [sys.executable, "-m", "fog_coordinator.shell.app", "run", "--config", str(self.folder / "coordinator.yaml")]
         with open(self.folder / "coordinator.log", "ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
 
@@ -198,7 +198,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(watched: Watched, tmp_path: Pa
     config = tmp_path / "second.yaml"
     config.write_text(yaml.safe_dump({"state_dir": str(tmp_path / "second"), "metrics": {"port": watched.port}}))
     ended = subprocess.run(
-        [sys.executable, "-m", "fog_coordinator.app", "run", "--config", str(config)], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-m", "fog_coordinator.shell.app", "run", "--config", str(config)], capture_output=True, text=True, timeout=20, check=False
     )
     assert ended.returncode == 2
     assert f"error: metrics: cannot listen on 127.0.0.1:{watched.port}: Address already in use; choose another port" in ended.stderr

@@ -7,7 +7,7 @@ import pytest
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Blob, Finish, RoundRecord
 from fog_common.wire.messages import Heartbeat
-from fog_coordinator.exporter import Exporter
+from fog_coordinator.reading.exporter import Exporter
 from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, resolve_method
 from support.reports import MeasuringNode, beat

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import fog_coordinator.app, fog_coordinator.service, fog_coordinator.scrape, fog_coordinator.exporter
+import fog_coordinator.shell.app, fog_coordinator.shell.service, fog_coordinator.shell.scrape, fog_coordinator.reading.exporter
 from fog_learning.job.sections import job_spec
 from fog_learning.job.reading import load_job
 from support.stand_ins import StandIn, World
@@ -33,7 +33,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
     ended.append(job)
 world.body("top")
 try:
-    fog_coordinator.app.main(["check", "--state-dir", sys.argv[2], "--json"])
+    fog_coordinator.shell.app.main(["check", "--state-dir", sys.argv[2], "--json"])
 except SystemExit as end:
     assert end.code == 0
 print(json.dumps({"jobs": ended, "modules": sorted(sys.modules)}))

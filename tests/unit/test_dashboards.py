@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fog_common.telemetry.metrics import METRICS, series_names
-from fog_coordinator.config import load_config
+from fog_coordinator.shell.config import load_config
 from support.panels import DASHBOARDS, DEPLOY, load, metric_names, queries
 from support.prometheus import promtool
 

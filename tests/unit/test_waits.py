@@ -8,7 +8,7 @@ import pytest
 
 from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
-from fog_coordinator.views import Rules
+from fog_coordinator.moves.moves import Rules
 from fog_sim import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule
@@ -131,7 +131,7 @@ def test_a_server_without_a_copy_says_when_it_begins_anew(gone_s: float):
 
 
 def test_a_job_that_waits_for_its_workers_to_end_has_its_own_limit():
-    from fog_coordinator.reports import Closing
+    from fog_coordinator.accounts.reports import Closing
 
     closing = Closing(2.0)
     closing.add(1.0, "first", {"pi-1"})

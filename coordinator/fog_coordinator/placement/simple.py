@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from fog_common.ids import TIERS
-from fog_coordinator.jobs import Job, Seat
-from fog_coordinator.registry import Node
+from fog_coordinator.state.jobs import Job, Seat
+from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Nodes
 from fog_learning.methods.base import Method
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fog_common.ids import CLOUD_SITE, TIERS
-from fog_coordinator.jobs import Job, Seat
-from fog_coordinator.registry import Node
+from fog_coordinator.state.jobs import Job, Seat
+from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Layer, Topology
 from fog_learning.methods.base import Role
 

@@ -1,4 +1,4 @@
-"""What the core asks of its shell, in this order. A shell (fog_coordinator.app, the simulator) performs them one after another."""
+"""What the core asks of its shell, in this order. A shell (fog_coordinator.shell.app, the simulator) performs them one after another."""
 
 from __future__ import annotations
 

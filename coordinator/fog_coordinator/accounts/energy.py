@@ -12,7 +12,7 @@ from typing import Final
 
 from fog_common.telemetry.metrics import SOURCES, UNDIVIDED, USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, WorkerState
-from fog_coordinator.jobs import Job, Reading
+from fog_coordinator.state.jobs import Job, Reading
 
 NO_ROLE: Final = "none"
 """Of a worker that only keeps copies."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fog_coordinator import status
-from fog_coordinator.jobs import Job, Seat
+from fog_coordinator.reading import status
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.placement import simple, tree
-from fog_coordinator.registry import Node
+from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Nodes, Topology
 from fog_learning.methods.base import Method

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from fog_coordinator import status
-from fog_coordinator.jobs import ENDED, Job
-from fog_coordinator.registry import Node
+from fog_coordinator.reading import status
+from fog_coordinator.state.jobs import ENDED, Job
+from fog_coordinator.state.nodes import Node
 
 if TYPE_CHECKING:
     from fog_coordinator.core import Core

@@ -19,12 +19,12 @@ from fog_common.program.notify import notify, watchdog_s
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
 from fog_coordinator.core import Core
-from fog_coordinator.effects import Answer, Effect, Record, SendResult, Tell
+from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tell
 from fog_coordinator.exchange import Came, Exchange
-from fog_coordinator.exporter import Exporter
-from fog_coordinator.journal import Journal, JournalError
-from fog_coordinator.results import Results
-from fog_coordinator.scrape import Look, LookAsked
+from fog_coordinator.reading.exporter import Exporter
+from fog_coordinator.shell.journal import Journal, JournalError
+from fog_coordinator.shell.results import Results
+from fog_coordinator.shell.scrape import Look, LookAsked
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Clock:
 
 
 class Service:
-    """Built by fog_coordinator.app; run() is the whole life."""
+    """Built by fog_coordinator.shell.app; run() is the whole life."""
 
     def __init__(self, fleet: str, *, core: Core, journal: Journal, results: Results, bus: Bus, inbox: Inbox, clock: Callable[[], float]) -> None:
         self._fleet = fleet

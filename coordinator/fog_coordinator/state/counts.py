@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.wire.messages import Planes, WorkerState
-from fog_coordinator.effects import Row
+from fog_coordinator.state.effects import Row
 
 MAX_NAMES: Final = 200
 """Counters of one process that are taken: a peer must not fill our memory."""

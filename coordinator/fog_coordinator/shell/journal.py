@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from fog_common.errors import ConfigError, FogError
-from fog_coordinator.effects import Row, Tables
+from fog_coordinator.state.effects import Row, Tables
 
 FORMAT: Final = "1"
 _metadata = sql.MetaData()

@@ -20,12 +20,12 @@ from fog_common.program import envelope
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.ids import COORDINATOR, checked_id
-from fog_coordinator.config import CoordinatorConfig, load_config, state_dir
+from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.core import Core
-from fog_coordinator.journal import Journal
-from fog_coordinator.results import Results
-from fog_coordinator.scrape import Scrapes
-from fog_coordinator.service import Clock, Inbox, Service, StopAsked
+from fog_coordinator.shell.journal import Journal
+from fog_coordinator.shell.results import Results
+from fog_coordinator.shell.scrape import Scrapes
+from fog_coordinator.shell.service import Clock, Inbox, Service, StopAsked
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
-from fog_coordinator import lifecycle
-from fog_coordinator.jobs import ENDED, FINISHED, History, Job
+from fog_coordinator.lifecycle import admission as lifecycle
+from fog_coordinator.state.jobs import ENDED, FINISHED, History, Job
 from fog_coordinator.placement import choice, planner
 from fog_coordinator.placement.planner import Plan
 from fog_learning.data import known_value_bytes

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fog_common.wire.messages import ClassSet, WorkerState
-from fog_coordinator.jobs import Job
-from fog_coordinator.registry import Registry
+from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.nodes import Registry
 
 
 def unequal(job: Job, registry: Registry) -> str:

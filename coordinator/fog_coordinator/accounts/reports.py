@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fog_common.wire.messages import WorkerState
-from fog_coordinator.jobs import Job
-from fog_coordinator.registry import Node
+from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.nodes import Node
 
 
 def note_saves(job: Job, node: str, old: WorkerState | None, new: WorkerState) -> None:

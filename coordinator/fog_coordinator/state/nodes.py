@@ -14,9 +14,9 @@ from msgspec import Struct, field
 
 from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
-from fog_coordinator.effects import Row
-from fog_coordinator.jobs import Reading
-from fog_coordinator.tallies import Totals
+from fog_coordinator.state.effects import Row
+from fog_coordinator.state.jobs import Reading
+from fog_coordinator.state.counts import Totals
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -76,7 +76,7 @@ class Node(Struct):
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
     reading: Reading | None = None
-    """Of the last heartbeat (see fog_coordinator.shares)."""
+    """Of the last heartbeat (see fog_coordinator.accounts.energy)."""
     totals: Totals = field(default_factory=Totals)
     """Counters of all its agents, one after another."""
 
