@@ -56,7 +56,7 @@ bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
 chaos: $(READY)
-	$(BIN)/python -m fog_sim.chaos --schedules 5000
+	$(BIN)/python -m fog_sim.campaign.chaos --schedules 5000
 	$(BIN)/python -m bench.chaos --minutes 20 $(ARGS)
 	$(BIN)/python -m pytest -m slow tests
 

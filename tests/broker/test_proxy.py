@@ -16,7 +16,7 @@ from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received, Will
 from fogctl.fleet.broker import Broker
 from fog_common.bus.mqtt import MqttBus
-from fog_sim.proxy import HOST, Link, Proxy
+from fogctl.fleet.proxy import HOST, Link, Proxy
 from support.broker import PATIENCE_S, Inbox
 
 

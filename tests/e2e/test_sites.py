@@ -11,7 +11,7 @@ import pytest
 
 from e2e.conftest import Fleet
 from fogctl.fleet.broker import find_mosquitto
-from fog_sim.proxy import Link, Proxy
+from fogctl.fleet.proxy import Link, Proxy
 from fogctl import mosquitto
 from fogctl.client import Client
 from support.broker import needs

@@ -15,7 +15,7 @@ from fog_learning.methods import resolve_method
 from fog_learning.clusters.messages import Call, Links, Pass, Ready, Update
 from fog_learning.clusters.graphs import full, ring
 from fog_learning.clusters.tradeoff import LinkCosts, choose
-from fog_sim.plain_ops import OPS, SLOTS, examples, flat, gain, shares
+from fog_learning.backend.plain_ops import OPS, SLOTS, examples, flat, gain, shares
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
 

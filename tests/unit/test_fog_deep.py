@@ -1,4 +1,4 @@
-"""fog: layer-wise periods. A model of two blocks, each as in fog_sim.plain_ops; "deep" is averaged less often than "shallow"."""
+"""fog: layer-wise periods. A model of two blocks, each as in fog_learning.backend.plain_ops; "deep" is averaged less often than "shallow"."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, 
 from fog_learning.job.sections import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_learning.clusters.messages import Call, Update
-from fog_sim import plain_ops
+from fog_learning.backend import plain_ops
 from fog_sim.costs import torch_bench
 from fog_sim.links import Fleet, Link
-from fog_sim.plain_ops import SLOTS, examples, gain, shares
+from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat

@@ -18,7 +18,7 @@ from fog_learning.methods.gossip.messages import Here, Report
 from fog_learning.clusters.mixing import Share
 from fog_sim.costs import torch_bench
 from fog_sim.links import Fleet, Link
-from fog_sim.plain_ops import OPS, SLOTS, flat, shares
+from fog_learning.backend.plain_ops import OPS, SLOTS, flat, shares
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat

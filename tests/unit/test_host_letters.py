@@ -20,7 +20,7 @@ from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.server import Server
 from fog_learning.backend.standin import Workbench
-from fog_sim import chaos
+from fog_sim.campaign import chaos
 from fog_sim.node import JobDisk
 
 JOB: Job = job_from({**chaos.JOB, "evaluation": {"where": "none"}}, "job")

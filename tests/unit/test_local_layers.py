@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fog_sim import chaos
+from fog_sim.campaign import chaos
 from fog_sim.costs import torch_bench
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation

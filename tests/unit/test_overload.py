@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce
 from fog_coordinator.core import Core
-from fog_sim import chaos
+from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Link

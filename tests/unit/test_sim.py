@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.saves import Record
-from fog_sim import chaos
+from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_log():
 
 
 def test_the_log_does_not_depend_on_the_hash_seed():
-    script = "from fog_sim.chaos import play; from fog_sim.faults import Fault, Schedule; print(play(5, Schedule([Fault(2.0, 'power_loss', 'node-2', 4.0)])))"
+    script = "from fog_sim.campaign.chaos import play; from fog_sim.faults import Fault, Schedule; print(play(5, Schedule([Fault(2.0, 'power_loss', 'node-2', 4.0)])))"
     said = {
         subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True, text=True).stdout
         for seed in ("1", "2")

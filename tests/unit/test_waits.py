@@ -9,7 +9,7 @@ import pytest
 from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
 from fog_coordinator.moves.moves import Rules
-from fog_sim import chaos
+from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation

@@ -1,6 +1,6 @@
-"""Random fault schedules in virtual time, and what must hold whatever happens. `python -m fog_sim.chaos --schedules 5000`.
+"""Random fault schedules in virtual time, and what must hold whatever happens. `python -m fog_sim.campaign.chaos --schedules 5000`.
 
-Ops are exact numbers (fog_sim.books), so that what is counted can be checked, and not only that something comes out:
+Ops are exact numbers (fog_sim.campaign.books), so that what is counted can be checked, and not only that something comes out:
 
 - the final weights are those of the updates that the history names, round by round; no slot is counted twice;
 - an update that a trainer's Save has made durable is counted, where the job takes late ones, unless the job was over before it came;
@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from fog_common.runtime.saves import Record
 from fog_learning.job.sections import Job
-from fog_sim.books import StarBook, TreeBook, Verdict
+from fog_sim.campaign.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
@@ -218,7 +218,7 @@ def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = (), scenarios:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one JSON line per violation and a closing line; 1 if there was one."""
-    parser = argparse.ArgumentParser(prog="fog_sim.chaos", description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(prog="fog_sim.campaign.chaos", description=str(__doc__).splitlines()[0])
     parser.add_argument("--schedules", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0, help="seed of the first schedule")
     options = parser.parse_args(arguments)

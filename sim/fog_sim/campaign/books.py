@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from fog_learning.job.sections import Job
 from fog_learning.backend.standin import Workbench, examples
-from fog_sim import plain_ops
-from fog_sim.plain_bench import PlainBench
+from fog_learning.backend import plain_ops
+from fog_learning.backend.plain import PlainBench
 
 Numbers = dict[str, float]
 

@@ -9,7 +9,7 @@ import msgspec
 from fog_common.errors import OpError
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
-from fog_sim.plain_ops import OPS
+from fog_learning.backend.plain_ops import OPS
 
 
 class PlainBench:
