@@ -33,8 +33,8 @@ from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.scrape import Look, LookAsked, Scrapes
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE, LocalFleet
-from fogctl.watch import ENDED, whole_status
+from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.show.watch import ENDED, whole_status
 
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "scrape_s": ("at most", 0.3, "scrape of 1 000 nodes x 20 series, over HTTP"),

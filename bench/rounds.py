@@ -21,7 +21,7 @@ from bench import rawloop
 from fog_common.bus.base import BrokerConfig, BusEvent, Received
 from fog_common.bus.mqtt import MqttBus
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 
 NODES: Final = 4
 ROUNDS: Final = 40

@@ -25,8 +25,8 @@ from fog_sim.costs import Costs, standin_bench, torch_bench
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 from fogctl.client import Client
-from fogctl.demo import spec_of
-from fogctl.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.verbs.demo import spec_of
+from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 
 DIGITS: Final = Path(__file__).parents[1] / "examples" / "digits.yaml"
 NODES: Final = 4

@@ -16,7 +16,7 @@ from bench.rounds import run
 from fog_learning.data import load_dataset
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
-from fogctl.local_fleet import LocalFleet
+from fogctl.fleet.local_fleet import LocalFleet
 
 NODES: Final = 4
 BATCH: Final = 100

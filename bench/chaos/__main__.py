@@ -31,7 +31,7 @@ from bench.chaos.watch import Figures, Watch, figures
 from fog_common.errors import FogError, Unreachable
 from fog_sim.faults import Schedule, random_schedule
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE
+from fogctl.fleet.local_fleet import CLOUD_NODE
 
 AGENTS: Final = 3
 SLOTS: Final = range(AGENTS)

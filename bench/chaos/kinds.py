@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from fog_sim.faults import Fault, Kind, Schedule
-from fogctl.local_fleet import CLOUD_NODE
+from fogctl.fleet.local_fleet import CLOUD_NODE
 
 LENGTHS: Final = {"": 60, "long": 250, "mixed": 100}
 """Rounds of a job, so that it lasts longer than its fault."""

@@ -9,8 +9,17 @@ from importlib.util import find_spec
 
 import typer
 
-from fogctl import broker, doctor, jobs, methods, models, nodes, plan, top, topology, validate
-from fogctl.output import Output
+from fogctl.verbs import broker
+from fogctl.verbs import doctor
+from fogctl.verbs import jobs
+from fogctl.verbs import methods
+from fogctl.verbs import models
+from fogctl.verbs import nodes
+from fogctl.verbs import plan
+from fogctl.verbs import top
+from fogctl.verbs import topology
+from fogctl.verbs import validate
+from fogctl.show.output import Output
 
 app = typer.Typer(
     name="fogctl",
@@ -32,7 +41,7 @@ topology.register(app)
 top.register(app)
 doctor.register(app)
 app.add_typer(broker.app, name="broker")
-for _optional in ("fogctl.demo", "fogctl.sim", "fogctl.paper"):
+for _optional in ("fogctl.verbs.demo", "fogctl.verbs.sim", "fogctl.verbs.paper"):
     if find_spec(_optional) is not None:
         import_module(_optional).register(app)
 

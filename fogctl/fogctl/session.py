@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fog_common.program import envelope
-from fogctl.output import Output
+from fogctl.show.output import Output
 
 if TYPE_CHECKING:
     from fogctl.client import Client, Settings

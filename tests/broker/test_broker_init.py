@@ -24,8 +24,8 @@ from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, Refused
 from fog_common.wire import topics
 from fogctl import app as fogctl
-from fogctl import mosquitto
-from fogctl.broker import Member, write
+from fogctl.fleet import mosquitto
+from fogctl.verbs.broker import Member, write
 from fogctl.client import Client, settings
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")

@@ -8,7 +8,7 @@ from pathlib import Path
 from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
-from fogctl.local_fleet import LocalFleet
+from fogctl.fleet.local_fleet import LocalFleet
 from support.broker import needs
 from support.crowd import Crowd
 

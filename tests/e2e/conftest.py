@@ -12,8 +12,8 @@ import pytest
 from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
-from fogctl.local_fleet import LocalFleet
-from fogctl.watch import whole_status
+from fogctl.fleet.local_fleet import LocalFleet
+from fogctl.show.watch import whole_status
 from support.broker import needs
 
 PATIENCE_S = 60.0

@@ -15,7 +15,7 @@ from fogctl.fleet.broker import find_mosquitto
 from fog_common.bus.mqtt import MqttBus
 from fog_common.telemetry.metrics import METRICS
 from fog_common.wire import topics
-from fogctl.demo import DIGITS
+from fogctl.verbs.demo import DIGITS
 from support.broker import Inbox, needs
 from support.panels import DEPLOY, Asked, metric_names, queries
 from support.prometheus import Prometheus, shipped

@@ -15,8 +15,8 @@ from fogctl.fleet.broker import find_mosquitto
 from fog_learning.job.sections import Job, job_spec
 from fog_learning.job.reading import load_job
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE, LocalFleet
-from fogctl.watch import summary
+from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.show.watch import summary
 from support import uncut
 from support.broker import needs
 from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst

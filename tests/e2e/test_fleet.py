@@ -13,7 +13,7 @@ from e2e.conftest import PATIENCE_S, Fleet
 from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import FogError
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE
+from fogctl.fleet.local_fleet import CLOUD_NODE
 from support.broker import needs
 
 LONG = {"train": {"rounds": 150}}

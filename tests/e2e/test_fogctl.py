@@ -11,7 +11,7 @@ import blake3
 import pytest
 
 from fogctl import app as fogctl
-from fogctl.local_fleet import LocalFleet
+from fogctl.fleet.local_fleet import LocalFleet
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -10,7 +10,7 @@ import pytest
 
 from fogctl.fleet.broker import find_mosquitto
 from fogctl.client import Client
-from fogctl.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs
 
 MODEL: dict[str, Any] = {"name": "cnn", "channels": [16, 64]}

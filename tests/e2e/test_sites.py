@@ -12,7 +12,7 @@ import pytest
 from e2e.conftest import Fleet
 from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.proxy import Link, Proxy
-from fogctl import mosquitto
+from fogctl.fleet import mosquitto
 from fogctl.client import Client
 from support.broker import needs
 

@@ -15,7 +15,7 @@ from fog_learning.models import resolve_model
 from fog_sim.costs import torch_bench
 from fog_sim.links import PRESETS
 from fog_sim.world import Simulation
-from fogctl.watch import summary
+from fogctl.show.watch import summary
 
 SPEC = resolve_model({"name": "mlp", "hidden": [64]}, (1, 28, 28), 10)
 LOCAL = 784 * 64 + 64

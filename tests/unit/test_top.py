@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, Refused
-from fogctl.plot import checked, columns, draw, spread
-from fogctl.top import lines, picture, sparkline, with_rates
-from fogctl.watch import whole_status
+from fogctl.show.plot import checked, columns, draw, spread
+from fogctl.verbs.top import lines, picture, sparkline, with_rates
+from fogctl.show.watch import whole_status
 from support.reports import MeasuringNode
 from support.stand_ins import World
 

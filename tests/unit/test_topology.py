@@ -19,8 +19,9 @@ from fog_learning.backend.plain import plain_bench
 from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_sim.shape import Group, Place, load_shape, places, shape_for
 from fog_sim.world import Simulation
-from fogctl import draw, watch
-from fogctl.demo import FOG
+from fogctl.show import draw
+from fogctl.show import watch
+from fogctl.verbs.demo import FOG
 
 UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
 WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)

@@ -13,7 +13,7 @@ from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation
-from fogctl.watch import details
+from fogctl.show.watch import details
 from support.stand_ins import StandIn, World
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from fogctl.output import aligned, number, size
+from fogctl.show.output import aligned, number, size
 from fogctl.session import Session, command
 
 if TYPE_CHECKING:

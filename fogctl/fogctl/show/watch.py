@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from fog_common.errors import ConfigError, JobFailed, TimedOut, Unreachable
-from fogctl.output import Output, aligned, duration, number, size
-from fogctl.plan import predicted_lines
+from fogctl.show.output import Output, aligned, duration, number, size
+from fogctl.verbs.plan import predicted_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -69,7 +69,7 @@ def _agent(text: str) -> Member:
 def write(folder: Path, listen: str, fleet: str, members: list[Member]) -> dict[str, Any]:
     """Write all files; what `--json` prints. ConfigError before anything is written if two members share a name."""
     from fog_common.errors import ConfigError
-    from fogctl import mosquitto
+    from fogctl.fleet import mosquitto
 
     host, port = mosquitto.listen_address(listen)
     names = [member.name for member in members]

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """The tree of a job, of a job file as it would be placed now, or of the whole fleet."""
         from fog_common.errors import ConfigError
-        from fogctl import draw
+        from fogctl.show import draw
 
         if out is not None and out.suffix not in {".svg", ".dot"}:
             raise ConfigError(f"--out {out}: the name must end in .svg or .dot")
@@ -38,7 +38,7 @@ def _asked(job: str | None) -> dict[str, Any]:
     if job is None:
         return {}
     if Path(job).suffix in {".yaml", ".yml", ".json"} or Path(job).is_file():
-        from fogctl.demo import spec_of
+        from fogctl.verbs.demo import spec_of
 
         return {"spec": spec_of(Path(job), None)}
     return {"job": job}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogctl.output import literal, size
+from fogctl.show.output import literal, size
 from fogctl.session import Session, command
 
 if TYPE_CHECKING:

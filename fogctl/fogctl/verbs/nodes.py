@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.output import duration, size
+from fogctl.show.output import duration, size
 from fogctl.session import Session, command
 
 app = typer.Typer(no_args_is_help=True, help="The machines of the fleet.")

@@ -65,8 +65,8 @@ def register(app: typer.Typer) -> None:
 def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str, sites: int = 0) -> tuple[dict[str, Any], list[str]]:
     """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
     from fog_common.errors import ConfigError
-    from fogctl.local_fleet import LocalFleet
-    from fogctl.watch import checked_end, follow, summary_lines
+    from fogctl.fleet.local_fleet import LocalFleet
+    from fogctl.show.watch import checked_end, follow, summary_lines
 
     out = session.out
     began = time.monotonic()
@@ -114,7 +114,7 @@ def check_nodes(spec: dict[str, Any], places: dict[str, tuple[str, str]]) -> Non
 
 def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:
     """Payload bytes that passed each broker, by plane; nothing when there is only one."""
-    from fogctl.output import aligned, size
+    from fogctl.show.output import aligned, size
 
     if len(counts) < 2:
         return []

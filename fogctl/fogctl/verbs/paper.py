@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.output import aligned
+from fogctl.show.output import aligned
 from fogctl.session import Session, command
 
 app = typer.Typer(no_args_is_help=True, help="Experiments of the papers, ours beside theirs.")
@@ -72,8 +72,8 @@ def run(
 
 def _on_a_fleet(session: Session, spec: dict[str, Any], agents: int, sites: int) -> dict[str, Any]:
     """STATUS of the job at its end, with `broker_bytes` and `stray_bytes` as in `fogctl demo --json`. JobFailed with its reason."""
-    from fogctl.local_fleet import LocalFleet
-    from fogctl.watch import checked_end, follow
+    from fogctl.fleet.local_fleet import LocalFleet
+    from fogctl.show.watch import checked_end, follow
 
     with (
         tempfile.TemporaryDirectory(prefix="foglearn-live-") as folder,

@@ -23,7 +23,7 @@ from fogctl.fleet.broker import Broker
 from fog_common.errors import TimedOut, Unreachable
 from fog_common.ids import CLOUD_SITE
 from fogctl.client import Client, Settings
-from fogctl.tap import Tap
+from fogctl.fleet.tap import Tap
 
 if TYPE_CHECKING:
     import psutil
@@ -134,7 +134,7 @@ class LocalFleet:
         return {node: (self.tier_of(node), self.site_of(node)) for node in (CLOUD_NODE, *self.agents)}
 
     def _start_sites(self) -> None:
-        from fogctl import mosquitto
+        from fogctl.fleet import mosquitto
 
         at = self.broker_config
         if not self.sites:

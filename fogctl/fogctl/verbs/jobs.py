@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogctl.output import duration, number
+from fogctl.show.output import duration, number
 from fogctl.session import Session, command
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def list_(session: Session, active: Annotated[bool, typer.Option("--active", hel
 @command(app, "status")
 def status(session: Session, job: Name) -> None:
     """What a job does now, and what it waits for."""
-    from fogctl.watch import details
+    from fogctl.show.watch import details
 
     with session.client() as client:
         body = client.request("job.status", job=job)
@@ -119,8 +119,8 @@ def plot(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf.")],
 ) -> None:
     """Accuracy, bytes and energy per round as a picture (needs the extra `plot`)."""
-    from fogctl.plot import checked, draw
-    from fogctl.watch import whole_status
+    from fogctl.show.plot import checked, draw
+    from fogctl.show.watch import whole_status
 
     file = checked(out.expanduser())
     with session.client() as client:
@@ -130,7 +130,7 @@ def plot(
 
 
 def _follow(session: Session, client: Client, job: str, at_most_s: float | None) -> None:
-    from fogctl.watch import checked_end, follow, summary_lines
+    from fogctl.show.watch import checked_end, follow, summary_lines
 
     try:
         end = follow(client, job, session.out, at_most_s=at_most_s)

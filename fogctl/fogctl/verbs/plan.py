@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.output import aligned, duration, size
+from fogctl.show.output import aligned, duration, size
 from fogctl.session import Session, command
 
 
