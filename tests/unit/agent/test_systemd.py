@@ -14,8 +14,9 @@ import pytest
 from fog_agent import install
 from fog_agent.config import AgentConfig, load_config
 from fog_common.errors import ConfigError
+from support.paths import ROOT
 
-UNITS = Path(__file__).parents[2] / "systemd"
+UNITS = ROOT / "systemd"
 EXPOSURE = 20
 """Of 100, systemd's own measure; a bare unit has 96."""
 

@@ -11,8 +11,9 @@ import pytest
 from fog_common.errors import ConfigError
 from fog_learning.job.sections import Job, Partition, job_spec
 from fog_learning.job.reading import job_from, load_job
+from support.paths import ROOT
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 GOOD = {
     "name": "name: digits",
     "method": "method: {name: fedavg, local_steps: 20}",

@@ -22,6 +22,7 @@ from fog_sim.world import Simulation
 from fogctl.show import draw
 from fogctl.show import watch
 from fogctl.verbs.demo import FOG
+from support.paths import ROOT
 
 UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
 WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)
@@ -322,7 +323,7 @@ def test_a_simulated_fleet_of_a_jobs_topology_gets_that_tree():
 
 
 def test_the_demos_job_for_sites_is_the_example():
-    example = load_job(Path(__file__).parents[2] / "examples" / "fog.yaml")
+    example = load_job(ROOT / "examples" / "fog.yaml")
     assert job_from(FOG) == example
 
 

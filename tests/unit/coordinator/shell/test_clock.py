@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fog_coordinator.shell.service import Clock
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 AREAS = ("common", "learning", "agent", "coordinator", "sim", "fogctl")
 WALL = {"time.time", "time.time_ns", "time.ctime", "time.localtime", "time.gmtime", "time.strftime"}
 ALLOWED = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fog_common.telemetry.exposition import Exposition, render
 from fog_common.telemetry.metrics import ACK_COUNTERS, ACK_LE, METRICS, Samples, ack_counter, add_histogram, series_names
+from support.paths import TESTS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "metric_names.txt"
+GOLDEN = TESTS / "golden" / "metric_names.txt"
 LABELS = {"node", "site", "job", "role", "plane", "direction", "source", "state", "op", "use", "budget", "reason", "version"}
 UNITS = ("_seconds", "_bytes", "_joules", "_grams", "_watts", "_celsius", "_ratio", "_bytes_per_second", "_timestamp_seconds")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ import yaml
 
 from fog_learning.job.sections import job_spec
 from fog_learning.job.reading import job_from
+from support.paths import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs/jobs.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/jobs.md").read_text(encoding="utf-8")
 BLOCKS = [block.split("```")[0] for block in PAGE.split("```yaml\n")[1:]]
 
 
