@@ -42,9 +42,9 @@ class Inline:
         self.codebook = Codebook(Program({role.name: role.machine for role in self.method.roles}, self.method.messages))
         self.peers: dict[str, Peer] = {}
         for role in self.method.roles:
-            names = [f"{role.name}-{slot}" for slot in range(slots)] if role.where == "data" else [role.name]
+            names = [f"{role.name}-{slot}" for slot in range(slots)] if role.bound == "slot" else [role.name]
             for slot, name in enumerate(names):
-                self.peers[name] = Peer(name, role.name, slot if role.where == "data" else -1, f"n-{name}", "s", "edge", incarnation=1, since=1)
+                self.peers[name] = Peer(name, role.name, slot if role.bound == "slot" else -1, f"n-{name}", "s", "edge", incarnation=1, since=1)
         self.root = next(name for name, peer in self.peers.items() if peer.role == self.method.root)
         self.machines: dict[str, Machine] = {name: self.method.build(job, plan, peer) for name, peer in self.peers.items()}
         self.values: dict[tuple[str, str], Any] = {}

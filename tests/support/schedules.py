@@ -142,9 +142,9 @@ class Schedule:
         for peer in peers:
             self.seats[peer.task] = Seat(peer)
         for role in self.method.roles if not peers else ():
-            names = [f"{role.name}-{slot}" for slot in range(data_tasks)] if role.where == "data" else [role.name]
+            names = [f"{role.name}-{slot}" for slot in range(data_tasks)] if role.bound == "slot" else [role.name]
             for slot, name in enumerate(names):
-                self.seats[name] = Seat(Peer(name, role.name, slot if role.where == "data" else -1, f"node-{name}", "site", "edge"))
+                self.seats[name] = Seat(Peer(name, role.name, slot if role.bound == "slot" else -1, f"node-{name}", "site", "edge"))
         self.root = next(name for name, seat in self.seats.items() if seat.peer.role == self.method.root)
         for name in sorted(self.seats):
             if name in faults.absent:

@@ -83,7 +83,7 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     known = {node.node: node for node in registry}
     cloud: Node | None = None
     named = ""
-    if any(role.where != "data" for role in method.roles):
+    if any(role.bound != "slot" for role in method.roles):
         usable = [node for node in registry if node.online and not node.leaving]
         named = tree.named_root(file.topology, known)
         wanted = known[named] if named else simple.best(usable, job.roster)
@@ -94,8 +94,8 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     if blocked:
         by = sorted({taken[node] for node in blocked})
         return QUEUED, f"{', '.join(dict.fromkeys(blocked))} busy with {', '.join(by)}"
-    if cloud is None and any(role.where != "data" for role in method.roles):
-        return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.where != 'data')}"
+    if cloud is None and any(role.bound != "slot" for role in method.roles):
+        return WAITING, f"no node is online that could run {next(role.name for role in method.roles if role.bound != 'slot')}"
     free = [node for node in registry if node.online and not node.leaving and node.node not in taken and named in ("", node.node)]
     chosen = choice.choose(file, method, job.roster, known, free, cloud) if cloud is not None else choice.Choice()
     if chosen.why:
@@ -108,7 +108,7 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     job.plan, job.runner_up = chosen.plan, chosen.runner_up
     job.settled = dict(chosen.plan.settings) if chosen.plan is not None and planner.is_automatic(file) else {}
     seats = simple.seats(method, job.roster, known, cloud)
-    layers = [role for role in method.roles if role.where == "layer"]
+    layers = [role for role in method.roles if role.bound == "tree"]
     if layers:
         fit = [node.node for node in registry if node.online and not node.leaving and node.node not in taken]
         branches = tree.plan(file.topology, job.roster, known, fit, cloud.node if cloud is not None else "")
@@ -242,7 +242,7 @@ def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, re
         slot = len(job.roster)
         text = f"{newcomer.node} joins with its own data, slot {slot}"
         job.roster.append(newcomer.node)
-        job.seats += [simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, "") for role in method.roles if role.where == "data"]
+        job.seats += [simple.data_seat(role.name, slot, newcomer.node, newcomer, role.stateful, "") for role in method.roles if role.bound == "slot"]
         job.seats.sort(key=lambda seat: (seat.slot, seat.role))
     else:
         return ""

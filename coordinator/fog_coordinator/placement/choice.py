@@ -126,7 +126,7 @@ def short_of_memory(file: JobFile, method: Method, known: Mapping[str, Node], na
     tight = [place for place in found if place.memory_bytes is not None and place.memory_bytes < need]
     if not need or not tight or len(tight) < len(found):
         return ""
-    return planner.short_of_memory(next(role.name for role in method.roles if role.where == "data"), need, tight)
+    return planner.short_of_memory(next(role.name for role in method.roles if role.bound == "slot"), need, tight)
 
 
 def data_need(file: JobFile, method: Method) -> int:
@@ -139,7 +139,7 @@ def data_need(file: JobFile, method: Method) -> int:
         options = planner.ways(file, max(1, len(file.nodes.select.names)))
     except ConfigError:
         return 0
-    roles = [role.name for role in method.roles if role.where == "data"]
+    roles = [role.name for role in method.roles if role.bound == "slot"]
     return min(max((option.memory.get(role, 0) for role in roles), default=0) for option in options)
 
 

@@ -118,8 +118,8 @@ def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequen
         options = ways(file, len(roster), told)
     except ConfigError as error:
         return Planned(why=str(error))
-    task = next((role.name for role in method.roles if role.where == "cloud"), "")
-    data = tuple(role.name for role in method.roles if role.where == "data")
+    task = next((role.name for role in method.roles if role.bound == "free"), "")
+    data = tuple(role.name for role in method.roles if role.bound == "slot")
     if not task or not candidates or not roster:
         return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
     table = _Table(file.placement or Placing(), options, data, task, tuple(roster), tuple(candidates))

@@ -75,10 +75,10 @@ def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud:
     root = next(role for role in method.roles if role.name == method.root)
     root_task = root.name if root.where != "data" else f"{root.name}-0"
     for role in method.roles:
-        if role.where == "data":
+        if role.bound == "slot":
             for slot, name in enumerate(nodes):
                 result.append(data_seat(role.name, slot, name, profiles.get(name), role.stateful, root_task))
-        elif cloud is not None and role.where == "cloud":
+        elif cloud is not None and role.bound == "free":
             where = cloud.profile
             result.append(Seat(role.name, role.name, -1, cloud.node, where.site, where.tier, stateful=role.stateful, parent=root_task))
     for seat in result:

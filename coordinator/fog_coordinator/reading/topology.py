@@ -58,7 +58,7 @@ def _seats(core: Core, roster: list[str], topology: Topology, method: Method) ->
     named = tree.named_root(topology, known)
     cloud = known[named] if named else simple.best(usable, roster)
     seats = simple.seats(method, roster, known, cloud)
-    layers = [role for role in method.roles if role.where == "layer"]
+    layers = [role for role in method.roles if role.bound == "tree"]
     if not layers:
         return seats
     plan = tree.plan(topology, roster, known, [node.node for node in usable], cloud.node if cloud is not None else "")

@@ -35,12 +35,12 @@ def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", h
         raise ConfigError(f"{name!r}: {suggest(name, list(METHODS), 'method')}")
     method = METHODS[name]
     keys = _keys(method.plan)
-    roles = [{"name": role.name, "where": role.where, "stateful": role.stateful} for role in method.roles]
+    roles = [{"name": role.name, "bound": role.bound, "stateful": role.stateful} for role in method.roles]
     data = {"name": name, "title": method.title, "source": method.source, "root": method.root, "roles": roles, "keys": keys}
     lines = [f"{name}: {method.title}", f"  {method.source}", "", "roles"]
     lines += [
         "  " + line
-        for line in aligned([(role.name, _PLACES[role.where] + (", the root" if role.name == method.root else "")) for role in method.roles])
+        for line in aligned([(role.name, _PLACES[role.bound] + (", the root" if role.name == method.root else "")) for role in method.roles])
     ]
     lines += ["", "keys of the `method` section"]
     lines += [
@@ -49,7 +49,7 @@ def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", h
     session.out.result(data, lines)
 
 
-_PLACES = {"data": "on every node with data", "cloud": "on a cloud node", "layer": "on the inner nodes of the job's tree"}
+_PLACES = {"slot": "on every node with data", "free": "where placement puts it", "tree": "on the inner nodes of the job's tree"}
 
 
 def _keys(plan: Any) -> list[dict[str, str]]:

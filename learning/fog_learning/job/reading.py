@@ -69,7 +69,7 @@ def _checked(document: config.Document) -> Job:
         check(job)
         check_model(job.model)
         method, _ = resolve_method(job)
-        if job.topology != Topology() and not any(role.where == "layer" for role in method.roles):
+        if job.topology != Topology() and not any(role.bound == "tree" for role in method.roles):
             raise ConfigError(f"topology: {method.name} has no inner nodes; remove the section, or choose method fog")
     except ConfigError as error:
         raise document.located(error) from None

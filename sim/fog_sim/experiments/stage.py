@@ -210,6 +210,6 @@ def star(spec: dict[str, Any], nodes: int) -> list[Task]:
     """The method's one cloud task, and its data role on each of `nodes` nodes of one site."""
     method, _ = resolve_method(job_from(spec, "the experiment's job"))
     root = method.root
-    data = [role for role in method.roles if role.where == "data"]
+    data = [role for role in method.roles if role.bound == "slot"]
     tasks = [Task(root, root, tier="cloud", site="cloud")]
     return tasks + [Task(f"{role.name}-{slot}", role.name, slot, root) for role in data for slot in range(nodes)]

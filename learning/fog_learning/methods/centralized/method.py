@@ -236,7 +236,7 @@ CENTRALIZED = Method(
     title="Centralized training on all samples (baseline)",
     source="decomposed deep training (FCDDT), section 5: CC",
     plan=Plan,
-    roles=(Role("source", Source, where="data"), Role("center", Center, where="cloud", stateful=True)),
+    roles=(Role("source", Source, bound="slot"), Role("center", Center, bound="free", stateful=True)),
     messages=(Ask, Samples, Trouble),
     root="center",
     build=build,

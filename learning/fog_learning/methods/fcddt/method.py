@@ -88,7 +88,7 @@ FCDDT = Method(
     title="Decomposed training: front on the nodes, trunk in the cloud",
     source="decomposed deep training (FCDDT), Algorithms 1 to 3, with the backward pass made exact",
     plan=Plan,
-    roles=(Role("front", Front, where="data"), Role("trunk", Trunk, where="cloud", stateful=True)),
+    roles=(Role("front", Front, bound="slot"), Role("trunk", Trunk, bound="free", stateful=True)),
     messages=(Step, Go, Rows, Features, Heads, Cut, Local, Trouble),
     root="trunk",
     build=build,

@@ -440,7 +440,7 @@ FEDAVG = Method(
     title="Federated averaging (FedSGD, FedProx, FedOpt)",
     source="McMahan et al. 2017, Algorithm 1",
     plan=Plan,
-    roles=(Role("server", Server, where="cloud", stateful=True), Role("trainer", Trainer, where="data")),
+    roles=(Role("server", Server, bound="free", stateful=True), Role("trainer", Trainer, bound="slot")),
     messages=(Round, Update, Trouble),
     root="server",
     build=build,

@@ -367,9 +367,9 @@ FOG = Method(
     source="Hosseinalipour et al. 2020",
     plan=Plan,
     roles=(
-        Role("server", Server, where="cloud", stateful=True),
-        Role("aggregator", Aggregator, where="layer", stateful=True),
-        Role("trainer", Trainer, where="data", heritable=True),
+        Role("server", Server, bound="free", stateful=True),
+        Role("aggregator", Aggregator, bound="tree", stateful=True),
+        Role("trainer", Trainer, bound="slot", heritable=True),
     ),
     messages=(Call, Lacking, Pass, Ready, Update, Trouble, Links, Settled, More, Pull, Stuck, Share),
     root="server",

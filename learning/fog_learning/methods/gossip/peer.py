@@ -393,7 +393,7 @@ GOSSIP = Method(
     title="Decentralised SGD: neighbours average, there is no server",
     source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
     plan=Plan,
-    roles=(Role("observer", Observer, where="cloud", stateful=True), Role("peer", GossipPeer, where="data", heritable=True)),
+    roles=(Role("observer", Observer, bound="free", stateful=True), Role("peer", GossipPeer, bound="slot", heritable=True)),
     messages=(Here, Silent, Model, Share, Report, Trouble, Ask, Told),
     root="observer",
     build=build,

@@ -18,8 +18,8 @@ from support.stand_ins import StandIn, World
 def lockstep(spec: Mapping[str, Any]) -> tuple[Job, Method]:
     method = METHODS["fedavg"]
     roles = (
-        Role("server", method.roles[0].machine, where="cloud", stateful=True),
-        Role("trainer", method.roles[1].machine, where="data", stateful=True),
+        Role("server", method.roles[0].machine, bound="free", stateful=True),
+        Role("trainer", method.roles[1].machine, bound="slot", stateful=True),
     )
     return job_from(spec), replace(method, roles=roles, lockstep=True)
 

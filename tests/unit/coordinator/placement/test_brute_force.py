@@ -57,7 +57,7 @@ def fleets(draw: st.DrawFn) -> tuple[list[Place], list[Place]]:
 
 def everything(file: Any, owners: list[Place], candidates: list[Place]) -> list[tuple[float, dict[str, Any], str]]:
     """All that is possible, the best first."""
-    data, task = (next(role.name for role in METHODS[file.method["name"]].roles if role.where == where) for where in ("data", "cloud"))
+    data, task = (next(role.name for role in METHODS[file.method["name"]].roles if role.bound == bound) for bound in ("slot", "free"))
     names = {place.node for place in owners}
 
     def fits(option: Demands, place: Place) -> bool:
