@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from fog_learning.backend.torch import Workbench
 from fog_learning.job.reading import job_from
 from fog_learning.ops.values import Weights
-from fog_learning.backend.torch import Workbench
 
 SIZES: Final = (1_000_000, 4_000_000, 16_000_000)
 """Parameters: the model of the round bench, and up to 64 MB."""

@@ -28,10 +28,10 @@ from fog_common.bus.mqtt import MqttBus
 from fog_common.telemetry.metrics import NODE_GAUGES, USES, joules
 from fog_common.wire.messages import Announce, Heartbeat, Profile
 from fog_coordinator.core import Core
-from fog_coordinator.state.effects import Record
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.scrape import Look, LookAsked, Scrapes
+from fog_coordinator.state.effects import Record
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.show.watch import ENDED, whole_status

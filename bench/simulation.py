@@ -19,14 +19,14 @@ from typing import Any, Final
 import torch
 from msgspec.structs import replace
 
-from fog_learning.job.sections import Job
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_sim.costs import Costs, standin_bench, torch_bench
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 from fogctl.client import Client
-from fogctl.verbs.demo import spec_of
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.verbs.demo import spec_of
 
 DIGITS: Final = Path(__file__).parents[1] / "examples" / "digits.yaml"
 NODES: Final = 4

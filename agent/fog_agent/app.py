@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fog_agent.node import probes
 from fog_agent.config import AgentConfig, datasets, load_config, state_dir
 from fog_agent.core import AgentCore, Limits
 from fog_agent.daemon import Daemon, Inbox, StopAsked
+from fog_agent.node import probes
 from fog_agent.node.gauges import Gauges
 from fog_agent.node.state import StateDir
 from fog_agent.process.workers import Workers
-from fog_common.program import envelope
 from fog_common.bus.base import Will
 from fog_common.energy.meter import Meter
 from fog_common.errors import ConfigError, FogError
+from fog_common.program import envelope
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence
 

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from fog_agent.node import probes
 from fog_agent.config import AgentConfig, datasets, state_dir
+from fog_agent.node import probes
 from fog_agent.node.state import StateDir
-from fog_common.program import envelope
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
 from fog_common.energy.meter import Meter
 from fog_common.errors import ConfigError, FogError, Refused, Unreachable
+from fog_common.program import envelope
 from fog_common.wire import topics
 
 CONNECT_S: Final = 10.0

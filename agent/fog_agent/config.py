@@ -68,7 +68,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     spawner: str = ""
     """Unix socket of a `fog_agent.process.spawner` that forks workers; '' = each worker is a process of its own."""
     worker_command: tuple[str, ...] = ()
-    """Program in the place of `python -m fog_agent.worker.threads`, e.g. under nice; `--fd N` is appended. Not together with spawner."""
+    """Program in the place of `python -m fog_agent.worker`, e.g. under nice; `--fd N` is appended. Not together with spawner."""
     energy: EnergyConfig = EnergyConfig()
     metrics: bool = True
     """Measure load, memory, energy and what workers do, and say it with the heartbeats. off: heartbeats carry only what placement, budgets of

@@ -16,9 +16,9 @@ import psutil
 
 from fog_common.errors import FogError, Unreachable
 from fog_sim.faults import CLOCK_S, SLOW_LATENCY_S, SLOW_RATE_BYTES_S, Fault
-from fogctl.fleet.proxy import Link, Proxy
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
+from fogctl.fleet.proxy import Link, Proxy
 
 log = logging.getLogger(__name__)
 

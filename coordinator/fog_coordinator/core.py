@@ -14,17 +14,32 @@ from fog_common.errors import ConfigError
 from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Request, WorkerState
 from fog_coordinator.accounts import budgets
+from fog_coordinator.accounts.energy import forget_readings, share_energy
+from fog_coordinator.accounts.reports import Closing, Crashes, note_saves
 from fog_coordinator.lifecycle import admission as lifecycle
-from fog_coordinator.reading import verbs as requests
 from fog_coordinator.lifecycle.alike import agree
 from fog_coordinator.moves.desired import Desk
-from fog_coordinator.state.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
-from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, History, Job, Log, Seat, decode_job
-from fog_coordinator.state.nodes import Node, Registry, Strangers
-from fog_coordinator.accounts.reports import Closing, Crashes, note_saves
-from fog_coordinator.accounts.energy import forget_readings, share_energy
-from fog_coordinator.state.counts import Tally
 from fog_coordinator.moves.moves import NOTHING, READY, Rules, settle
+from fog_coordinator.reading import verbs as requests
+from fog_coordinator.state.counts import Tally
+from fog_coordinator.state.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
+from fog_coordinator.state.jobs import (
+    CANCELLED,
+    ENDED,
+    FAILED,
+    FINISHED,
+    PLACED,
+    PREPARING,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    History,
+    Job,
+    Log,
+    Seat,
+    decode_job,
+)
+from fog_coordinator.state.nodes import Node, Registry, Strangers
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from fog_common.runtime.effects import RESULT, Result, decode_result
 from fog_common.errors import WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.runtime.effects import RESULT, Result, decode_result
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
 from fog_common.wire import topics

@@ -9,17 +9,8 @@ from importlib.util import find_spec
 
 import typer
 
-from fogctl.verbs import broker
-from fogctl.verbs import doctor
-from fogctl.verbs import jobs
-from fogctl.verbs import methods
-from fogctl.verbs import models
-from fogctl.verbs import nodes
-from fogctl.verbs import plan
-from fogctl.verbs import top
-from fogctl.verbs import topology
-from fogctl.verbs import validate
 from fogctl.show.output import Output
+from fogctl.verbs import broker, doctor, jobs, methods, models, nodes, plan, top, topology, validate
 
 app = typer.Typer(
     name="fogctl",

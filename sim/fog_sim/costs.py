@@ -86,3 +86,10 @@ def standin_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[An
 
     bench = Workbench(job, slots, roster_size)
     return bench, Costs(1e6, bench.size, job.train.batch_size, 100)
+
+
+def plain_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+    """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
+    from fog_learning.backend.plain import PlainBench
+
+    return PlainBench(), Costs(1e6, 256, job.train.batch_size, 100)

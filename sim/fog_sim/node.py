@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from fog_agent import effects as agent_effects
-from fog_agent.worker import hosting
 from fog_agent.core import AgentCore, Limits, Sample
-from fog_common.runtime import effects as host_effects
+from fog_agent.worker import hosting
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import FogError, WireError
+from fog_common.runtime import effects as host_effects
 from fog_common.runtime.host import Host
 from fog_common.runtime.saves import Record
 from fog_common.runtime.shelf import Shelf, kept

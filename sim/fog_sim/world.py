@@ -13,18 +13,18 @@ import msgspec
 
 from fog_agent.core import Limits
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
-from fog_common.runtime.effects import RESULT, decode_result
 from fog_common.errors import ConfigError, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.runtime.effects import RESULT, decode_result
 from fog_common.runtime.saves import Record
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
-from fog_coordinator.state import effects as core_effects
 from fog_coordinator.core import Core
-from fog_learning.job.sections import Job
+from fog_coordinator.state import effects as core_effects
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel

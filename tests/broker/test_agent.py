@@ -16,9 +16,9 @@ import pytest
 
 from fog_agent.process.workers import resident_bytes
 from fog_common.bus.base import BrokerConfig
-from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence
+from fogctl.fleet.broker import Broker, find_mosquitto
 from support.agents import FAKE_WORKER, FLEET, Agent, Coordinator, alive, gone, job
 
 

@@ -19,14 +19,14 @@ import yaml
 from fog_agent.config import load_config
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Disconnected, Received
-from fogctl.fleet.broker import Broker, find_mosquitto, start_process
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, Refused
 from fog_common.wire import topics
 from fogctl import app as fogctl
-from fogctl.fleet import mosquitto
-from fogctl.verbs.broker import Member, write
 from fogctl.client import Client, settings
+from fogctl.fleet import mosquitto
+from fogctl.fleet.broker import Broker, find_mosquitto, start_process
+from fogctl.verbs.broker import Member, write
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import fogctl.fleet.broker as broker_module
-from fogctl.fleet.broker import Broker, Kind, find_broker, find_mosquitto
 from fog_common.errors import Unreachable
+from fogctl.fleet.broker import Broker, Kind, find_broker, find_mosquitto
 from support.broker import PATIENCE_S, needs
 
 KINDS: list[Kind] = ["mosquitto", "embedded"]

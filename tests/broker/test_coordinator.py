@@ -17,8 +17,8 @@ import pytest
 
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Received, Will
 from fog_common.bus.mqtt import MqttBus
-from fog_common.runtime.effects import RESULT, Result
 from fog_common.errors import ConfigError, FogError
+from fog_common.runtime.effects import RESULT, Result
 from fog_common.runtime.machine import Blob, RoundRecord
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Publish

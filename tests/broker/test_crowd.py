@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import LocalFleet
 from support.broker import needs
 from support.crowd import Crowd

@@ -13,8 +13,8 @@ import pytest
 
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received
-from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
+from fogctl.fleet.broker import Broker, find_mosquitto
 from fogctl.fleet.mosquitto import configuration
 from support.broker import PATIENCE_S, Inbox, needs
 

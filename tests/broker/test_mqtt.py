@@ -17,10 +17,10 @@ import pytest
 from fog_common.bus import mqtt
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, Received, Will
-from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.bus.mqtt import MqttBus
 from fog_common.bus.sendqueue import MAX_TRIES
 from fog_common.errors import ConfigError, TooLarge
+from fogctl.fleet.broker import Broker, find_mosquitto
 from support.broker import Inbox, needs
 
 CHUNK = bytes(256 * 1024)

@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.test_coordinator import Scene
 from fog_common.bus.base import BrokerConfig
-from fogctl.fleet.broker import Broker
 from fog_common.bus.mqtt import MqttBus
 from fog_common.telemetry.metrics import METRICS
 from fog_common.wire import topics
 from fog_common.wire.messages import Announce, Heartbeat
+from fogctl.fleet.broker import Broker
 from support.agents import Agent, Coordinator, job
 from support.broker import Inbox
 from support.prometheus import free_port, promtool, shipped

@@ -14,8 +14,8 @@ import pytest
 
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received, Will
-from fogctl.fleet.broker import Broker
 from fog_common.bus.mqtt import MqttBus
+from fogctl.fleet.broker import Broker
 from fogctl.fleet.proxy import HOST, Link, Proxy
 from support.broker import PATIENCE_S, Inbox
 

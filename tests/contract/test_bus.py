@@ -10,10 +10,10 @@ import pytest
 
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Bus, BusEvent, Connected, Disconnected, Received, Will
-from fogctl.fleet.broker import Broker, find_mosquitto
 from fog_common.bus.memory import MemoryBroker, MemoryBus, matches
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import TooLarge
+from fogctl.fleet.broker import Broker, find_mosquitto
 from support.broker import Inbox, needs, start_nats
 
 AT_ONCE = {"first_s": 0.05, "cap_s": 0.2}

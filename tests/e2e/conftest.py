@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import Unreachable
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import LocalFleet
 from fogctl.show.watch import whole_status
 from support.broker import needs

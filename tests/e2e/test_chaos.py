@@ -8,8 +8,8 @@ from bench.chaos.__main__ import Runner
 from bench.chaos.fleet import ChaosFleet
 from bench.chaos.kinds import Case
 
-from fogctl.fleet.broker import find_mosquitto
 from fog_sim.faults import Fault, Schedule
+from fogctl.fleet.broker import find_mosquitto
 from support.broker import needs
 
 CASES = [

@@ -11,10 +11,10 @@ import yaml
 
 from e2e.conftest import Fleet
 from fog_common.bus.base import Connected
-from fogctl.fleet.broker import find_mosquitto
 from fog_common.bus.mqtt import MqttBus
 from fog_common.telemetry.metrics import METRICS
 from fog_common.wire import topics
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.verbs.demo import DIGITS
 from support.broker import Inbox, needs
 from support.panels import DEPLOY, Asked, metric_names, queries

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from fogctl.fleet.broker import find_mosquitto
 from fog_learning.ops.values import Weights, encode
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs
 from support.commands import PATIENCE_S, Commands

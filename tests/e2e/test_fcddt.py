@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fogctl.fleet.broker import find_mosquitto
-from fog_learning.job.sections import Job, job_spec
 from fog_learning.job.reading import load_job
+from fog_learning.job.sections import Job, job_spec
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.show.watch import summary
 from support import uncut

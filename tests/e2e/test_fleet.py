@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from e2e.conftest import PATIENCE_S, Fleet
-from fogctl.fleet.broker import find_mosquitto
 from fog_common.errors import FogError
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import CLOUD_NODE
 from support.broker import needs
 

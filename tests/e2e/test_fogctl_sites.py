@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fogctl.fleet.broker import find_mosquitto
 from fog_sim.experiments import fog_vs_fl
 from fogctl import app as fogctl
+from fogctl.fleet.broker import find_mosquitto
 from support.broker import needs
 
 PLANES = {"d2d", "to", "cast", "node", "ctl"}

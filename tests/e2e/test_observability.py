@@ -10,10 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.conftest import Fleet
-from fogctl.fleet.broker import find_mosquitto
 from fog_common.telemetry.metrics import METRICS
 from fogctl.app import run
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.result import fetch
 from support.broker import needs
 from support.prometheus import promtool

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fogctl.fleet.broker import find_mosquitto
 from fogctl.client import Client
+from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from support.broker import needs
 

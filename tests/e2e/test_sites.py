@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import Fleet
+from fogctl.client import Client
+from fogctl.fleet import mosquitto
 from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.proxy import Link, Proxy
-from fogctl.fleet import mosquitto
-from fogctl.client import Client
 from support.broker import needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fog_agent.node import probes
 from fog_agent.core import Sample
+from fog_agent.node import probes
 from fog_agent.process.workers import resident_bytes
 from fog_common.energy.meter import Meter
 from fog_common.energy.model import carbon_g

@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from fog_agent.worker import pipe
 from fog_agent.config import AgentConfig
 from fog_agent.process.forked import Forked
+from fog_agent.worker import pipe
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
@@ -131,7 +131,7 @@ class Workers:
     def _launch(self) -> Launch:
         if self._config.spawner:
             return lambda sock, log_fd: Forked(self._config.spawner, sock, log_fd)
-        command = list(self._config.worker_command) or [sys.executable, "-m", "fog_agent.worker.threads"]
+        command = list(self._config.worker_command) or [sys.executable, "-m", "fog_agent.worker"]
         return lambda sock, log_fd: _subprocess(command, sock, log_fd)
 
 

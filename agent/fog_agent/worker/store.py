@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fog_common.runtime import saves
 from fog_common.errors import WireError
+from fog_common.runtime import saves
 from fog_common.runtime.saves import Record
 from fog_common.runtime.shelf import Shelf, kept
 

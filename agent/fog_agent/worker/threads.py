@@ -1,6 +1,6 @@
 """The worker: hosts one job's tasks on this node, owns torch, has its own broker connection.
 
-    python -m fog_agent.worker.threads --fd N        (N: socket to the daemon; its end is the worker's end)
+    python -m fog_agent.worker --fd N        (N: socket to the daemon; its end is the worker's end)
 
 Three threads beside the bus's: the owner (this file's loop; the only one that touches the host), one for ops, one for the disk.
 They speak through one inbox.
@@ -24,17 +24,16 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from fog_agent.worker import hosting
-from fog_agent.worker import pipe
 from fog_agent.node import probes
+from fog_agent.worker import hosting, pipe
 from fog_agent.worker.opqueue import OpQueue
 from fog_agent.worker.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
-from fog_common.runtime.effects import Changed, Compute, Listen, Persist, Withdraw
 from fog_common.errors import FogError, WireError
-from fog_common.runtime.host import Host
 from fog_common.ids import TIERS
+from fog_common.runtime.effects import Changed, Compute, Listen, Persist, Withdraw
+from fog_common.runtime.host import Host
 from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
@@ -512,7 +511,3 @@ def main(fd: int) -> int:
         return 1
     logging.basicConfig(level=setup.log_level, stream=sys.stderr, format=f"%(levelname)s worker {setup.node}/{setup.job}: %(message)s", force=True)
     return Worker(sock, setup).run()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[sys.argv.index("--fd") + 1])))

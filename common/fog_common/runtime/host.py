@@ -19,11 +19,25 @@ from typing import Any
 
 import msgspec
 
-from fog_common.runtime.copies import Copies
-from fog_common.runtime.effects import HOST, RESULT, Changed, Compute, Effect, Fetch, Listen, Missing, Persist, Replica, Result, Withdraw, decode_host_message
 from fog_common.errors import OpError, WireError
-from fog_common.runtime.fetches import Fetches
 from fog_common.ids import CLOUD_SITE, COORDINATOR
+from fog_common.runtime.copies import Copies
+from fog_common.runtime.effects import (
+    HOST,
+    RESULT,
+    Changed,
+    Compute,
+    Effect,
+    Fetch,
+    Listen,
+    Missing,
+    Persist,
+    Replica,
+    Result,
+    Withdraw,
+    decode_host_message,
+)
+from fog_common.runtime.fetches import Fetches
 from fog_common.runtime.machine import (
     Blob,
     Cancel,
@@ -53,14 +67,14 @@ from fog_common.runtime.machine import (
     refs_in,
 )
 from fog_common.runtime.mail import Mail
-from fog_common.telemetry.metrics import REFUSED_UPDATES
 from fog_common.runtime.refs import Refs
 from fog_common.runtime.saves import Codebook, Program, Record
 from fog_common.runtime.shelf import Shelf
 from fog_common.runtime.table import Table
 from fog_common.runtime.task import Task
-from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Letter, Publish, Refused
 from fog_common.runtime.unheard import Unheard
+from fog_common.telemetry.metrics import REFUSED_UPDATES
+from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Letter, Publish, Refused
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, ReplicaState, TaskState
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.counts import Tally
+from fog_coordinator.state.jobs import Job
 from fog_learning.job.sections import Budgets
 
 WARN_AT: Final = 0.8

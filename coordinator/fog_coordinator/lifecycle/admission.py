@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from fog_coordinator.lifecycle.alike import unequal
-from fog_coordinator.state.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
-from fog_coordinator.placement import choice, planner, simple, tree
-from fog_coordinator.state.nodes import OFFLINE, Node, Registry
 from fog_coordinator.moves.moves import READY, REFUSED, Rules, take_over, worker_of
+from fog_coordinator.placement import choice, planner, simple, tree
+from fog_coordinator.state.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
+from fog_coordinator.state.nodes import OFFLINE, Node, Registry
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 from fog_learning.rounds.closing import needed

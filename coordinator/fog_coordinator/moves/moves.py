@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.lifecycle.alike import misfit
-from fog_coordinator.state.jobs import PREPARING, RUNNING, Job, Seat
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.places import admitted_by
 from fog_coordinator.placement.simple import best, buddies
+from fog_coordinator.state.jobs import PREPARING, RUNNING, Job, Seat
 from fog_coordinator.state.nodes import OFFLINE, Node, Registry
 
 READY: Final = "ready"

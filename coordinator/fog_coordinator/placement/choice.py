@@ -12,11 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.placement import planner, simple
 from fog_coordinator.placement.cost import Place
 from fog_coordinator.placement.places import admitted, described, place_of
 from fog_coordinator.placement.planner import Plan
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing

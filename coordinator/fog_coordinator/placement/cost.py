@@ -15,8 +15,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from fog_learning.job.sections import Placing, Weights
 from fog_learning.costs.demands import Demands, Phase
+from fog_learning.job.sections import Placing, Weights
 
 CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""

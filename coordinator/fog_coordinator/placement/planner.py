@@ -18,12 +18,12 @@ from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import Cost, Place, step_cost, value
 from fog_coordinator.placement.greedy import greedy
 from fog_coordinator.placement.shortlist import shortlist
+from fog_learning.costs.demands import WORKER_BYTES, Demands
+from fog_learning.costs.needs import NEEDS
 from fog_learning.job.sections import Job, Placing
 from fog_learning.methods import resolve_method
 from fog_learning.methods.base import Method
-from fog_learning.costs.demands import WORKER_BYTES, Demands
 from fog_learning.methods.fcddt.messages import AUTO
-from fog_learning.costs.needs import NEEDS
 from fog_learning.models import BlockFacts, ModelSpec, resolve_model
 
 Told = Sequence[BlockReport]

@@ -73,7 +73,7 @@ def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud:
     """One seat per task. Ids: role for cloud tasks, role-slot for data tasks. Those of layers: placement.tree."""
     result: list[Seat] = []
     root = next(role for role in method.roles if role.name == method.root)
-    root_task = root.name if root.where != "data" else f"{root.name}-0"
+    root_task = root.name if root.bound != "slot" else f"{root.name}-0"
     for role in method.roles:
         if role.bound == "slot":
             for slot, name in enumerate(nodes):

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
 from fog_coordinator.lifecycle import admission as lifecycle
-from fog_coordinator.state.jobs import ENDED, FINISHED, History, Job
 from fog_coordinator.placement import choice, planner
 from fog_coordinator.placement.planner import Plan
+from fog_coordinator.state.jobs import ENDED, FINISHED, History, Job
+from fog_learning.costs import traffic
 from fog_learning.data import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing
 from fog_learning.methods import resolve_method
-from fog_learning.costs import traffic
 
 LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""

@@ -12,11 +12,11 @@ from fog_common.errors import ConfigError
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.accounts import budgets
 from fog_coordinator.lifecycle import admission as lifecycle
-from fog_coordinator.reading import plans
 from fog_coordinator.lifecycle.alike import misfit
+from fog_coordinator.moves.moves import READY, holders, worker_of
+from fog_coordinator.reading import plans
 from fog_coordinator.state.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
 from fog_coordinator.state.nodes import OFFLINE, Node
-from fog_coordinator.moves.moves import READY, holders, worker_of
 from fog_learning.job.sections import Budgets
 
 if TYPE_CHECKING:

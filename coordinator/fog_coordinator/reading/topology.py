@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fog_coordinator.placement import simple, tree
 from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import Job, Seat
-from fog_coordinator.placement import simple, tree
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Nodes, Topology

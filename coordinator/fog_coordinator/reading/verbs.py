@@ -11,12 +11,10 @@ from msgspec import Struct
 from fog_common import config
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.wire.messages import Reply, Request
-from fog_coordinator.reading import plans
-from fog_coordinator.reading import status
-from fog_coordinator.reading import topology
-from fog_coordinator.state.jobs import ENDED, FINISHED, Job
-from fog_coordinator.reading.overview import overview
 from fog_coordinator.placement import planner
+from fog_coordinator.reading import plans, status, topology
+from fog_coordinator.reading.overview import overview
+from fog_coordinator.state.jobs import ENDED, FINISHED, Job
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import job_spec
 

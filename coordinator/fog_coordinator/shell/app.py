@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from fog_common.program import envelope
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.ids import COORDINATOR, checked_id
-from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_dir
+from fog_common.program import envelope
 from fog_coordinator.core import Core
+from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes

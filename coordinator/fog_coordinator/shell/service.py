@@ -19,12 +19,12 @@ from fog_common.program.notify import notify, watchdog_s
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
 from fog_coordinator.core import Core
-from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tell
 from fog_coordinator.exchange import Came, Exchange
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Look, LookAsked
+from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tell
 
 log = logging.getLogger(__name__)
 

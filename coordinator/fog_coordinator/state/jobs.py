@@ -10,9 +10,9 @@ from msgspec import Struct, field
 
 from fog_common.runtime.machine import Peer, RoundRecord
 from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
-from fog_coordinator.state.effects import Row
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.placement.steady import Steady
+from fog_coordinator.state.effects import Row
 
 WAITING: Final = "waiting_nodes"
 QUEUED: Final = "queued"

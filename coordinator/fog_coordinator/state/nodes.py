@@ -14,9 +14,9 @@ from msgspec import Struct, field
 
 from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
+from fog_coordinator.state.counts import Totals
 from fog_coordinator.state.effects import Row
 from fog_coordinator.state.jobs import Reading
-from fog_coordinator.state.counts import Totals
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"

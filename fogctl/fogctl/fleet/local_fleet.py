@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from fog_common.bus.base import BrokerConfig
-from fogctl.fleet.broker import Broker
 from fog_common.errors import TimedOut, Unreachable
 from fog_common.ids import CLOUD_SITE
 from fogctl.client import Client, Settings
+from fogctl.fleet.broker import Broker
 from fogctl.fleet.tap import Tap
 
 if TYPE_CHECKING:

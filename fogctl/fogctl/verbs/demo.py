@@ -154,8 +154,8 @@ def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
 
 def spec_of(path: Path | None, seed: int | None, default: dict[str, Any] = DIGITS) -> dict[str, Any]:
     """The job file as builtins, checked (ConfigError before anything is started)."""
-    from fog_learning.job.sections import job_spec
     from fog_learning.job.reading import job_from, load_job
+    from fog_learning.job.sections import job_spec
 
     spec = job_spec(load_job(path) if path else job_from(default, "the demo's job"))
     return spec if seed is None else job_spec(job_from({**spec, "seed": seed}, "the demo's job"))

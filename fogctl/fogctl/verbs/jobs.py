@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogctl.show.output import duration, number
 from fogctl.session import Session, command
+from fogctl.show.output import duration, number
 
 if TYPE_CHECKING:
     from fogctl.client import Client
@@ -32,8 +32,8 @@ def submit(
 ) -> None:
     """Hand a job to the coordinator."""
     from fog_common.errors import ConfigError
-    from fog_learning.job.sections import job_spec
     from fog_learning.job.reading import load_job
+    from fog_learning.job.sections import job_spec
 
     spec = job_spec(load_job(file))
     if token is not None and not 0 < len(token) <= 64:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.show.output import aligned, literal
 from fogctl.session import Session, command
+from fogctl.show.output import aligned, literal
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What learning methods there are.")
 

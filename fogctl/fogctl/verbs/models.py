@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogctl.show.output import literal, size
 from fogctl.session import Session, command
+from fogctl.show.output import literal, size
 
 if TYPE_CHECKING:
     from fog_learning.models import BlockFacts, ModelSpec

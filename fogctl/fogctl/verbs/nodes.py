@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.show.output import duration, size
 from fogctl.session import Session, command
+from fogctl.show.output import duration, size
 
 app = typer.Typer(no_args_is_help=True, help="The machines of the fleet.")
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]

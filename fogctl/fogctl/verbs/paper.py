@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.show.output import aligned
 from fogctl.session import Session, command
+from fogctl.show.output import aligned
 
 app = typer.Typer(no_args_is_help=True, help="Experiments of the papers, ours beside theirs.")
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fogctl.show.output import aligned, duration, size
 from fogctl.session import Session, command
+from fogctl.show.output import aligned, duration, size
 
 
 def register(app: typer.Typer) -> None:
@@ -18,8 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def plan(session: Session, file: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")]) -> None:
     """A dry run: where the coordinator would put the job's tasks now, what a training step would cost, and the next best way."""
-    from fog_learning.job.sections import job_spec
     from fog_learning.job.reading import load_job
+    from fog_learning.job.sections import job_spec
 
     spec = job_spec(load_job(file))
     with session.client() as client:

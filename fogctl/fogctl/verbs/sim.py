@@ -45,8 +45,8 @@ def register(app: typer.Typer) -> None:
         limit: Annotated[float, typer.Option("--limit", min=1, metavar="SECONDS", help="Virtual seconds until it is given up.")] = 86_400.0,
     ) -> None:
         """Run JOB in virtual time on modelled machines and links. All times, bytes and joules are simulated; accuracy is real."""
-        from fogctl.verbs.demo import broker_lines, spec_of, summary
         from fogctl.show.watch import checked_end, summary_lines
+        from fogctl.verbs.demo import broker_lines, spec_of, summary
 
         spec = spec_of(job, None)
         began = time.perf_counter()

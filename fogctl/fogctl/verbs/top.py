@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from fogctl.show.output import aligned, number, size
 from fogctl.session import Session, command
+from fogctl.show.output import aligned, number, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def validate(session: Session, file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")]) -> None:
     """Check a job file completely, as far as that is possible without the nodes."""
-    from fog_learning.job.sections import job_spec
     from fog_learning.job.reading import load_job
+    from fog_learning.job.sections import job_spec
 
     job = load_job(file, fit=True)
     where = "each node's own" if job.data.local else f"{job.data.partition.kind} partition of"

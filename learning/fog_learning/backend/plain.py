@@ -7,8 +7,6 @@ from typing import Any
 import msgspec
 
 from fog_common.errors import OpError
-from fog_learning.job.sections import Job
-from fog_sim.costs import Costs
 from fog_learning.backend.plain_ops import OPS
 
 
@@ -30,7 +28,3 @@ class PlainBench:
 
     def decode(self, content: Any) -> Any:
         return msgspec.msgpack.decode(content)
-
-
-def plain_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
-    return PlainBench(), Costs(1e6, 256, job.train.batch_size, 100)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from fog_common.errors import FogError, OpError
 from fog_common.wire.messages import BlockReport, ClassSet
+from fog_learning.backend.stored import fitted, load_weights
 from fog_learning.data import DataError, Dataset, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
-from fog_learning.job.sections import Job
 from fog_learning.job.reading import shape_unsaid
+from fog_learning.job.sections import Job
 from fog_learning.models import ModelSpec, resolve_model
 from fog_learning.models.build import build
 from fog_learning.ops import OPS
-from fog_learning.backend.stored import fitted, load_weights
 from fog_learning.ops.values import Weights, blocks_of, decode, encode
 
 Numbers = dict[str, Any]

@@ -17,8 +17,8 @@ from typing import Literal
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import Command, Ref, Run, Send
-from fog_learning.clusters.messages import Consensus, Line, Links, More, Pull, Settled
 from fog_learning.clusters.graphs import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
+from fog_learning.clusters.messages import Consensus, Line, Links, More, Pull, Settled
 from fog_learning.clusters.mixing import Epoch
 
 

@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import Blob, Command, Failed, Handle, Measure, Peer, Ran, Ref, Run, Send, Slots, Waiting
-from fog_learning.job.sections import Stragglers
 from fog_learning.clusters.agreement import Agreement
 from fog_learning.clusters.messages import (
     Agreed,
@@ -36,8 +35,9 @@ from fog_learning.clusters.messages import (
     Trouble,
     Update,
 )
-from fog_learning.rounds.closing import deadline, ends_at, needed
 from fog_learning.clusters.tradeoff import Choice, LinkCosts, Objective, choose
+from fog_learning.job.sections import Stragglers
+from fog_learning.rounds.closing import deadline, ends_at, needed
 
 
 class Head(Struct):

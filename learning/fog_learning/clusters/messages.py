@@ -13,9 +13,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from fog_common.runtime.machine import Numbers, Peer, Ref, Slots
-from fog_learning.job.sections import Count, NotNegative, Positive
 from fog_learning.clusters.graphs import Kind
 from fog_learning.clusters.mixing import Epoch
+from fog_learning.job.sections import Count, NotNegative, Positive
 
 # -- what a user may say -------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from fog_common.energy.radios import LTE, WIFI
-from fog_learning.job.sections import NotNegative, Positive
 from fog_learning.clusters.graphs import Graph
+from fog_learning.job.sections import NotNegative, Positive
 
 Objective = Literal["energy", "latency", "uplink"]
 UNKNOWN_SIZE: Final = 1_000_000

@@ -13,9 +13,9 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_learning.job.sections import Job
 from fog_learning.costs import traffic
 from fog_learning.costs.demands import BACKWARD, TRAIN, UPDATE_FLOPS, Demands, Phase, activations, evaluation, value_bytes, worker_bytes
+from fog_learning.job.sections import Job
 from fog_learning.methods.fcddt.messages import AUTO, Plan, cut_at
 from fog_learning.models import ModelSpec
 

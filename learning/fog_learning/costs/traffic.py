@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from fog_common.runtime.machine import RoundRecord
-from fog_learning.job.sections import Job
 from fog_learning.costs.demands import value_bytes as job_value_bytes
+from fog_learning.job.sections import Job
 from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.models import ModelSpec
 

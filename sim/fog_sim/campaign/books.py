@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fog_learning.job.sections import Job
-from fog_learning.backend.standin import Workbench, examples
 from fog_learning.backend import plain_ops
 from fog_learning.backend.plain import PlainBench
+from fog_learning.backend.standin import Workbench, examples
+from fog_learning.job.sections import Job
 
 Numbers = dict[str, float]
 

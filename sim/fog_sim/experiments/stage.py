@@ -17,8 +17,8 @@ from fog_common.ids import COORDINATOR
 from fog_common.runtime.machine import Peer, RoundRecord
 from fog_common.runtime.saves import Record
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
-from fog_learning.job.sections import Job
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
 from fog_sim.costs import Costs
 from fog_sim.kernel import Kernel

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from fog_learning.job.sections import Job
-from fog_learning.job.reading import job_from
 from fog_learning.costs import traffic
+from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.models import ModelSpec, resolve_model
 from fog_sim.experiments.base import Column, Settings, Table, held

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.paths import TESTS
+
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import fog_coordinator.shell.app, fog_coordinator.shell.service, fog_coordinator.shell.scrape, fog_coordinator.reading.exporter
 from fog_learning.job.sections import job_spec
 from fog_learning.job.reading import load_job
-from support.paths import TESTS
 from support.stand_ins import StandIn, World
 
 world = World(StandIn("cloud-1", "cloud", "cloud"), StandIn("fog-1", "fog"), *(StandIn(f"pi-{n}") for n in range(4)))

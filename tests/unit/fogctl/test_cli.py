@@ -24,8 +24,8 @@ from fog_common.wire.messages import Reply, Request
 from fog_learning.models import MODELS
 from fogctl import app as fogctl
 from fogctl.client import Client, Settings, address, settings
-from fogctl.show.output import Output, duration, size
 from fogctl.session import Session, command
+from fogctl.show.output import Output, duration, size
 from fogctl.show.watch import Watch, checked_end, details, follow, summary_lines
 
 JOB = "name: digits\nmethod: {name: fedavg}\nmodel: {name: mlp}\n"

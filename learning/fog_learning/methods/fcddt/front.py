@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from fog_common.runtime.machine import Cancel, Command, Delivered, Event, Failed, Handle, Machine, Ran, Ref, Rewound, RoundRecord, Run, Send, Started, Waiting
+from fog_common.runtime.machine import (
+    Cancel,
+    Command,
+    Delivered,
+    Event,
+    Failed,
+    Handle,
+    Machine,
+    Ran,
+    Ref,
+    Rewound,
+    RoundRecord,
+    Run,
+    Send,
+    Started,
+    Waiting,
+)
 from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble
 
 LOCAL, OPT, GRAPH, TAIL = (Handle(name) for name in ("local", "opt", "graph", "tail"))

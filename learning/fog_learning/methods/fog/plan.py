@@ -7,10 +7,10 @@ from typing import Literal
 from msgspec import Struct
 
 from fog_common.errors import ConfigError
-from fog_learning.job.sections import Count, Fraction, Job, NotNegative
 from fog_learning.clusters.messages import Consensus
-from fog_learning.methods.fedavg.messages import BlockName
 from fog_learning.clusters.tradeoff import LinkCosts, Objective
+from fog_learning.job.sections import Count, Fraction, Job, NotNegative
+from fog_learning.methods.fedavg.messages import BlockName
 from fog_learning.models import MODELS, nominal_spec
 
 

@@ -21,10 +21,10 @@ from fog_common.runtime.machine import (
     Waiting,
     Woke,
 )
-from fog_learning.rounds.alarm import Alarm
+from fog_learning.clusters.member import Member
 from fog_learning.clusters.messages import Call, Lacking, Trouble
 from fog_learning.methods.fog.plan import Blocks, Plan
-from fog_learning.clusters.member import Member
+from fog_learning.rounds.alarm import Alarm
 
 
 class Trainer(Alarm, kw_only=True):

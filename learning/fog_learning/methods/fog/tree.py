@@ -45,16 +45,16 @@ from fog_common.runtime.machine import (
     Waiting,
     Woke,
 )
-from fog_learning.job.sections import Evaluation, Job
 from fog_learning.clusters.agreement import Agreement
-from fog_learning.rounds.alarm import Alarm
-from fog_learning.methods.base import Method, Role
-from fog_learning.clusters.messages import Call, Lacking, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
-from fog_learning.methods.fog.plan import Blocks, Plan, check
-from fog_learning.methods.fog.trainer import Trainer
 from fog_learning.clusters.head import Head
 from fog_learning.clusters.member import Member
+from fog_learning.clusters.messages import Call, Lacking, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
 from fog_learning.clusters.mixing import Share
+from fog_learning.job.sections import Evaluation, Job
+from fog_learning.methods.base import Method, Role
+from fog_learning.methods.fog.plan import Blocks, Plan, check
+from fog_learning.methods.fog.trainer import Trainer
+from fog_learning.rounds.alarm import Alarm
 
 # -- an inner node -------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from fog_common.runtime.machine import (
     Ref,
     Slots,
 )
-from fog_learning.job.sections import Count, NotNegative
 from fog_learning.clusters.messages import Consensus
+from fog_learning.job.sections import Count, NotNegative
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):

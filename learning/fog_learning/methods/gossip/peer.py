@@ -49,14 +49,14 @@ from fog_common.runtime.machine import (
     Waiting,
     Woke,
 )
-from fog_learning.job.sections import Job, Stragglers
-from fog_learning.rounds.alarm import Alarm
-from fog_learning.methods.base import Method, Role
-from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.graphs import Graph, components, edges_of, graph_from, make_graph, metropolis
-from fog_learning.methods.gossip.messages import Ask, Cut, Here, Instance, Model, Plan, Report, Silent, Told, Trouble
+from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.mixing import Mixing, Share
+from fog_learning.job.sections import Job, Stragglers
+from fog_learning.methods.base import Method, Role
+from fog_learning.methods.gossip.messages import Ask, Cut, Here, Instance, Model, Plan, Report, Silent, Told, Trouble
 from fog_learning.methods.gossip.observer import Observer
+from fog_learning.rounds.alarm import Alarm
 
 _OPS = {
     "init": "making the first weights",

@@ -15,11 +15,11 @@ from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
-from fog_learning.job.sections import Job
+from fog_learning.backend.standin import Workbench
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.server import Server
-from fog_learning.backend.standin import Workbench
 from fog_sim.campaign import chaos
 from fog_sim.node import JobDisk
 

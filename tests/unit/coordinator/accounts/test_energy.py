@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fog_common.telemetry.metrics import SOURCES, USES, joules
 from fog_common.wire.messages import Heartbeat, Planes, WorkerState
-from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.accounts.energy import forget_readings, share_energy
+from fog_coordinator.state.jobs import Job, Seat
 
 
 def job(name: str, *roles: str) -> Job:

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from fog_coordinator.placement import planner, shortlist
 from fog_coordinator.placement.cost import Place, step_cost, value
 from fog_coordinator.placement.planner import plans
-from fog_learning.job.sections import Placing
-from fog_learning.job.reading import job_from
-from fog_learning.methods import METHODS
 from fog_learning.costs.demands import WORKER_BYTES, Demands
+from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Placing
+from fog_learning.methods import METHODS
 
 pytestmark = pytest.mark.thorough
 

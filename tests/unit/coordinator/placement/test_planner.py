@@ -12,10 +12,10 @@ from fog_common.wire.messages import Announce, BlockReport, Control, Desired, Pr
 from fog_coordinator.placement import planner
 from fog_coordinator.placement.cost import HANDLING_S, Place, step_cost, value
 from fog_coordinator.placement.planner import plans
-from fog_learning.job.sections import Placing
-from fog_learning.job.reading import job_from
-from fog_learning.methods import METHODS
 from fog_learning.costs.demands import Demands, Phase
+from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Placing
+from fog_learning.methods import METHODS
 from support.stand_ins import StandIn, World
 
 SLOW = Place("slow", flops=1e9, op_s=0.001, rtt_s=0.01, bytes_s=1e6, idle_w=2.0, core_w=1.0, byte_j=1e-6)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fog_common.runtime.machine import RoundRecord
-from fog_learning.job.sections import Job
-from fog_learning.job.reading import job_from
-from fog_learning.methods import resolve_method
 from fog_learning.costs import traffic
+from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
+from fog_learning.methods import resolve_method
 from fog_learning.models import resolve_model
 from fog_sim.costs import torch_bench
 from fog_sim.links import PRESETS

@@ -12,15 +12,14 @@ import pytest
 
 from fog_common.errors import ConfigError
 from fog_common.wire import topics
+from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_learning.job.reading import job_from, load_job
+from fog_sim.costs import plain_bench
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
-from fog_learning.backend.plain import plain_bench
-from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_sim.shape import Group, Place, load_shape, places, shape_for
 from fog_sim.world import Simulation
-from fogctl.show import draw
-from fogctl.show import watch
+from fogctl.show import draw, watch
 from fogctl.verbs.demo import FOG
 from support.paths import ROOT
 

@@ -16,14 +16,14 @@ from fog_common.bus.base import Connected, Received
 from fog_common.errors import ConfigError
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Reply, Request
+from fog_coordinator.core import Core
 from fog_coordinator.shell import app
 from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_dir
-from fog_coordinator.core import Core
-from fog_coordinator.state.effects import Record, Row
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes
 from fog_coordinator.shell.service import Clock, Inbox, Item, Service
+from fog_coordinator.state.effects import Record, Row
 
 # -- journal -------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ import pytest
 
 from fog_common.errors import ConfigError, Refused
 from fogctl.show.plot import checked, columns, draw, spread
-from fogctl.verbs.top import lines, picture, sparkline, with_rates
 from fogctl.show.watch import whole_status
+from fogctl.verbs.top import lines, picture, sparkline, with_rates
 from support.reports import MeasuringNode
 from support.stand_ins import World
 

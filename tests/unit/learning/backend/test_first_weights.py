@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import WorkerState
-from fog_learning.job.sections import Job
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import Job
 from fog_learning.ops import Workbench
 from fog_learning.ops.values import Weights, encode
 from support.stand_ins import StandIn, World

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from fog_common.errors import OpError, WireError
-from fog_learning.job.sections import Job
 from fog_learning.backend.standin import Workbench, examples, expected
+from fog_learning.job.sections import Job
 
 JOB = Job(name="chaos", method={"name": "fedavg"}, model={"name": "mlp"})
 

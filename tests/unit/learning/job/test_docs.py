@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fog_learning.job.sections import job_spec
 from fog_learning.job.reading import job_from
+from fog_learning.job.sections import job_spec
 from support.paths import ROOT
 
 PAGE = (ROOT / "docs/jobs.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from fog_common.errors import ConfigError
-from fog_learning.job.sections import Job, Partition, job_spec
 from fog_learning.job.reading import job_from, load_job
+from fog_learning.job.sections import Job, Partition, job_spec
 from support.paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -9,13 +9,30 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Handle, Joined, Left, Measure, Peer, Ran, Rewound, Run, Save, Send, Started
+from fog_common.runtime.machine import (
+    Blob,
+    Command,
+    Delivered,
+    Event,
+    Finish,
+    Handle,
+    Joined,
+    Left,
+    Measure,
+    Peer,
+    Ran,
+    Rewound,
+    Run,
+    Save,
+    Send,
+    Started,
+)
+from fog_learning.backend.plain_ops import OPS, SLOTS, examples, flat, gain, shares
+from fog_learning.clusters.graphs import full, ring
+from fog_learning.clusters.messages import Call, Links, Pass, Ready, Update
+from fog_learning.clusters.tradeoff import LinkCosts, choose
 from fog_learning.job.sections import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.clusters.messages import Call, Links, Pass, Ready, Update
-from fog_learning.clusters.graphs import full, ring
-from fog_learning.clusters.tradeoff import LinkCosts, choose
-from fog_learning.backend.plain_ops import OPS, SLOTS, examples, flat, gain, shares
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
 

@@ -8,13 +8,13 @@ import pytest
 
 from fog_common.errors import ConfigError, OpError
 from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, Send
+from fog_learning.backend import plain_ops
+from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
+from fog_learning.clusters.messages import Call, Update
 from fog_learning.job.sections import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_learning.clusters.messages import Call, Update
-from fog_learning.backend import plain_ops
 from fog_sim.costs import torch_bench
 from fog_sim.links import Fleet, Link
-from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fog_learning.job.sections import Job
-from fog_learning.clusters.graphs import metropolis, ring, transfer
-from fog_learning.ops.values import Weights
 from fog_learning.backend.torch import Result, Workbench
+from fog_learning.clusters.graphs import metropolis, ring, transfer
+from fog_learning.job.sections import Job
+from fog_learning.ops.values import Weights
 from fog_sim.costs import Costs, model_costs
 from fog_sim.exact import ExactBench
 from fog_sim.experiments.stage import Stage, Task, star

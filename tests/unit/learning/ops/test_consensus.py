@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fog_common.errors import OpError
-from fog_learning.job.reading import job_from
-from fog_learning.clusters.graphs import Graph, full, metropolis, ring, second_eigenvalue, transfer, turns_needed
-from fog_learning.ops.values import Weights
 from fog_learning.backend.torch import Workbench
+from fog_learning.clusters.graphs import Graph, full, metropolis, ring, second_eigenvalue, transfer, turns_needed
+from fog_learning.job.reading import job_from
+from fog_learning.ops.values import Weights
 
 EXAMPLES = [10, 500, 37, 1, 260]
 

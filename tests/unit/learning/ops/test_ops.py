@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.errors import OpError
+from fog_learning.backend.torch import Rows
 from fog_learning.job.sections import Data, Evaluation, Job, Nodes, Partition, Train
 from fog_learning.ops import OPS, Workbench
 from fog_learning.ops.average import BLOCK, COUNT, add_multiple, on_grid
 from fog_learning.ops.values import Weights, decode, encode
-from fog_learning.backend.torch import Rows
 
 JOB = Job(
     name="digits",

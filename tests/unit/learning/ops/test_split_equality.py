@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fog_common.errors import OpError
+from fog_learning.costs import traffic
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
-from fog_learning.costs import traffic
 from fog_learning.methods.fcddt.messages import Plan
 from fog_learning.models import resolve_model
 from fog_learning.ops import Workbench

@@ -12,10 +12,10 @@ from bench.chaos.watch import Closing, Watch, figures
 from blake3 import blake3
 from msgspec.structs import replace
 
-from fog_learning.job.reading import job_from
-from fog_learning.backend.standin import examples
-from fog_sim.campaign import chaos
 from fog_learning.backend import plain_ops
+from fog_learning.backend.standin import examples
+from fog_learning.job.reading import job_from
+from fog_sim.campaign import chaos
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Schedule
 from fog_sim.shape import uniform
