@@ -33,7 +33,7 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import METHODS, resolve_method
-from fog_learning.methods.fedavg.server import Round, Server, Trainer, Trouble, Update
+from fog_learning.methods.fedavg.server import NoUpdate, RoundCall, Server, Trainer, Update
 from support.schedules import Faults, Schedule, Seat, Stuck
 
 # -- symbolic ops: weights say whose updates they hold ---------------------------------------
@@ -117,7 +117,7 @@ def test_the_first_round_opens_when_a_trainer_is_there_and_until_then_says_so() 
     assert waiting is not None
     assert (waiting.what, waiting.have, waiting.need) == ("trainers", 0, 1)
     commands = server.step(Joined(ADA), 4.0)
-    assert commands == [Cast("trainer", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
+    assert commands == [Cast("trainer", RoundCall(1, Handle("w0"), branch=BRANCH), latest=True)]
 
 
 def test_every_update_is_added_as_it_comes_and_the_last_one_closes_the_round() -> None:
@@ -201,7 +201,7 @@ def test_the_adaptive_deadline_of_the_first_round_comes_from_its_own_arrivals() 
 
 def test_a_trainer_speaks_for_its_own_slot_only() -> None:
     server = opened(ADA, BOB)
-    for said in (update(1), Update(1, Blob("x", 4), 99, Slots.of(0, 1)), Update(1, Blob("x", 4), 99, Slots()), Trouble(1, Slots.of(1), "no disk")):
+    for said in (update(1), Update(1, Blob("x", 4), 99, Slots.of(0, 1)), Update(1, Blob("x", 4), 99, Slots()), NoUpdate(1, Slots.of(1), "no disk")):
         assert server.step(Delivered("ada", said), 1.0) == [Measure("bad_updates", 1)]
     assert server.answers == []
     assert kinds(server.step(Delivered("bob", update(1)), 2.0)) == ["accumulate"], "bob's own is counted"
@@ -262,7 +262,7 @@ def test_a_round_does_not_close_between_two_instances_of_a_trainer() -> None:
 
 def test_a_trainer_that_joins_gets_the_round_unless_it_has_answered_already() -> None:
     server = opened(ADA)
-    assert server.step(Joined(BOB), 1.0) == [Send("bob", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
+    assert server.step(Joined(BOB), 1.0) == [Send("bob", RoundCall(1, Handle("w0"), branch=BRANCH), latest=True)]
     server.step(Delivered("ada", update(0)), 2.0)
     assert server.step(Joined(ADA), 3.0) == []
 
@@ -279,8 +279,8 @@ def test_an_update_that_cannot_be_added_is_left_out_and_the_round_goes_on() -> N
 
 def test_when_every_trainer_is_in_trouble_the_job_fails_with_the_reason() -> None:
     server = opened(ADA, BOB)
-    server.step(Delivered("ada", Trouble(1, Slots.of(0), "training failed: out of memory")), 1.0)
-    commands = server.step(Delivered("bob", Trouble(1, Slots.of(1), "training failed: out of memory")), 2.0)
+    server.step(Delivered("ada", NoUpdate(1, Slots.of(0), "training failed: out of memory")), 1.0)
+    commands = server.step(Delivered("bob", NoUpdate(1, Slots.of(1), "training failed: out of memory")), 2.0)
     (finish,) = [command for command in commands if isinstance(command, Finish)]
     assert "slot 0: training failed: out of memory" in finish.why
     assert server.step(Woke(), 99.0) == []
@@ -328,7 +328,7 @@ TRAINED = Ran(("trained", 1), {"weights": Handle("h1")}, {"examples": 12, "loss"
 
 def test_a_trainer_answers_who_asked_and_keeps_the_update_until_the_root_has_saved_it() -> None:
     machine = trainer()
-    (run,) = machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.0)
+    (run,) = machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.0)
     assert isinstance(run, Run)
     assert run.numbers == {"slot": 0, "layers": "", "round": 1, "steps": 10, "prox_mu": 0.0}
     save, send, _ = machine.step(TRAINED, 2.0)
@@ -338,22 +338,22 @@ def test_a_trainer_answers_who_asked_and_keeps_the_update_until_the_root_has_sav
 
 def test_a_round_that_comes_twice_is_trained_once() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.0)
-    assert machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.5) == []
+    machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.0)
+    assert machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.5) == []
     machine.step(TRAINED, 2.0)
-    assert machine.step(Delivered("server", Round(1, Blob("w0", 4))), 2.5) == []
+    assert machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 2.5) == []
 
 
 def test_a_slow_trainer_skips_to_the_newest_round() -> None:
     machine = trainer()
     for number in (1, 2, 3):
-        machine.step(Delivered("server", Round(number, Blob("w", 4))), 1.0)
+        machine.step(Delivered("server", RoundCall(number, Blob("w", 4))), 1.0)
     commands = machine.step(TRAINED, 9.0)
     assert kinds(commands) == ["Measure", "train"], "the update of the closed round would not count"
     assert commands[-1].tag == ("trained", 3)
     machine = trainer(stragglers=Stragglers(quorum=0.5, late="accept"))
     for number in (1, 3, 2):
-        machine.step(Delivered("server", Round(number, Blob("w", 4))), 1.0)
+        machine.step(Delivered("server", RoundCall(number, Blob("w", 4))), 1.0)
     commands = machine.step(TRAINED, 9.0)
     assert kinds(commands) == ["Save", "Send", "Measure", "train"]
     assert commands[-1].tag == ("trained", 3)
@@ -361,11 +361,11 @@ def test_a_slow_trainer_skips_to_the_newest_round() -> None:
 
 def test_a_server_that_fell_back_is_obeyed() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(7, Blob("w", 4))), 1.0)
+    machine.step(Delivered("server", RoundCall(7, Blob("w", 4))), 1.0)
     machine.step(Ran(("trained", 7), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
-    assert machine.step(Delivered("server", Round(6, Blob("w", 4))), 3.0) == [], "an old letter"
+    assert machine.step(Delivered("server", RoundCall(6, Blob("w", 4))), 3.0) == [], "an old letter"
     machine.step(Joined(SERVER), 4.0)
-    assert kinds(machine.step(Delivered("server", Round(6, Blob("w", 4))), 5.0)) == ["train"]
+    assert kinds(machine.step(Delivered("server", RoundCall(6, Blob("w", 4))), 5.0)) == ["train"]
 
 
 def test_an_update_from_weights_that_the_server_before_lost_does_not_count() -> None:
@@ -419,21 +419,21 @@ def test_what_was_trained_for_a_server_that_was_lost_counts_if_the_same_weights_
 
 def test_a_round_that_is_called_anew_from_other_weights_is_trained_anew() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(2, Blob("lost", 4), branch="lost")), 1.0)
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 1.5) == [], "one at a time"
+    machine.step(Delivered("server", RoundCall(2, Blob("lost", 4), branch="lost")), 1.0)
+    assert machine.step(Delivered("server", RoundCall(2, Blob("kept", 4), branch="kept")), 1.5) == [], "one at a time"
     again = machine.step(Ran(("trained", 2), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
     assert kinds(again) == ["Measure", "train"], "the first is not sent: it would not count"
     done = machine.step(Ran(("trained", 2), {"weights": Handle("h2")}, {"examples": 12, "loss": 0.5}), 3.0)
     assert [command.message.branch for command in done if isinstance(command, Send)] == ["kept"]
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 4.0) == []
+    assert machine.step(Delivered("server", RoundCall(2, Blob("kept", 4), branch="kept")), 4.0) == []
 
 
 def test_trouble_is_reported_and_the_round_can_be_tried_again() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(1, Blob("w", 4))), 1.0)
+    machine.step(Delivered("server", RoundCall(1, Blob("w", 4))), 1.0)
     commands = machine.step(Failed(("trained", 1), "out of memory"), 2.0)
-    assert Send("server", Trouble(1, Slots.of(0), "training failed: out of memory"), latest=True) in commands
-    assert kinds(machine.step(Delivered("server", Round(1, Blob("w", 4))), 3.0)) == ["train"]
+    assert Send("server", NoUpdate(1, Slots.of(0), "training failed: out of memory"), latest=True) in commands
+    assert kinds(machine.step(Delivered("server", RoundCall(1, Blob("w", 4))), 3.0)) == ["train"]
 
 
 # -- the plan --------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.backend.plain_ops import OPS, SLOTS, examples, flat, gain, shares
 from fog_learning.clusters.graphs import full, ring
-from fog_learning.clusters.messages import Call, Links, Pass, Ready, Update
+from fog_learning.clusters.messages import Call, Contribution, Links, PassOn, Ready
 from fog_learning.clusters.tradeoff import LinkCosts, choose
 from fog_learning.job.sections import Evaluation, Job, Layer, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
@@ -250,7 +250,7 @@ def test_links_that_the_cluster_cannot_do_without_are_tried_again():
 def test_d2d_sends_one_vector_down_and_one_up_per_cluster():
     schedule, _, _ = run(tree(5, 5), job(rounds=4, mode="d2d", consensus={"turns": 3}), 0, Faults(duplicate=0.0))
     # each round: 2 calls to the aggregators' first … (the root's cluster is d2d, too, but its members are of two sites: vertical)
-    assert schedule.sent["Update"] == 4 * (2 + 2)
+    assert schedule.sent["Contribution"] == 4 * (2 + 2)
     assert schedule.sent["Call"] == 4 * (2 + 10)
 
 
@@ -278,7 +278,7 @@ def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode:
             and event.peer.task == "t4"
             and any("t4" in getattr(x.message, "relay", ()) for x in sent(commands))
         ):
-            asked.extend(x.to for x in sent(commands) if isinstance(x.message, Pass))
+            asked.extend(x.to for x in sent(commands) if isinstance(x.message, PassOn))
         if seat.peer.task == "t4" and isinstance(event, Delivered) and isinstance(event.message, Call):
             calls.append((event.sender, event.message.head))
 
@@ -379,11 +379,11 @@ class BlockWatch(Watch):
 
     def __init__(self) -> None:
         super().__init__(tolerance=0.0)
-        self.given: dict[tuple[int, str], Ready | Update] = {}
+        self.given: dict[tuple[int, str], Ready | Contribution] = {}
 
     def __call__(self, schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Send) and isinstance(command.message, Ready | Update) and not getattr(command.message, "epoch", ()):
+            if isinstance(command, Send) and isinstance(command.message, Ready | Contribution) and not getattr(command.message, "epoch", ()):
                 said = command.message
                 assert said.examples == sum(examples(slot) for slot in said.slots)
         if seat.peer.task == "root":
@@ -391,8 +391,8 @@ class BlockWatch(Watch):
                 self.given.clear()
             if isinstance(event, Joined | Left):  # the part of a lost instance in a consensus is lost, what it gave upwards is not
                 lost = event.peer.task
-                self.given = {key: said for key, said in self.given.items() if key[1] != lost or isinstance(said, Update)}
-            if isinstance(event, Delivered) and isinstance(event.message, Ready | Update) and not getattr(event.message, "epoch", ()):
+                self.given = {key: said for key, said in self.given.items() if key[1] != lost or isinstance(said, Contribution)}
+            if isinstance(event, Delivered) and isinstance(event.message, Ready | Contribution) and not getattr(event.message, "epoch", ()):
                 self.given.setdefault((event.message.number, event.sender), event.message)
         super().__call__(schedule, seat, event, commands)
 
