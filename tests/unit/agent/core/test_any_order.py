@@ -13,7 +13,6 @@ from fog_common.wire.messages import (
 )
 from support.agent_core import COORDINATOR, PROFILE, desired, wanted
 
-
 JOBS = ("a", "b", "c")
 
 
