@@ -244,7 +244,7 @@ def test_a_worker_that_ended_is_waited_for_and_its_next_life_joins_at_once():
     assert wait["what"] == "trainer-1 waits for pi-2: worker exited: killed by signal 9; the round goes on without it in"
     world.deliver("", Heartbeat("pi-2", node.nonce, 99, (WorkerState("digits", 2, "ready", view=view),), uptime_s=world.now + 2.0))
     world.core.on_timer(world.now + 0.4)
-    placement = world.core.placement(world.core.jobs["digits"])
+    placement = world.core.placement(world.core.book["digits"].job)
     assert placement.view == view + 1
     assert next(peer.incarnation for peer in placement.tasks if peer.task == "trainer-1") == 2
 
@@ -824,4 +824,25 @@ def test_rounds_are_rows_of_their_own():
     assert sorted(world.rows["rounds"]) == [("digits", 1), ("digits", 2), ("digits", 3)]
     record = RoundRecord(2, 2.0, 1, 10, {"accuracy": 0.02})
     assert world.core is not None
-    assert world.core.histories["digits"].rounds[2].record == record
+    assert world.core.book["digits"].history.rounds[2].record == record
+
+
+def test_the_story_of_a_job_has_its_stimuli_and_its_log_in_order():
+    world = running()
+    world.deliver("", world.nodes["pi-2"].goodbye())
+    world.run(1.0)
+    assert world.core is not None
+    lines = world.core.story("digits")
+    kinds = [line.split()[1] for line in lines]
+    assert {"announce", "submit", "heartbeat", "goodbye", "->"} <= set(kinds)
+    assert [float(line.split()[0]) for line in lines] == sorted(float(line.split()[0]) for line in lines)
+    assert any("pi-2" in line and "goodbye" in line for line in lines)
+    assert world.core.validate_state() == []
+
+
+def test_a_broken_state_is_named():
+    world = running()
+    assert world.core is not None
+    seat = world.core.book["digits"].job.seats[0]
+    seat.since = world.core.book["digits"].job.view + 1
+    assert any(f"{seat.task} is live since view" in text for text in world.core.validate_state())

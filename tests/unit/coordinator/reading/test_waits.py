@@ -97,7 +97,7 @@ def test_a_worker_that_starts_again_says_when():
 def test_a_task_that_waits_for_its_state_says_from_whom():
     world = running(StandIn("cloud-2", "cloud", "cloud"))
     assert world.core is not None
-    seat = world.core.jobs["digits"].seat("server")
+    seat = world.core.book["digits"].job.seat("server")
     assert seat is not None
     seat.fetch, seat.fetched, seat.live_at = "pi-1", False, world.now
     view = world.status()["view"]
