@@ -80,6 +80,16 @@ class Planes(Struct, frozen=True):
     cast: int = 0
     ctl: int = 0
 
+    @property
+    def payload(self) -> int:
+        """Bytes of what tasks say to each other: all planes without control."""
+        return self.up + self.down + self.d2d + self.cast
+
+    @property
+    def total(self) -> int:
+        """Bytes of all planes, control included."""
+        return self.payload + self.ctl
+
     def __add__(self, other: Planes) -> Planes:
         return Planes(self.up + other.up, self.down + other.down, self.d2d + other.d2d, self.cast + other.cast, self.ctl + other.ctl)
 
