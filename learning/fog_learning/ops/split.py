@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +21,6 @@ from fog_common.errors import OpError
 from fog_learning.backend.base import Numbers, Result
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.methods import resolve_method
-from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.ops.optimise import update
 from fog_learning.ops.values import Weights
 
@@ -33,11 +32,30 @@ STEPS_OF: Final = {"float16": 1, "int8": 127}
 """What the largest value of a row is sent as."""
 
 
+class CutPlan(Protocol):
+    """Settings of a method that cuts the model in front, trunk and perhaps tail."""
+
+    @property
+    def u_shaped(self) -> bool:
+        """The tail, the labels and the loss stay on the nodes."""
+        ...
+
+    @property
+    def frozen(self) -> bool:
+        """The front is not trained."""
+        ...
+
+    @property
+    def wire(self) -> str:
+        """Number format of activations and their gradients in transit."""
+        ...
+
+
 @dataclass(slots=True)
 class Split:
     """The job's model, cut."""
 
-    plan: Plan
+    plan: CutPlan
     front: nn.Module
     trunk: nn.Module
     tail: nn.Module | None
@@ -64,11 +82,12 @@ def split_of(backend: TensorBackend) -> Split:
     """ConfigError if the model cannot be cut there."""
     split = _splits.get(backend)
     if split is None:
-        _, plan = resolve_method(backend.job)
-        if not isinstance(plan, Plan):
-            raise OpError(f"method {backend.job.method.get('name')} does not cut the model")
+        method, settings = resolve_method(backend.job)
+        if method.segments is None:
+            raise OpError(f"method {method.name} does not cut the model")
         names = blocks_of_model(backend)
-        first, end = cut_at(plan, names)
+        plan = cast(CutPlan, settings)
+        first, end = method.segments.cut(settings, names)
         tail = backend.models.module(end, None) if plan.u_shaped else None
         trunk = backend.models.module(first, end if plan.u_shaped else None)
         front = backend.models.module(0, first)
