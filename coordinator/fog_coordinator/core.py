@@ -16,10 +16,13 @@ from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Pla
 from fog_coordinator.accounts import budgets
 from fog_coordinator.accounts.energy import forget_readings, share_energy
 from fog_coordinator.accounts.reports import Closing, Crashes, note_saves
-from fog_coordinator.lifecycle import admission as lifecycle
+from fog_coordinator.lifecycle import admission, join, watchdog
 from fog_coordinator.lifecycle.alike import agree
+from fog_coordinator.lifecycle.preflight import missing, preflight
+from fog_coordinator.lifecycle.replan import relocate, replan
 from fog_coordinator.moves.desired import Desk
-from fog_coordinator.moves.moves import NOTHING, READY, Rules, settle
+from fog_coordinator.moves.view import settle
+from fog_coordinator.placement.eligible import occupied
 from fog_coordinator.reading import verbs as requests
 from fog_coordinator.state.counts import Tally
 from fog_coordinator.state.effects import Answer, Effect, Outbox, Row, SendResult, Tables, Tell
@@ -40,6 +43,7 @@ from fog_coordinator.state.jobs import (
     decode_job,
 )
 from fog_coordinator.state.nodes import Node, Registry, Strangers
+from fog_coordinator.state.rules import NOTHING, READY, Rules
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 
@@ -316,12 +320,12 @@ class Core:
                 self._node_changed(now, node)
         self._sweeps += 1
         for job in self.jobs.values():
-            if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and self._overdue(job)):
+            if job.state == PREPARING or self._sweeps % LOOK_AGAIN == 0 or (job.state == RUNNING and watchdog.overdue(job, self.registry)):
                 self._touch(now, job)
             self._spend(now, job)
             if self._sweeps % LOOK_AGAIN == 0 and job.state == RUNNING:
                 self._relocate(now, job)
-            if self._sweeps % LOOK_AGAIN == 0 or self._vacant(now, job):
+            if self._sweeps % LOOK_AGAIN == 0 or join.vacant(job, self.files[job.id], self.registry, self.rules, now):
                 self._join(now, job)
         for node in self.registry:
             if node.online and node.number and self._desk.lags(node):
@@ -331,23 +335,20 @@ class Core:
 
     def _relocate(self, now: float, job: Job) -> None:
         """If there has been a clearly better place for the job's unbound task for long enough, it moves there, in order."""
-        taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
-        if text := lifecycle.relocate(now, job, self.files[job.id], self.methods[job.id], self.registry, taken):
+        taken = occupied(self.jobs.values(), self.rules, but=job.id)
+        if text := relocate(now, job, self.files[job.id], self.methods[job.id], self.registry, taken):
             self.log(now, job, text)
             self._touch(now, job)
-
-    def _vacant(self, now: float, job: Job) -> bool:
-        return job.state in PLACED and lifecycle.free_slot(job, self.files[job.id], self.registry, self.rules, now) is not None
 
     def _join(self, now: float, job: Job, came: str = "") -> None:
         """Nodes without a slot take what is free. came: the node that announced itself; without a slot for it that is said."""
         if job.state not in PLACED or not job.view:
             return
         file, method = self.files[job.id], self.methods[job.id]
-        taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+        taken = occupied(self.jobs.values(), self.rules, but=job.id)
         claimed = {name: other.id for other in self.jobs.values() if other.state in {WAITING, QUEUED} for name in other.roster}
-        for node in lifecycle.newcomers(job, file, method, self.registry, {**claimed, **taken}):
-            text = lifecycle.join(now, job, file, method, node, self.registry, self.rules)
+        for node in join.newcomers(job, file, method, self.registry, {**claimed, **taken}):
+            text = join.join(now, job, file, method, node, self.registry, self.rules)
             if text:
                 job.view += 1
                 self._index(job)
@@ -359,20 +360,9 @@ class Core:
                 self.log(now, job, text)
                 self._write(job)
 
-    def _overdue(self, job: Job) -> bool:
-        """Somebody is gone, or goes, whose task or copy is to move, or without whom the round goes on."""
-        if any(seat.gone_since is not None or seat.leaves_in is not None for seat in job.seats):
-            return True
-        if any(
-            (seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats
-        ):
-            return True
-        holders = [*job.buddies.values(), *(seat.node for seat in job.seats if seat.movable)]
-        return any((node := self.registry.get(name)) is None or node.leaving or not node.online for name in holders)
-
     def _node_changed(self, now: float, node: Node) -> None:
         for job in self.jobs.values():
-            if job.state in PLACED and (any(seat.node == node.node for seat in job.seats) or self._overdue(job)):
+            if job.state in PLACED and (any(seat.node == node.node for seat in job.seats) or watchdog.overdue(job, self.registry)):
                 self._touch(now, job)
             elif job.state in {WAITING, QUEUED}:
                 self._admit_soon(now)
@@ -475,7 +465,7 @@ class Core:
     def _admit(self, now: float) -> None:
         """Start what can start, in the order of submission; who waits keeps its claim on the nodes that it needs."""
         self._admit_at = None
-        for job, news in lifecycle.admit(now, self.jobs.values(), self.files, self.methods, self.registry, self.rules):
+        for job, news in admission.admit(now, self.jobs.values(), self.files, self.methods, self.registry, self.rules):
             self.log(now, job, news)
             self._write(job)
             if job.state == PREPARING:
@@ -485,7 +475,7 @@ class Core:
         """Bring a placed job's table up to date; in PREPARING also see whether it can begin."""
         if job.state not in PLACED or (job.state == PREPARING and not self._preflight(now, job)):
             return
-        busy = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
+        busy = occupied(self.jobs.values(), self.rules, but=job.id)
         raised, events = settle(now, job, self.registry, self.rules, busy)
         for text in events:
             self.log(now, job, text)
@@ -505,15 +495,15 @@ class Core:
         """False if the job ended here."""
         if not job.view:
             return True
-        pending, problems = lifecycle.preflight(job, self.registry)
+        pending, problems = preflight(job, self.registry)
         if problems and not any(item.online for item in pending):
             job.problems, job.refused = problems, True
             self.end(now, job, FAILED, "; ".join(problems))
             return False
-        without = lifecycle.missing(job, self.files[job.id], pending)
+        without = missing(job, self.files[job.id], pending)
         if without is not None and not problems:
-            taken = lifecycle.occupied(self.jobs.values(), self.rules, but=job.id)
-            if text := lifecycle.replan(job, self.files[job.id], self.methods[job.id], self.registry, taken):
+            taken = occupied(self.jobs.values(), self.rules, but=job.id)
+            if text := replan(job, self.files[job.id], self.methods[job.id], self.registry, taken):
                 job.view += 1  # the workers' job file has changed, if not its table
                 self.log(now, job, text)
                 self._index(job)

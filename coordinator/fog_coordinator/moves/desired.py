@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fog_common.wire.messages import Desired, DesiredJob, Placement
-from fog_coordinator.moves.moves import READY
 from fog_coordinator.state.effects import Tell
 from fog_coordinator.state.jobs import History, Job
 from fog_coordinator.state.nodes import Node, Registry
+from fog_coordinator.state.rules import READY
 
 
 class Desk:

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from fog_common.runtime.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Announce, Desired, Heartbeat, Identify, Planes, Presence, TaskState, WorkerState
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.state.effects import Record, Tell
+from fog_coordinator.state.rules import Rules
 from support.stand_ins import SPEC, StandIn, World
 
 
