@@ -21,6 +21,7 @@ from fog_common.runtime.shelf import Shelf, kept
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import DesiredJob, Planes, Presence, Profile, WorkerState
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.faults import KEEPALIVE_S
@@ -34,24 +35,10 @@ WORKER_STOP_S = 0.2
 RETRY_SAVE_S = 2.0
 
 
-class Bench(Protocol):
-    """The op backend of a job, shared by all simulated nodes (it computes; it holds no state of a node)."""
-
-    def preflight(self) -> list[str]: ...
-
-    def run(self, op: str, task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]: ...
-
-    def encode(self, value: Any) -> bytes | bytearray: ...
-
-    def decode(self, content: Any) -> Any: ...
-
-    def assign(self, slots: dict[str, int], roster_size: int) -> None: ...
-
-
 class Prepared:
     """What all simulated workers of one job share."""
 
-    def __init__(self, job: Job, bench: Bench, costs: Costs) -> None:
+    def __init__(self, job: Job, bench: Backend, costs: Costs) -> None:
         self.job = job
         self.bench = bench
         self.costs = costs

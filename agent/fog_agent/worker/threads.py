@@ -20,7 +20,7 @@ import time
 import traceback
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -37,7 +37,8 @@ from fog_common.runtime.host import Host
 from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
-from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob, Planes, WorkerState
+from fog_common.wire.messages import DesiredJob, Planes, WorkerState
+from fog_learning.backend.base import Backend, open_backend
 
 log = logging.getLogger(__name__)
 
@@ -49,29 +50,6 @@ MEMORY_S: Final = 1.0
 """Seconds for which the resident memory, once read, stands: reports of short rounds come often, and the read costs more than all else in them."""
 RETRY_SAVE_S: Final = 2.0
 """Seconds until a Save that the disk refused (full) is tried again."""
-
-
-class Workbench(Protocol):
-    """The op backend: fog_learning.ops.Workbench, or the torch-free stand-in."""
-
-    @property
-    def classes(self) -> ClassSet | None: ...
-
-    @property
-    def blocks(self) -> tuple[BlockReport, ...]: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    def preflight(self) -> list[str]: ...
-
-    def run(self, op: str, task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]: ...
-
-    def encode(self, value: Any) -> bytes | bytearray: ...
-
-    def decode(self, content: Any) -> Any: ...
-
-    def assign(self, slots: dict[str, int], roster_size: int) -> None: ...
 
 
 # -- what reaches the inbox beside bus events and frames of the daemon ---------------------------
@@ -129,7 +107,7 @@ class Worker:
         self._refused_at = 0.0
         self._host: Host | None = None
         self._bus: MqttBus | None = None
-        self._bench: Workbench | None = None
+        self._bench: Backend | None = None
         self._desired: DesiredJob | None = None
         self._listening: list[str] = []
         self._ended = threading.Event()
@@ -252,7 +230,7 @@ class Worker:
 
         setup = self._setup
         job = job_from(desired.spec, f"job {desired.job}")
-        bench = _workbench(setup, job, *hosting.slots_of(desired, setup.node))
+        bench = _backend(setup, job, *hosting.slots_of(desired, setup.node))
         self._problems = bench.preflight()
         if self._problems:
             return
@@ -483,14 +461,8 @@ class Worker:
         return read
 
 
-def _workbench(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
-    if setup.backend == "standin":
-        from fog_learning.backend.standin import Workbench as Standin
-
-        return Standin(job, slots, roster_size)
-    from fog_learning.ops import Workbench as Torch
-
-    return Torch(job, slots, roster_size, setup.datasets, weights=setup.weights, allow_models=setup.allow_models)
+def _backend(setup: pipe.Setup, job: Any, slots: dict[str, int], roster_size: int) -> Backend:
+    return open_backend(setup.backend, job, slots, roster_size, paths=setup.datasets, weights=setup.weights, allow_models=setup.allow_models)
 
 
 def _lock(path: Path) -> Any:

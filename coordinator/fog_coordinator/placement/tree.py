@@ -143,7 +143,9 @@ def _cluster(tree: Tree, units: list[_Unit], layer: Layer, number: int, fit: Seq
     return above
 
 
-def _head(tree: Tree, units: list[_Unit], layer: Layer, number: int, heads: Sequence[Node], spread: bool, taken: dict[str, int]) -> list[_Unit]:
+def _head(
+    tree: Tree, units: list[_Unit], layer: Layer, number: int, heads: Sequence[Node], spread: bool, fit: Sequence[Node], taken: dict[str, int]
+) -> list[_Unit]:
     """Clusters of these units. spread: over all heads, when the layer gives no size; else they stay one cluster."""
     many = -(-len(units) // layer.size) if layer.size else max(1, min(len(heads), len(units) // 2)) if spread and heads else 1
     found = []
