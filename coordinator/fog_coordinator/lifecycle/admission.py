@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.placement.eligible import Task, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task
 from fog_coordinator.placement.free import FreeTask, free_tasks
+from fog_coordinator.state.book import Book
 from fog_coordinator.state.jobs import PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
@@ -15,18 +16,15 @@ from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 
 
-def admit(
-    now: float, jobs: Iterable[Job], files: Mapping[str, JobFile], methods: Mapping[str, Method], registry: Registry, rules: Rules
-) -> Iterator[tuple[Job, str]]:
+def admit(now: float, book: Book, registry: Registry, rules: Rules) -> Iterator[tuple[Job, str]]:
     """Start what can start, in the order of submission; a job that waits keeps its claim on the nodes that it needs.
 
     Yields the jobs that changed their state or their reason, with the line for the log.
     """
-    known = list(jobs)
-    taken = occupied(known, rules)
-    for job in sorted((job for job in known if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
+    taken = occupied(book.jobs, rules)
+    for entry in sorted((entry for entry in book if entry.job.state in {WAITING, QUEUED}), key=lambda entry: entry.job.order):
+        job, file, method = entry.job, entry.file, entry.method
         state, why = job.state, job.why
-        file, method = files[job.id], methods[job.id]
         if job.roster or chosen_slots(job, file, method, registry, taken):
             job.state, job.why = place(job, file, method, registry, taken)
         for node in [*job.roster, *(seat.node for seat in job.seats)]:
