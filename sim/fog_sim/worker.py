@@ -15,6 +15,7 @@ from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire.messages import DesiredJob, Profile, WorkerState
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.disk import SimDisk
@@ -27,28 +28,14 @@ WORKER_START_S: Final = 0.5
 FULL: Final = "[Errno 28] No space left on device"
 
 
-class Bench(Protocol):
-    """The op backend of a job, shared by all simulated nodes (it computes; it holds no state of a node)."""
-
-    def preflight(self) -> list[str]: ...
-
-    def run(self, op: str, task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]: ...
-
-    def encode(self, value: Any) -> bytes | bytearray: ...
-
-    def decode(self, content: Any) -> Any: ...
-
-    def assign(self, slots: dict[str, int], roster_size: int) -> None: ...
-
-
-class JobBench:
+class SharedBackend:
     """What all simulated workers of one job share."""
 
-    def __init__(self, job: Job, bench: Bench, costs: Costs) -> None:
+    def __init__(self, job: Job, backend: Backend, costs: Costs) -> None:
         self.job = job
-        self.bench = bench
+        self.backend = backend
         self.costs = costs
-        self.problems = bench.preflight()
+        self.problems = backend.preflight()
 
 
 class World(Protocol):
@@ -58,7 +45,7 @@ class World(Protocol):
     broker: SimBroker
     fleet: str
 
-    def prepared(self, desired: DesiredJob) -> JobBench: ...
+    def prepared(self, desired: DesiredJob) -> SharedBackend: ...
 
     def trace(self, what: str, node: str, text: str) -> None: ...
 
@@ -115,7 +102,7 @@ class SimWorker:
         self._assigned: DesiredJob | None = None
         self._runs = False
         """The process has started and reads its assignments."""
-        self._bench: JobBench | None = None
+        self._shared: SharedBackend | None = None
         self._ops: deque[Compute] = deque()
         self._busy = False
         self._alarm = Alarm(world.kernel, self._timer)
@@ -216,21 +203,21 @@ class SimWorker:
     def _prepare(self, desired: DesiredJob) -> None:
         home, now = self.home, self._now
         try:
-            bench = self._bench = home.world.prepared(desired)
+            shared = self._shared = home.world.prepared(desired)
         except FogError as error:
             self.core.on_refused(now, (str(error),))
             return
-        if bench.problems:
-            self.core.on_refused(now, tuple(bench.problems))
+        if shared.problems:
+            self.core.on_refused(now, tuple(shared.problems))
             return
         disk = home.disk.view(self.job)
-        self.core.on_prepared(now, Prepared(bench.job, codec=bench.bench, disk=disk, shelf=disk.load(), speed=home.speed()))
+        self.core.on_prepared(now, Prepared(shared.job, shared.backend, disk=disk, shelf=disk.load(), speed=home.speed()))
 
     def _reslot(self, desired: DesiredJob) -> None:
         """The backend is shared by all nodes: it hears the slots of all."""
-        assert self._bench is not None
+        assert self._shared is not None
         slots = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
-        self._bench.bench.assign(slots, len(set(slots.values())))
+        self._shared.backend.assign(slots, len(set(slots.values())))
 
     def _next_op(self) -> None:
         """Begin the next op: its values are there at once, its end is told when the modelled time is over."""
@@ -238,15 +225,15 @@ class SimWorker:
             return
         compute = self._ops.popleft()
         self._busy = True
-        home, bench, host = self.home, self._bench, self.core.host
-        assert bench is not None
+        home, shared, host = self.home, self._shared, self.core.host
+        assert shared is not None
         assert host is not None
-        flops = bench.costs.flops(compute.op, compute.numbers)
+        flops = shared.costs.flops(compute.op, compute.numbers)
         seconds = (home.model.op_overhead_s + flops / home.model.flops) * home.slowness
         home.op_joules += flops * home.model.joules_per_flop
         try:
             inputs = {name: host.refs.value(compute.task, ref) for name, ref in compute.refs.items()}
-            outputs, numbers = bench.bench.run(compute.op, compute.task, inputs, dict(compute.numbers))
+            outputs, numbers = shared.backend.run(compute.op, compute.task, inputs, dict(compute.numbers))
             for name, handle in compute.into.items():
                 host.refs.store(compute.task, handle, outputs[name])
         except Exception as error:

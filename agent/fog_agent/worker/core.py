@@ -32,11 +32,12 @@ from fog_common.ids import TIERS
 from fog_common.runtime.effects import Changed, Compute, Listen, Persist
 from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Numbers
-from fog_common.runtime.refs import Codec, Disk
+from fog_common.runtime.refs import Disk
 from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
-from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob, Planes, WorkerState
+from fog_common.wire.messages import DesiredJob, Planes, WorkerState
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 
 REPORT_S: Final = 2.0
@@ -60,14 +61,12 @@ class Prepared(Struct, frozen=True):
     """What a shell has built for a job: all that the core needs to open the host."""
 
     job: Job
-    codec: Codec
+    backend: Backend
+    """After its preflight."""
     disk: Disk
     shelf: Shelf
     speed: dict[str, float] = {}
     """The node's measured speed: flops_per_second, op_overhead_seconds."""
-    classes: ClassSet | None = None
-    blocks: tuple[BlockReport, ...] = ()
-    weights: str = ""
 
 
 class WorkerCore:
@@ -157,7 +156,7 @@ class WorkerCore:
                 tier=setup.tier,
                 fleet=setup.fleet,
                 incarnation=setup.incarnation,
-                codec=prepared.codec,
+                codec=prepared.backend,
                 disk=prepared.disk,
                 shelf=prepared.shelf,
                 chunk_bytes=setup.chunk_bytes,
@@ -329,6 +328,7 @@ class WorkerCore:
         self._report_at, self._urgent_at = now + REPORT_S, now + LEAST_S
         urgent, self._urgent = self._urgent, False
         host, prepared = self.host, self._prepared
+        backend = prepared.backend if prepared else None
         counters, gauges = self._measured() if self.setup.metrics else ({}, {})
         state = WorkerState(
             job=self.setup.job,
@@ -345,9 +345,9 @@ class WorkerCore:
             gauges=gauges | (prepared.speed if prepared else {}),
             waited_s=None if self._refused_since is None else now - self._refused_since,
             retry_s=None if self._refused_since is None else max(0.0, (now if self._retry_at is None else self._retry_at) - now),
-            classes=prepared.classes if prepared else None,
-            blocks=prepared.blocks if prepared else (),
-            weights=prepared.weights if prepared else "",
+            classes=backend.classes if backend else None,
+            blocks=backend.blocks if backend else (),
+            weights=backend.weights if backend else "",
         )
         self._effects.append(State(state, urgent))
 

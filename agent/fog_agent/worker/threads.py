@@ -20,7 +20,7 @@ import time
 import traceback
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -37,35 +37,13 @@ from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.transfer.endpoint import Publish
-from fog_common.wire.messages import BlockReport, ClassSet, DesiredJob
+from fog_common.wire.messages import DesiredJob
+from fog_learning.backend.base import Backend, open_backend
 
 log = logging.getLogger(__name__)
 
 MEMORY_S: Final = 1.0
 """Seconds for which the resident memory, once read, stands: reports of short rounds come often, and the read costs more than all else in them."""
-
-
-class Workbench(Protocol):
-    """The op backend: fog_learning.ops.Workbench, or the torch-free stand-in."""
-
-    @property
-    def classes(self) -> ClassSet | None: ...
-
-    @property
-    def blocks(self) -> tuple[BlockReport, ...]: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    def preflight(self) -> list[str]: ...
-
-    def run(self, op: str, task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]: ...
-
-    def encode(self, value: Any) -> bytes | bytearray: ...
-
-    def decode(self, content: Any) -> Any: ...
-
-    def assign(self, slots: dict[str, int], roster_size: int) -> None: ...
 
 
 # -- what reaches the inbox beside bus events, frames of the daemon, and ends of Saves ------------
@@ -99,7 +77,7 @@ class Worker:
         self._memory = (0.0, -inf)
         """Resident bytes, and when they were read."""
         self._bus: MqttBus | None = None
-        self._bench: Workbench | None = None
+        self._backend: Backend | None = None
         self._disk: DiskThread | None = None
         self._ended = threading.Event()
 
@@ -180,8 +158,8 @@ class Worker:
                     case Unsubscribe(filters):
                         self._connection.unsubscribe(*filters)
                     case Reslot(desired):
-                        assert self._bench is not None
-                        self._bench.assign(*hosting.slots_of(desired, self._setup.node))
+                        assert self._backend is not None
+                        self._backend.assign(*hosting.slots_of(desired, self._setup.node))
                     case State():
                         self._send(effect)
                     case Note(text, warning):
@@ -214,21 +192,19 @@ class Worker:
         """The backend and what the preflight found; its problems if there are any."""
         from fog_learning.job.reading import job_from
 
-        job = job_from(desired.spec, f"job {desired.job}")
-        bench = _workbench(self._setup, job, *hosting.slots_of(desired, self._setup.node))
-        if problems := bench.preflight():
-            return problems
-        self._bench = bench
-        return Prepared(
+        setup, job = self._setup, job_from(desired.spec, f"job {desired.job}")
+        backend = open_backend(
+            setup.backend,
             job,
-            codec=bench,
-            disk=self._store,
-            shelf=self._store.load(),
-            speed=self._measured_speed(),
-            classes=bench.classes,
-            blocks=bench.blocks,
-            weights=bench.weights,
+            *hosting.slots_of(desired, setup.node),
+            paths=setup.datasets,
+            weights=setup.weights,
+            allow_models=setup.allow_models,
         )
+        if problems := backend.preflight():
+            return problems
+        self._backend = backend
+        return Prepared(job, backend, disk=self._store, shelf=self._store.load(), speed=self._measured_speed())
 
     def _measured_speed(self) -> dict[str, float]:
         """The standard op, for placement; of a node that may compute a part of the time only, that part."""
@@ -287,13 +263,13 @@ class Worker:
             self._inbox.put(frame)
 
     def _run_ops(self) -> None:
-        host, bench = self.core.host, self._bench
-        assert host is not None and bench is not None
+        host, backend = self.core.host, self._backend
+        assert host is not None and backend is not None
         while (compute := self._ops.get()) is not None:
             began = time.perf_counter()
             try:
                 inputs = {name: host.refs.value(compute.task, ref) for name, ref in compute.refs.items()}
-                outputs, numbers = bench.run(compute.op, compute.task, inputs, dict(compute.numbers))
+                outputs, numbers = backend.run(compute.op, compute.task, inputs, dict(compute.numbers))
                 for name, handle in compute.into.items():
                     host.refs.store(compute.task, handle, outputs[name])
             except Exception as error:
@@ -303,16 +279,6 @@ class Worker:
                 if self._setup.duty < 1.0:
                     self._ended.wait((time.perf_counter() - began) * (1.0 / self._setup.duty - 1.0))
                 self._inbox.put(OpDone(compute, outputs, numbers, time.perf_counter() - began))
-
-
-def _workbench(setup: Setup, job: Any, slots: dict[str, int], roster_size: int) -> Workbench:
-    if setup.backend == "standin":
-        from fog_learning.backend.standin import Workbench as Standin
-
-        return Standin(job, slots, roster_size)
-    from fog_learning.ops import Workbench as Torch
-
-    return Torch(job, slots, roster_size, setup.datasets, weights=setup.weights, allow_models=setup.allow_models)
 
 
 def _lock(path: Path) -> Any:

@@ -25,7 +25,7 @@ from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Link, NodeModel
 from fog_sim.network import Connection, Lane, Port, SimBroker
 from fog_sim.node import SimNode
-from fog_sim.worker import JobBench, SimWorker
+from fog_sim.worker import SharedBackend, SimWorker
 
 CLOUD = NodeModel(flops=50e9, disk_bytes_s=200e6)
 
@@ -116,7 +116,7 @@ class Stage:
         self._random, self._redraw_s, self._spread = random.Random(f"stage-{seed}"), redraw_s, spread
         method, _ = resolve_method(self.job)
         self.root = next(task.name for task in tasks if task.role == method.root)
-        self._prepared: JobBench | None = None
+        self._prepared: SharedBackend | None = None
         self.nodes: dict[str, SimNode] = {}
         self.workers: dict[str, SimWorker] = {}
         for task in self._tasks:
@@ -128,10 +128,10 @@ class Stage:
 
     # -- what nodes ask (fog_sim.worker.World) -------------------------------------------------
 
-    def prepared(self, desired: DesiredJob) -> JobBench:
+    def prepared(self, desired: DesiredJob) -> SharedBackend:
         if self._prepared is None:
             roster = {task.name: task.slot for task in self._tasks if task.slot >= 0}
-            self._prepared = JobBench(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
+            self._prepared = SharedBackend(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
         return self._prepared
 
     def saved(self, node: str, record: Record, replica: bool) -> None:

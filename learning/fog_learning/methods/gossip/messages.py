@@ -20,7 +20,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Optimiser steps between two exchanges."""
     prox_mu: NotNegative = 0.0
     consensus: Consensus = Consensus(graph="ring", turns=1)
-    """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error and max_turns are refused."""
+    """graph (inside each site; neighbouring sites are linked by one pair of peers) and turns of an exchange (turns: 1 is decentralised SGD);
+    shrink, max_error and max_turns are refused."""
     tracking: bool = False
     """Gradient tracking with local steps (Liu et al. 2023, K-GT): each peer corrects its gradients by how they differ from its neighbours', so
     that unequal data leaves no bias. Exchanges carry twice the bytes, and each peer counts the same, whatever its examples."""

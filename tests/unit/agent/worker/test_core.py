@@ -16,7 +16,7 @@ from fog_common.runtime.machine import Peer
 from fog_common.runtime.shelf import Shelf
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement, WorkerState
-from fog_learning.backend.standin import Workbench
+from fog_learning.backend.standin import StandinBackend
 from fog_learning.job.reading import job_from
 from fog_sim.campaign import chaos
 from fog_sim.disk import JobDisk
@@ -39,8 +39,8 @@ def worker(node: str = "cloud-1", **more: Any) -> WorkerCore:
 
 
 def prepared() -> Prepared:
-    bench, disk = Workbench(JOB, {"trainer-0": 0}, 1), JobDisk({}, [])
-    return Prepared(JOB, codec=bench, disk=disk, shelf=disk.load(), speed={"flops_per_second": 5.0})
+    backend, disk = StandinBackend(JOB, {"trainer-0": 0}, 1), JobDisk({}, [])
+    return Prepared(JOB, backend, disk=disk, shelf=disk.load(), speed={"flops_per_second": 5.0})
 
 
 def ready(node: str = "cloud-1", **more: Any) -> WorkerCore:
@@ -57,7 +57,7 @@ def some(effects: list[Effect], kind: type) -> list[Any]:
 
 def run_ops(core: WorkerCore, now: float) -> list[Effect]:
     """All ops at once, each one second long; the effects that are no ops."""
-    bench, others = Workbench(JOB, {"trainer-0": 0}, 1), []
+    backend, others = StandinBackend(JOB, {"trainer-0": 0}, 1), []
     while effects := core.take():
         for effect in effects:
             if not isinstance(effect, Compute):
@@ -65,7 +65,7 @@ def run_ops(core: WorkerCore, now: float) -> list[Effect]:
                 continue
             assert core.host is not None
             inputs = {name: core.host.refs.value(effect.task, ref) for name, ref in effect.refs.items()}
-            outputs, numbers = bench.run(effect.op, effect.task, inputs, dict(effect.numbers))
+            outputs, numbers = backend.run(effect.op, effect.task, inputs, dict(effect.numbers))
             for name, handle in effect.into.items():
                 core.host.refs.store(effect.task, handle, outputs[name])
             core.on_ran(now, effect, dict(outputs), numbers, 1.0)
@@ -129,10 +129,10 @@ def test_a_refused_preflight_is_said_at_once_and_looked_at_again_with_the_next_a
 def test_a_job_that_its_method_does_not_take_is_refused():
     core = worker()
     core.on_assign(0.0, table())
-    codec = Workbench(JOB, {}, 1)
+    backend = StandinBackend(JOB, {}, 1)
     unfit = job_from({**chaos.JOB, "method": {"name": "fedavg"}, "evaluation": {"where": "none"}}, "job")
     unfit.method["name"] = "astrology"
-    core.on_prepared(0.0, Prepared(unfit, codec=codec, disk=JobDisk({}, []), shelf=Shelf()))
+    core.on_prepared(0.0, Prepared(unfit, backend, disk=JobDisk({}, []), shelf=Shelf()))
     assert core.phase == "refused"
     assert "astrology" in core.problems[0]
 

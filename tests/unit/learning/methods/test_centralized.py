@@ -9,10 +9,10 @@ import torch
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.centralized.method import Ask, Center, Samples, Source, Trouble
-from fog_learning.ops import Workbench
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat
 
@@ -51,7 +51,7 @@ def test_a_bad_plan_is_named(more: dict[str, Any], text: str) -> None:
 
 
 def test_the_node_is_asked_for_consent_too() -> None:
-    bench = Workbench(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
+    bench = TorchBackend(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
     with pytest.raises(Refused, match="share_samples"):
         bench.run("samples", "source-0", {}, {"slot": 0})
 
@@ -139,7 +139,7 @@ def losses(
         privacy=CONSENT,
         seed=4,
     )
-    bench = Workbench(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
+    bench = TorchBackend(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
     inline = Inline(the_job, bench, 3)
     inline.run()
     return inline.measured["loss"], inline
