@@ -22,6 +22,7 @@ from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator.core import Core
+from fog_coordinator.reading import verbs
 from fog_coordinator.state import effects as core_effects
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
@@ -83,7 +84,7 @@ class SimCoordinator:
         assert self.core is not None
         self._asked += 1
         session = f"s{self._asked}"
-        self.core.on_request(self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
+        verbs.answer(self.core, self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
         self._after()
         return self.replies.pop(session)
 

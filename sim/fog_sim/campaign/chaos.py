@@ -129,7 +129,7 @@ class _Look:
 
     def second(self) -> None:
         core = self.world.coordinator.core
-        rounds = core.histories[self.job].rounds if core is not None and self.job in core.histories else {}
+        rounds = core.book[self.job].history.rounds if core is not None and self.job in core.book else {}
         for number, item in rounds.items():
             now = (item.record.updates, item.record.examples)
             if self.shown.setdefault(number, now) != now:

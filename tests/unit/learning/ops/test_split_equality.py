@@ -273,7 +273,7 @@ def test_bytes_sent_are_those_of_the_formula(toy: Path, method: dict[str, Any]) 
     assert isinstance(plan, Plan)
     expected = traffic.fcddt(inline.bench.models.spec, plan, sizes_of(inline.bench, nodes))
     sent = inline.sent_bytes
-    up = sum(sent.get(kind, 0) for kind in ("Rows", "Heads", "Local")) / steps
+    up = sum(sent.get(kind, 0) for kind in ("FrontRows", "Heads", "Local")) / steps
     down = sum(sent.get(kind, 0) for kind in ("Cut", "Features")) / steps
     headers = 300 * 2 * nodes
     assert expected.up <= up <= 1.01 * expected.up + headers
