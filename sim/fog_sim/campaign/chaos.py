@@ -136,9 +136,9 @@ class _Look:
                 self.taken_back[number] = f"round {number} was shown with (updates, examples) {self.shown[number]}, then with {now}"
         for node in self.world.nodes.values():
             for worker in node.workers.values():
-                if worker.host is None:
+                if worker.core.host is None:
                     continue
-                held, waiting = worker.host.refs.blobs.size_bytes, worker.host.backlog
+                held, waiting = worker.core.host.refs.blobs.size_bytes, worker.core.host.backlog
                 if held > self.max_bytes or waiting > MAX_BACKLOG:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
 
