@@ -87,6 +87,22 @@ def make_graph(kind: Kind, n: int, seed: int = 0, radius: float = 0.5, degree: i
             return small_world(n, degree, rewire, seed)
 
 
+def over_sites(sites: Sequence[str], make: Callable[[int], Graph]) -> Graph:
+    """One graph from `make(members)` in each site, neighbouring sites (in the order of their names, the last beside the first) linked by one
+    pair each: links inside a site are cheap, a link between sites crosses the uplinks of both. One site: `make(n)`.
+
+    sites: the site of each node.
+    """
+    members = {site: [node for node, where in enumerate(sites) if where == site] for site in sorted(set(sites))}
+    edges: set[tuple[int, int]] = set()
+    for nodes in members.values():
+        edges |= {(nodes[a], nodes[b]) for a, b in edges_of(make(len(nodes)))}
+    groups = list(members.values())
+    beside = zip(groups, groups[1:] + groups[:1], strict=True) if len(groups) > 2 else [(groups[0], groups[1])] if len(groups) == 2 else []
+    edges |= {(one[-1], other[0]) for one, other in beside}
+    return graph_from(len(sites), edges)
+
+
 def components(graph: Graph) -> list[tuple[int, ...]]:
     """The connected parts, each sorted, the largest first (ties: the one with the smaller index)."""
     left, parts = set(range(len(graph))), []

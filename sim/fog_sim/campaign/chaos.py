@@ -94,8 +94,6 @@ SIDEWAYS = Scenario(
     "sideways", {**TREE, "method": {**TREE["method"], "mode": "d2d"}}, CAMPUS, SITES, TreeBook, (*ON_NODES, *ON_FLEET, "cut_site"), slots=6
 )
 SCENARIOS: Final = (STAR, LATE, UPWARDS, SIDEWAYS)
-
-
 STORY_LINES: Final = 20
 """Of each host."""
 
@@ -135,24 +133,25 @@ class _Look:
 
     def second(self) -> None:
         core = self.world.coordinator.core
-        rounds = core.histories[self.job].rounds if core is not None and self.job in core.histories else {}
+        rounds = core.book[self.job].history.rounds if core is not None and self.job in core.book else {}
         for number, item in rounds.items():
             now = (item.record.updates, item.record.examples)
             if self.shown.setdefault(number, now) != now:
                 self.taken_back[number] = f"round {number} was shown with (updates, examples) {self.shown[number]}, then with {now}"
         for node in self.world.nodes.values():
             for worker in node.workers.values():
-                if worker.host is None:
+                if worker.core.host is None:
                     continue
-                held, waiting = worker.host.refs.blobs.size_bytes, worker.host.backlog
-                for wrong in worker.host.validate():
+                host = worker.core.host
+                held, waiting = host.refs.blobs.size_bytes, host.backlog
+                for wrong in host.validate():
                     self.too_much[wrong] = f"{node.name}: {wrong}"
                 if held > self.max_bytes or waiting > MAX_BACKLOG:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
 
     def story(self) -> tuple[str, ...]:
-        hosts = [(node.name, worker.host) for node in self.world.nodes.values() for worker in node.workers.values() if worker.host is not None]
-        return tuple(f"{name} {line}" for name, host in hosts for line in list(host.story())[-STORY_LINES:])
+        hosts = [(node.name, worker.core.host) for node in self.world.nodes.values() for worker in node.workers.values()]
+        return tuple(f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:])
 
 
 def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Outcome, bytes]:

@@ -20,7 +20,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Optimiser steps between two exchanges."""
     prox_mu: NotNegative = 0.0
     consensus: Consensus = Consensus(graph="ring", turns=1)
-    """graph and turns of an exchange (turns: 1 is decentralised SGD); shrink, max_error and max_turns are refused."""
+    """graph (inside each site; neighbouring sites are linked by one pair of peers) and turns of an exchange (turns: 1 is decentralised SGD);
+    shrink, max_error and max_turns are refused."""
     tracking: bool = False
     """Gradient tracking with local steps (Liu et al. 2023, K-GT): each peer corrects its gradients by how they differ from its neighbours', so
     that unequal data leaves no bias. Exchanges carry twice the bytes, and each peer counts the same, whatever its examples."""
@@ -36,7 +37,7 @@ Cut = tuple[Instance, Instance]
 """The two ends of a link that carries nothing, in order. It holds as long as both instances live."""
 
 
-class Here(Struct, frozen=True, tag=True):
+class Here(Struct, frozen=True, tag="Here"):
     """Peer -> all peers, when the crew has changed: the round that I do next. new: I have never trained."""
 
     crew: int
@@ -48,7 +49,7 @@ class Here(Struct, frozen=True, tag=True):
     """Links that the sender leaves out."""
 
 
-class Silent(Struct, frozen=True, tag=True):
+class Silent(Struct, frozen=True, tag="Silent"):
     """Peer -> all peers: these neighbours have been silent for too long. Who has long given what is missed here knows that the link is dead."""
 
     crew: int
@@ -57,14 +58,14 @@ class Silent(Struct, frozen=True, tag=True):
     missing: tuple[str, ...]
 
 
-class Model(Struct, frozen=True, tag=True):
+class Model(Struct, frozen=True, tag="Model"):
     """Peer -> newcomer: go on from here."""
 
     crew: int
     weights: Ref
 
 
-class Report(Struct, frozen=True, tag=True):
+class Report(Struct, frozen=True, tag="Report"):
     """Peer -> observer: this round is done here. examples = 0: it was skipped, the others were further."""
 
     round: int
@@ -78,19 +79,19 @@ class Report(Struct, frozen=True, tag=True):
     """Of the rounds that were skipped, up to `round`; 0: it speaks of `round` alone."""
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class Halted(Struct, frozen=True, tag="Trouble"):
     """Peer -> observer: I cannot go on, and why."""
 
     why: str
 
 
-class Ask(Struct, frozen=True, tag=True):
+class AskModel(Struct, frozen=True, tag="Ask"):
     """Observer -> peer: send me your model."""
 
     round: int
 
 
-class Told(Struct, frozen=True, tag=True):
+class Told(Struct, frozen=True, tag="Told"):
     """Peer -> observer: my model as it is now."""
 
     round: int

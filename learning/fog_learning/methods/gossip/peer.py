@@ -1,6 +1,7 @@
 """Decentralised SGD (Lian et al. 2017; Hosseinalipour et al. 2020, fully decentralised learning): no server.
 
 Every peer trains on its own data, then averages with its neighbours for a few turns, weighted by examples; nobody holds "the" model.
+Neighbours are chosen inside a site; neighbouring sites are linked by one pair of peers each (`clusters.graphs.over_sites`).
 The observer only watches: it keeps the history, asks a peer for its model now and then to rate it, and hands out the result.
 
 A **crew** is the set of live peers (and their incarnations), and of links that were found dead: a neighbour that is silent for
@@ -49,12 +50,12 @@ from fog_common.runtime.machine import (
     Waiting,
     Woke,
 )
-from fog_learning.clusters.graphs import Graph, components, edges_of, graph_from, make_graph, metropolis
+from fog_learning.clusters.graphs import make_graph, metropolis, over_sites, without
 from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.mixing import Mixing, Share
 from fog_learning.job.sections import Job, Stragglers
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.gossip.messages import Ask, Cut, Here, Instance, Model, Plan, Report, Silent, Told, Trouble
+from fog_learning.methods.gossip.messages import AskModel, Cut, Halted, Here, Instance, Model, Plan, Report, Silent, Told
 from fog_learning.methods.gossip.observer import Observer
 from fog_learning.rounds.alarm import Alarm
 
@@ -76,19 +77,6 @@ def crew_of(peers: Iterable[Peer], cuts: Iterable[Cut] = ()) -> int:
     """A number for this set of instances and links left out; another set has another one, but for a chance of 1 in 4 billion."""
     parts = [f"{peer.task}/{peer.since}/{peer.incarnation}" for peer in sorted(peers, key=lambda peer: peer.task)]
     return zlib.crc32(";".join([*parts, *(str(cut) for cut in sorted(cuts))]).encode())
-
-
-def without(graph: Graph, cut: set[tuple[int, int]]) -> Graph:
-    """The graph less these edges; parts that fall off are linked again by edges that were not cut, if there are any."""
-    edges = edges_of(graph) - cut
-    while len(parts := components(graph_from(len(graph), edges))) > 1:
-        first = set(parts[0])
-        others = ((a, b) for a in range(len(graph)) for b in range(a + 1, len(graph)) if (a in first) != (b in first))
-        mended = next((pair for pair in others if pair not in cut), None)
-        if mended is None:
-            break
-        edges.add(mended)
-    return graph_from(len(graph), edges)
 
 
 # -- a peer --------------------------------------------------------------------------------
@@ -161,7 +149,7 @@ class GossipPeer(Alarm, kw_only=True):
                 return self._train(now) if self.phase == "fetching" else []
             case Delivered(sender, Share() as share) if share.epoch[-1] == self.crew:
                 return self._mixed(self.mixing.hear(sender, share), now)
-            case Delivered(sender, Ask(number)) if self.weights is not None:
+            case Delivered(sender, AskModel(number)) if self.weights is not None:
                 return [Send(sender, Told(number, self.weights))]
             case Ran(("init",), refs):
                 self.weights = refs["weights"]
@@ -179,7 +167,7 @@ class GossipPeer(Alarm, kw_only=True):
             case Ran():
                 return self._mixed(self.mixing.ran(event), now)
             case Failed((what, *_), why):
-                return [Send(self.observer, Trouble(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
+                return [Send(self.observer, Halted(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -313,7 +301,8 @@ class GossipPeer(Alarm, kw_only=True):
         assert self.input is not None
         self.phase = "mixing"
         names, say = list(self.peers), self.plan.consensus
-        graph = make_graph(say.graph, len(names), self.seed, say.radius, say.degree, say.rewire)
+        sites = [peer.site for peer in self.peers.values()]
+        graph = over_sites(sites, lambda n: make_graph(say.graph, n, self.seed, say.radius, say.degree, say.rewire))
         graph = without(graph, {(min(pair), max(pair)) for one, other in self._dead() if (pair := (names.index(one[0]), names.index(other[0])))})
         me = names.index(self.me)
         row = metropolis(graph)[me]
@@ -394,7 +383,7 @@ GOSSIP = Method(
     source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
     plan=Plan,
     roles=(Role("observer", Observer, bound="free", stateful=True), Role("peer", GossipPeer, bound="slot", heritable=True)),
-    messages=(Here, Silent, Model, Share, Report, Trouble, Ask, Told),
+    messages=(Here, Silent, Model, Share, Report, Halted, AskModel, Told),
     root="observer",
     build=build,
     check=check,

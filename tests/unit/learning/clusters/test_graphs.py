@@ -22,6 +22,7 @@ from fog_learning.clusters.graphs import (
     graph_from,
     make_graph,
     metropolis,
+    over_sites,
     ring,
     second_eigenvalue,
     small_world,
@@ -71,6 +72,24 @@ def test_shapes_of_the_small_graphs():
     assert ring(4) == ((1, 3), (0, 2), (1, 3), (0, 2))
     assert small_world(6, 2, 0.0, 0) == ring(6)
     assert full(1) == ring(1) == ((),)
+
+
+def test_a_graph_over_sites_has_its_kind_in_each_site_and_one_link_between_neighbouring_sites():
+    sites = ["b", "a", "b", "c", "a", "a", "b"]
+    graph = over_sites(sites, full)
+    inside = {(a, b) for a, b in edges_of(graph) if sites[a] == sites[b]}
+    across = edges_of(graph) - inside
+    assert inside == {(0, 2), (0, 6), (2, 6), (1, 4), (1, 5), (4, 5)}
+    assert sorted(tuple(sorted((sites[a], sites[b]))) for a, b in across) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert len(components(graph)) == 1
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_a_graph_over_one_site_is_the_plain_one_and_over_two_has_one_link_more_than_its_parts(n: int):
+    assert over_sites(["here"] * n, ring) == ring(n)
+    two = over_sites(["east", "west"] * n, ring)
+    assert len(edges_of(two)) == 2 * len(edges_of(ring(n))) + 1
+    assert len(components(two)) == 1
 
 
 def test_an_edge_that_cannot_be_is_refused():
