@@ -6,7 +6,7 @@ The other half of `moves` and `live`: both act and explain by the same timers (`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,7 @@ from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, Rules
 from fog_coordinator.state.troubles import merged
 
+MOST_REASONS: Final = 4
 WaitKind = Literal[
     "successor",  # the node drains, and another one is prepared
     "no successor",  # the node drains, and no other one may take the task
@@ -114,4 +115,4 @@ def _against(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) 
     """Why no other node takes the task."""
     task = task_of(job, seat)
     found = ((node.node, reason.text) for node in registry if node.node != seat.node for reason in refusals(node, task, job, busy))
-    return tuple(merged(found))
+    return tuple(merged(found)[:MOST_REASONS])
