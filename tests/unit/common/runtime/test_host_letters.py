@@ -21,7 +21,7 @@ from fog_learning.job.sections import Job
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.server import Server
 from fog_sim.campaign import chaos
-from fog_sim.node import JobDisk
+from fog_sim.disk import JobDisk
 
 JOB: Job = job_from({**chaos.JOB, "evaluation": {"where": "none"}}, "job")
 SITES = {"cloud-1": "cloud", "cloud-2": "cloud", "node-1": "home", "node-2": "home"}
@@ -126,7 +126,7 @@ def record_of(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -
     weights = machine.weights = Blob(blake3.blake3(content).hexdigest(), len(content))
     host.refs.blobs.put(weights.digest, content)
     commands = [Finish({"weights": weights}) if isinstance(command, Finish) else command for command in rest]
-    return host._codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
+    return host._hosted.codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
 
 
 def saved(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -> Record:

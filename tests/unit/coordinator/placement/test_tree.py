@@ -8,9 +8,9 @@ import pytest
 
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import Profile
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.placement import tree
 from fog_coordinator.state.nodes import ONLINE, Node
+from fog_coordinator.state.rules import Rules
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Layer, Topology
 from support.stand_ins import StandIn, World
@@ -120,7 +120,7 @@ def test_impossible_trees_are_refused(topology: dict[str, Any], said: str):
 
 
 def test_a_method_without_inner_nodes_refuses_a_topology():
-    with pytest.raises(ConfigError, match="topology: fedavg has no inner nodes"):
+    with pytest.raises(ConfigError, match="topology: method fedavg does not read this section"):
         job_from({"name": "x", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "topology": {"layers": []}})
 
 

@@ -13,8 +13,8 @@ from fog_common.telemetry.metrics import BY_NAME, METRICS, Samples
 from fog_common.wire import messages
 from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.reading.exporter import LINGER_S, Exporter
+from fog_coordinator.state.rules import Rules
 from support.reports import GAUGES, MeasuringNode, beat, profile
 from support.stand_ins import World
 
@@ -67,7 +67,7 @@ def test_every_metric_of_the_table_is_exported():
     assert samples["fog_job_state"] == {("digits", "running"): 1.0}
     assert samples["fog_job_accuracy"] == {("digits",): 0.03}
     assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
-    assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "consensus", "split", "other")}
+    assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "other")}
     rounds = samples["fog_round_duration_seconds_bucket"]
     assert rounds["+Inf",] == samples["fog_round_duration_seconds_count"][()] == 3 and rounds["1",] == 3 and rounds["0.5",] == 0
 
