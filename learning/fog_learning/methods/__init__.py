@@ -73,11 +73,16 @@ def method_of(job: Job) -> Method:
     return METHODS[name]
 
 
+def plan_of(job: Job) -> tuple[Method, Struct]:
+    """The job's method and its plan, whose fit to the rest of the job is not checked. ConfigError as resolve_method."""
+    method = method_of(job)
+    return method, config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
+
+
 def resolve_method(job: Job) -> tuple[Method, Struct]:
     """The job's method and its checked plan. ConfigError names the key, what was found and what is allowed."""
-    method = method_of(job)
+    method, plan = plan_of(job)
     _refuse_unread(job, method)
-    plan = config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
     method.check(job, plan)
     return method, plan
 
