@@ -315,7 +315,7 @@ def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
 def test_no_memory_of_a_scrape_stays():
     scrapes = Scrapes(125)
     tracemalloc.start()
-    for _ in range(5):
+    for _ in range(12):
         scrapes.once()
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
