@@ -74,22 +74,22 @@ def _cut(job: Job, spec: ModelSpec) -> tuple[float, float]:
 
 def torch_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
     """The real ops, shared by all simulated nodes, and what they cost."""
-    from fog_sim.exact import ExactBench
+    from fog_sim.exact import ExactBackend
 
-    bench = ExactBench(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
-    return bench, model_costs(job, bench.spec, len(bench.test_rows()), roster_size)
+    bench = ExactBackend(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
+    return bench, model_costs(job, bench.models.spec, len(bench.rows.test()), roster_size)
 
 
 def standin_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
     """Exact integers in the place of tensors: for fault schedules."""
-    from fog_learning.backend.standin import Workbench
+    from fog_learning.backend.standin import StandinBackend
 
-    bench = Workbench(job, slots, roster_size)
+    bench = StandinBackend(job, slots, roster_size)
     return bench, Costs(1e6, bench.size, job.train.batch_size, 100)
 
 
 def plain_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
     """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
-    from fog_learning.backend.plain import PlainBench
+    from fog_learning.backend.plain import PlainBackend
 
-    return PlainBench(), Costs(1e6, 256, job.train.batch_size, 100)
+    return PlainBackend(job, slots, roster_size), Costs(1e6, 256, job.train.batch_size, 100)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from fog_learning.backend.torch import Result, Workbench
+from fog_learning.backend.base import Result
+from fog_learning.backend.torch import TorchBackend
 
 HELD_BYTES: Final = 1 << 30
 """Of values whose error was not asked for yet (a consensus that began again never asks). Beyond it the oldest are dropped."""
 
 
-class ExactBench(Workbench):
+class ExactBackend(TorchBackend):
     """The ops of a job, for all its nodes in one process."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -22,6 +22,7 @@ from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator.core import Core
+from fog_coordinator.reading import verbs
 from fog_coordinator.state import effects as core_effects
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
@@ -30,8 +31,9 @@ from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Alarm, Kernel
 from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
 from fog_sim.network import Connection, Lane, Port, SimBroker
-from fog_sim.node import Prepared, SimNode
+from fog_sim.node import SimNode
 from fog_sim.shape import Place, uniform
+from fog_sim.worker import SharedBackend
 
 USER = "operator"
 NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead", "clock_behind", "join"}
@@ -82,7 +84,7 @@ class SimCoordinator:
         assert self.core is not None
         self._asked += 1
         session = f"s{self._asked}"
-        self.core.on_request(self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
+        verbs.answer(self.core, self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
         self._after()
         return self.replies.pop(session)
 
@@ -215,7 +217,7 @@ class Simulation:
         self.on_saved: Callable[[str, Record, bool], None] = lambda node, record, replica: None
         """Hears of every Save that is on a disk: (node, record, whether it is a copy)."""
         self._bench = bench
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: dict[str, SharedBackend] = {}
         self._specs: dict[str, dict[str, Any]] = {}
         self.coordinator = SimCoordinator(self)
         rng = random.Random(f"fleet-{seed}")
@@ -260,12 +262,12 @@ class Simulation:
 
     # -- for nodes -------------------------------------------------------------------------
 
-    def prepared(self, desired: DesiredJob) -> Prepared:
+    def prepared(self, desired: DesiredJob) -> SharedBackend:
         if desired.job not in self._prepared or self._specs[desired.job] != desired.spec:  # placement may have chosen another cut
             self._specs[desired.job] = desired.spec
             job = job_from(desired.spec, f"job {desired.job}")
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
-            self._prepared[desired.job] = Prepared(job, *self._bench(job, roster, len(set(roster.values()))))
+            self._prepared[desired.job] = SharedBackend(job, *self._bench(job, roster, len(set(roster.values()))))
         return self._prepared[desired.job]
 
     def saved(self, node: str, record: Record, replica: bool) -> None:

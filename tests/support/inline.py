@@ -28,15 +28,15 @@ from fog_common.runtime.machine import (
     refs_in,
 )
 from fog_common.runtime.saves import Codebook, Program, Record
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
-from fog_learning.ops import Workbench
 
 
 class Inline:
     """One run, without faults. measured: what the root measured, in order."""
 
-    def __init__(self, job: Job, bench: Workbench, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
+    def __init__(self, job: Job, bench: TorchBackend, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
         self.method, plan = resolve_method(job)
         self.bench, self.on_save = bench, on_save
         self.codebook = Codebook(Program({role.name: role.machine for role in self.method.roles}, self.method.messages))

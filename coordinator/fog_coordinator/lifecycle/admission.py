@@ -9,6 +9,7 @@ from msgspec import Struct
 from fog_coordinator.lifecycle.alike import unequal
 from fog_coordinator.moves.moves import READY, REFUSED, Rules, take_over, worker_of
 from fog_coordinator.placement import choice, planner, simple, tree
+from fog_coordinator.state.book import Book
 from fog_coordinator.state.jobs import PLACED, PREPARING, QUEUED, WAITING, Job
 from fog_coordinator.state.nodes import OFFLINE, Node, Registry
 from fog_learning.job.sections import Job as JobFile
@@ -37,21 +38,19 @@ def occupied(jobs: Iterable[Job], rules: Rules, but: str = "") -> dict[str, str]
     return {node: by[node] for node in sorted(count) if count[node] >= rules.jobs_per_node}
 
 
-def admit(
-    now: float, jobs: Iterable[Job], files: Mapping[str, JobFile], methods: Mapping[str, Method], registry: Registry, rules: Rules
-) -> Iterator[tuple[Job, str]]:
+def admit(now: float, book: Book, registry: Registry, rules: Rules) -> Iterator[tuple[Job, str]]:
     """Start what can start, in the order of submission; who waits keeps its claim on the nodes that it needs.
 
     Yields the jobs that changed their state or their reason, with the line for the log.
     """
-    known = list(jobs)
-    taken = occupied(known, rules)
-    for job in sorted((job for job in known if job.state in {WAITING, QUEUED}), key=lambda job: job.order):
+    taken = occupied(book.jobs, rules)
+    for entry in sorted((entry for entry in book if entry.job.state in {WAITING, QUEUED}), key=lambda entry: entry.job.order):
+        job = entry.job
         state, why = job.state, job.why
         if not job.roster:
-            job.roster, job.why = roster(files[job.id], methods[job.id], registry, taken)
+            job.roster, job.why = roster(entry.file, entry.method, registry, taken)
         if job.roster:
-            job.state, job.why = place(job, files[job.id], methods[job.id], registry, taken)
+            job.state, job.why = place(job, entry.file, entry.method, registry, taken)
         for node in [*job.roster, *(seat.node for seat in job.seats)]:
             taken.setdefault(node, job.id)
         if (job.state, job.why) != (state, why):

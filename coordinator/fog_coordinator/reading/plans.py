@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
+from fog_coordinator.core import Core
 from fog_coordinator.lifecycle import admission as lifecycle
 from fog_coordinator.placement import choice, planner
 from fog_coordinator.placement.planner import Plan
-from fog_coordinator.state.jobs import ENDED, FINISHED, History, Job
+from fog_coordinator.state.history import History
+from fog_coordinator.state.jobs import ENDED, FINISHED, Job
 from fog_learning.costs import traffic
 from fog_learning.data import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
@@ -21,9 +23,6 @@ from fog_learning.methods import resolve_method
 
 LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""
-
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
 
 
 def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused(f"nobody could run it now: {why}")
     if job.plan is not None and job.runner_up is None:
         job.runner_up = _alternative(core, job)
-    busy = lifecycle.occupied(core.jobs.values(), core.rules)
+    busy = lifecycle.occupied(core.book.jobs, core.rules)
     return {
         "now": now,
         "name": file.name,
@@ -115,8 +114,7 @@ def measure(job: Job, history: History) -> dict[str, float]:
         return {}
     found = {"step_s": (last.record.closed_at - first.record.closed_at) / steps, "steps": float(steps)}
     if job.state in ENDED:
-        sent = job.sent()
-        found["step_bytes"] = (sent.up + sent.down + sent.d2d + sent.cast) / (job.plan.round_steps * last.record.round)
+        found["step_bytes"] = job.sent().payload / (job.plan.round_steps * last.record.round)
     elif last.at - first.at >= LONG_S:
         found["step_bytes"] = (last.bytes - first.bytes) / steps
     if first.joules is not None and last.joules is not None and last.at - first.at >= LONG_S:
@@ -143,7 +141,6 @@ def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[
     body: dict[str, Any] = {"steps": count.steps, "formula": count.formula / count.steps, "paper": count.paper / count.steps}
     if job.state != FINISHED:
         return {**body, "measured": None, "tensors": None, "error": None}
-    sent = job.sent()
-    measured = sent.up + sent.down + sent.d2d + sent.cast
+    measured = job.sent().payload
     error = (measured - count.formula) / count.formula if count.formula else None
     return {**body, "measured": measured / count.steps, "tensors": job.ideal_bytes() / count.steps, "error": error}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -11,16 +11,15 @@ from msgspec import Struct
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.accounts import budgets
+from fog_coordinator.core import Core
 from fog_coordinator.lifecycle import admission as lifecycle
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.moves.moves import READY, holders, worker_of
 from fog_coordinator.reading import plans
-from fog_coordinator.state.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Round, Seat
+from fog_coordinator.state.history import ClosedRound
+from fog_coordinator.state.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Seat
 from fog_coordinator.state.nodes import OFFLINE, Node
 from fog_learning.job.sections import Budgets
-
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
 
 MAX_ROUNDS = 2000
 """Rounds of the history in one reply; ask again with `after` for more."""
@@ -71,7 +70,7 @@ def summary(core: Core, now: float, job: Job) -> dict[str, Any]:
 
 def shown_state(core: Core, job: Job) -> str:
     """A job whose workers are just ending is shown as running: its figures are not complete."""
-    return RUNNING if job.id in core.closing else job.state
+    return RUNNING if job.id in core.ending else job.state
 
 
 def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         "waits": [wait.body(now) for wait in waits(core, now, job)],
         "watching": [name for name in job.watching if (node := core.registry.get(name)) and node.online] if job.state in PLACED else [],
         "tasks": [_task(core, job, seat) for seat in job.seats],
-        "history": [_round(job, item) for item in core.histories[job.id].after(after)[:MAX_ROUNDS]],
+        "history": [_round(job, item) for item in core.book[job.id].history.after(after)[:MAX_ROUNDS]],
         "metrics": _metrics(core, job),
         "bytes": {
             "up": sent.up,
@@ -95,12 +94,12 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
             "d2d": sent.d2d,
             "cast": sent.cast,
             "ctl": sent.ctl,
-            "total": sent.up + sent.down + sent.d2d + sent.cast,
+            "total": sent.payload,
             "ideal": job.ideal_bytes(),
         },
         "energy_j": energy(job),
         "step_bytes": _step_bytes(core, job),
-        "plan": plans.report(job, core.histories[job.id]),
+        "plan": plans.report(job, core.book[job.id].history),
         "budgets": [use.body() for use in uses(core, job, now)],
         "buddies": dict(job.buddies),
         "digest": job.digest,
@@ -109,25 +108,25 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
 
 def _step_bytes(core: Core, job: Job) -> dict[str, Any] | None:
     try:
-        file = core.files.get(job.id) or core.check(job.spec)[0]  # of a job that had ended before we started, only the spec is kept
+        file = core.book[job.id].file
     except ConfigError:
         return None
-    return plans.step_bytes(job, file, [item.record for item in core.histories[job.id].after(0)])
+    return plans.step_bytes(job, file, [item.record for item in core.book[job.id].history.after(0)])
 
 
 def current_round(core: Core, job: Job) -> int:
     """The round that is open, or the last one that was closed."""
-    newest = core.histories[job.id].newest
+    newest = core.book[job.id].history.newest
     state = _root_state(core, job)
     return newest if state is None or job.state != RUNNING else max(newest, state[0].round)
 
 
 def line(core: Core, now: float, job: Job) -> str:
     """One sentence: where the job is and what it waits for."""
-    if job.id in core.closing:
+    if job.id in core.ending:
         return waits(core, now, job)[0].what
     if job.state in ENDED:
-        history = core.histories[job.id]
+        history = core.book[job.id].history
         rounds = f"after {history.newest} of {job.rounds} rounds"
         return f"{job.state} {rounds}{f': {job.why}' if job.why else ''}"
     found = waits(core, now, job)
@@ -148,9 +147,9 @@ def _sentence(wait: Wait, now: float) -> str:
 
 def waits(core: Core, now: float, job: Job) -> list[Wait]:
     """All that the job waits for now, the most telling first."""
-    if job.id in core.closing:
-        who = core.closing.nodes(job.id)
-        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.closing.until(job.id))]
+    if job.id in core.ending:
+        who = core.ending.nodes(job.id)
+        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.ending.until(job.id))]
     if job.state in ENDED:
         return []
     if job.state == WAITING:
@@ -349,7 +348,7 @@ def _task(core: Core, job: Job, seat: Seat) -> dict[str, Any]:
     }
 
 
-def _round(job: Job, item: Round) -> dict[str, Any]:
+def _round(job: Job, item: ClosedRound) -> dict[str, Any]:
     record = item.record
     return {
         "accuracy": None,
@@ -366,13 +365,13 @@ def _round(job: Job, item: Round) -> dict[str, Any]:
 
 def _metrics(core: Core, job: Job) -> dict[str, float]:
     last: dict[str, float] = {}
-    for item in core.histories[job.id].after(0):
+    for item in core.book[job.id].history.after(0):
         last.update(item.record.numbers)
     return {**last, **job.numbers}
 
 
 def uses(core: Core, job: Job, now: float) -> list[budgets.Use]:
-    return budgets.uses(job, msgspec.convert(job.spec.get("budgets", {}), Budgets), core.tallies[job.id], now)
+    return budgets.uses(job, msgspec.convert(job.spec.get("budgets", {}), Budgets), core.book[job.id].tally, now)
 
 
 def energy(job: Job) -> dict[str, Any]:
@@ -397,7 +396,7 @@ def node_summary(core: Core, now: float, node: Node) -> dict[str, Any]:
         "tier": profile.tier,
         "site": profile.site,
         "draining": node.leaving,
-        "jobs": [job.id for job in core.jobs.values() if job.state not in ENDED and node.node in job.participants()],
+        "jobs": [job.id for job in core.book.jobs if job.state not in ENDED and node.node in job.participants()],
         "cores": profile.cores,
         "memory_bytes": profile.memory_bytes,
         "memory_free_bytes": profile.memory_free_bytes,
@@ -429,7 +428,7 @@ def _finishing_on(core: Core, name: str) -> list[str]:
 
 
 def _tasks(core: Core, wanted: Callable[[Seat], bool]) -> list[str]:
-    return [f"{seat.task} of {job.id}" for job in core.jobs.values() if job.state not in ENDED for seat in job.seats if wanted(seat)]
+    return [f"{seat.task} of {job.id}" for job in core.book.jobs if job.state not in ENDED for seat in job.seats if wanted(seat)]
 
 
 def _ago(now: float, since: float) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fog_coordinator.core import Core
 from fog_coordinator.placement import simple, tree
 from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import Job, Seat
@@ -13,16 +14,14 @@ from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Nodes, Topology
 from fog_learning.methods.base import Method
 
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
-
 
 def of_job(core: Core, job: Job) -> list[dict[str, Any]]:
     """One entry per task, parents before children; before the job is placed as it would be placed now."""
     if job.seats:
         notes = status.notes(core, job)
         return [{**entry, "note": notes[entry["id"]]} for entry in _entries(core, job.seats)]
-    return of_file(core, core.files[job.id], core.methods[job.id], job.roster)
+    entry = core.book[job.id]
+    return of_file(core, entry.file, entry.method, job.roster)
 
 
 def of_file(core: Core, file: JobFile, method: Method, roster: list[str] | None = None) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
 from fog_coordinator.core import Core
 from fog_coordinator.exchange import Came, Exchange
+from fog_coordinator.reading import verbs
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
@@ -176,7 +177,7 @@ class Service:
 
     def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
         if route.kind.startswith(f"{topics.BULK}~"):
-            known = route.kind.removeprefix(f"{topics.BULK}~") in self._core.jobs and self._core.registry.get(route.sender) is not None
+            known = route.kind.removeprefix(f"{topics.BULK}~") in self._core.book and self._core.registry.get(route.sender) is not None
             for came in self._exchange.on_frame(now, route, payload, known):
                 self._result(now, came)
             return
@@ -184,7 +185,7 @@ class Service:
         if isinstance(message, Request):
             if route.plane != "ctl" or not route.kind.startswith("request~"):
                 raise WireError("a request outside the operators' topic", "not_allowed")
-            self._core.on_request(now, route.sender, route.kind.removeprefix("request~"), message)
+            verbs.answer(self._core, now, route.sender, route.kind.removeprefix("request~"), message)
             return
         if isinstance(message, Presence | Announce | Heartbeat | Goodbye) and message.node != route.sender:
             raise WireError(f"{type(message).__name__} of {message.node!r} came from {route.sender!r}", "wrong_sender")
@@ -244,7 +245,7 @@ class Service:
             "why": result.why,
             "digest": came.digest,
             "history": [msgspec.to_builtins(record) for record in history],
-            "spec": self._core.jobs[result.job].spec,
+            "spec": self._core.book[result.job].job.spec,
         }
         try:
             self._results.save(result.job, came.weights, figures)
@@ -286,10 +287,10 @@ class Service:
                     effect.accept()
                     self._exchange.pump()
             self._waiting.popleft()
-        if self._jobs != len(self._core.jobs):
-            self._jobs = len(self._core.jobs)
-            self._exchange.forget_all_but(set(self._core.jobs))
-            self._results.forget_all_but(set(self._core.jobs))
+        if self._jobs != len(self._core.book):
+            self._jobs = len(self._core.book)
+            self._exchange.forget_all_but(self._core.book.names)
+            self._results.forget_all_but(self._core.book.names)
 
     def _shed(self) -> None:
         if len(self._waiting) > MAX_HELD:
@@ -300,7 +301,7 @@ class Service:
         if weights is None:
             log.error("the weights of a finished job are not in the results folder job=%s", job)
             return
-        self._exchange.send(now, user, session, job, self._core.jobs[job].numbers, digest, weights)
+        self._exchange.send(now, user, session, job, self._core.book[job].job.numbers, digest, weights)
 
     def _send(self, topic: str, payload: bytes, qos: int = 0) -> None:
         self._bytes["sent"] += len(payload)

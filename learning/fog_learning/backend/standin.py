@@ -1,4 +1,4 @@
-"""A Workbench without torch, for tests of everything but learning: whole numbers, so that every mean can be checked.
+"""A backend without torch, for tests of everything but learning: whole numbers, so that every mean can be checked.
 
 A value is an `array('q')` of `size` numbers. `train` adds `gain(slot, round)` to each, `examples(slot)` says how much it
 counts, `mean` divides and rounds down: `expected(rounds, slots)` is what a job without losses must end with.
@@ -57,10 +57,10 @@ class Value:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Workbench:
-    """As fog_learning.backend.torch.Workbench. size: numbers in a value (8 B each)."""
+class StandinBackend:
+    """size: numbers in a value (8 B each). options: of TorchBackend, ignored."""
 
-    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int, *, size: int = SIZE) -> None:
+    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int, *, size: int = SIZE, **options: Any) -> None:
         self.job = job
         self.slots = dict(slots)
         self.roster_size = roster_size

@@ -181,6 +181,8 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     model: dict[str, Any]
     data: Data = Data()
     train: Train = Train()
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    """By which the model is trained and rated; its metric is what a rating says beside it (cross_entropy: accuracy)."""
     nodes: Nodes = Nodes()
     stragglers: Stragglers = Stragglers()
     evaluation: Evaluation = Evaluation()

@@ -1,24 +1,13 @@
-"""The ops that machines can run, by name, and the Workbench that runs them. Importing this table imports no torch.
+"""The ops that machines can run, by name. Importing this table imports no torch; backends run ops (fog_learning.backend.base).
 
-A machine names refs and numbers; the host hands their values to a Workbench and stores what comes back:
-
-    outputs, numbers = workbench.run("train", task, {"weights": …}, {"round": 3, "steps": 20, "slot": 1})
-
-Values are mappings of tensors (fog_learning.ops.values.Weights). An op never changes its inputs, but those that `consumes`
-names: their handle's old value is gone afterwards. Ops are run one at a time per Workbench.
+An op leaves its inputs unchanged, except those that `consumes` names: their handle's old value is gone afterwards.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from fog_learning.backend.torch import Workbench
-
-__all__ = ["OPS", "Op", "Workbench"]
+__all__ = ["OPS", "Op"]
 
 
 class Op(Struct, frozen=True):
@@ -82,10 +71,3 @@ OPS: dict[str, Op] = {
         "union", ("weights", "opt?", "samples0…"), ("round", "steps"), ("weights", "opt"), ("loss", "examples"), consumes=("weights", "opt")
     ),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """`fog_learning.ops.Workbench` is the torch one, imported when it is asked for."""
-    if name == "Workbench":
-        return import_module("fog_learning.backend.torch").Workbench
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

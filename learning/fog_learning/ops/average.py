@@ -9,16 +9,15 @@ on its way to the grid. Memory does not grow with the number of updates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from fog_common.errors import OpError
+from fog_learning.backend.base import Numbers, Result
+from fog_learning.backend.tensors import TensorBackend
 from fog_learning.ops.values import Weights
-
-if TYPE_CHECKING:
-    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 COUNT: Final = "#n"
 COUNT_GRID: Final = 2.0**20
@@ -29,7 +28,7 @@ BLOCK: Final = 131_072
 """Values at a time: the block in float64 stays in the second-level cache between its two passes. Measured with 4 Ki to 256 Ki values."""
 
 
-def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def accumulate(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """sum += n·add, in place. sum None: a new one. add may be a sum itself (of a part of the tree); then n is not used.
 
     OpError if names or shapes differ: the sum is unchanged then.
@@ -75,7 +74,7 @@ def on_grid(weights: Weights) -> Weights:
     return weights
 
 
-def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def mean(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given. bytes: their size.
 
     OpError if there is no update or the mean is not finite.
@@ -84,12 +83,12 @@ def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) 
     if total is None or not float(total[COUNT]):
         raise OpError("no update to average; the method should have kept the round open")
     n = float(total[COUNT])
-    state = bench.first_weights()
+    state = backend.models.first_weights()
     base = inputs.get("base") or {}
     weights = Weights({name: tensor for name, tensor in base.items() if name not in total})
     for name, tensor in total.items():
         if name != COUNT:
-            dtype = state[name].dtype if name in state else bench.dtype
+            dtype = state[name].dtype if name in state else backend.dtype
             weights[name] = divided(tensor, n, dtype)
             if not bool(torch.isfinite(weights[name]).all()):
                 raise OpError(f"the mean of {name} is not finite: an update holds NaN, infinity or values beyond 1e28")
@@ -106,7 +105,7 @@ def divided(total: Tensor, by: float, dtype: torch.dtype) -> Tensor:
     return result.reshape(total.shape)
 
 
-def server_opt(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def server_opt(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """Server optimisers of Reddi et al. 2021 (FedOpt), with Δ = mean - weights.
 
     momentum (Hsu et al. 2019): m = beta1 m + Δ, w += lr m. adam: m = beta1 m + (1-beta1) Δ, v = beta2 v + (1-beta2) Δ²,

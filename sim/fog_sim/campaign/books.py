@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fog_learning.backend import plain_ops
-from fog_learning.backend.plain import PlainBench
-from fog_learning.backend.standin import Workbench, examples
+from fog_learning.backend.plain import PlainBackend
+from fog_learning.backend.standin import StandinBackend, examples
 from fog_learning.job.sections import Job
 
 Numbers = dict[str, float]
@@ -44,7 +44,7 @@ class StarBook:
     """The stand-in ops, and what went into each sum and mean."""
 
     def __init__(self, job: Job, slots: dict[str, int], roster_size: int) -> None:
-        self._bench = Workbench(job, slots, roster_size)
+        self._bench = StandinBackend(job, slots, roster_size)
         self._late = job.stragglers.late == "accept"
         self._made: dict[bytes, Trained] = {}
         self._sums: dict[int, tuple[Any, tuple[Trained, ...]]] = {}  # id of a sum -> (the sum, so that it lives; what is in it)
@@ -116,7 +116,7 @@ class StarBook:
         return Verdict(found, whole, frozenset(counted), frozenset(trained))
 
 
-class TreeBook(PlainBench):
+class TreeBook(PlainBackend):
     """The plain ops. Whatever a node trains from must be a mean in which each slot stands once, with its own weight."""
 
     TOLERANCE = 1e-6

@@ -129,16 +129,16 @@ class _Look:
 
     def second(self) -> None:
         core = self.world.coordinator.core
-        rounds = core.histories[self.job].rounds if core is not None and self.job in core.histories else {}
+        rounds = core.book[self.job].history.rounds if core is not None and self.job in core.book else {}
         for number, item in rounds.items():
             now = (item.record.updates, item.record.examples)
             if self.shown.setdefault(number, now) != now:
                 self.taken_back[number] = f"round {number} was shown with (updates, examples) {self.shown[number]}, then with {now}"
         for node in self.world.nodes.values():
             for worker in node.workers.values():
-                if worker.host is None:
+                if worker.core.host is None:
                     continue
-                held, waiting = worker.host.refs.blobs.size_bytes, worker.host.backlog
+                held, waiting = worker.core.host.refs.blobs.size_bytes, worker.core.host.backlog
                 if held > self.max_bytes or waiting > MAX_BACKLOG:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fog_learning.data import Dataset, load_dataset
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs, model_costs
-from fog_sim.exact import ExactBench
+from fog_sim.exact import ExactBackend
 
 _held: Final[dict[str, Dataset]] = {}
 """The last one: experiments use one after the other."""
 
 
-class Bench(ExactBench):
-    def _load(self) -> Dataset:
-        if self._dataset is None:
-            data = self.job.data
-            if data.name not in _held:
-                _held.clear()
-                _held[data.name] = load_dataset(data.name, {}, self._env)
-            self._dataset = _held[data.name].limited(data.train_limit, data.test_limit, self.job.seed)
-        return self._dataset
+def read_once(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Dataset:
+    """As load_dataset; the data set stays in memory until another one is asked for."""
+    if name not in _held:
+        _held.clear()
+        _held[name] = load_dataset(name, paths, env)
+    return _held[name]
 
 
 def on_cpu(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
@@ -33,5 +31,5 @@ def on_gpu(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Cost
 
 
 def _made(job: Job, slots: dict[str, int], roster_size: int, device: str) -> tuple[Any, Costs]:
-    bench = Bench(job, slots, roster_size, device=device, threads=1, evaluates=True)
-    return bench, model_costs(job, bench.spec, len(bench.test_rows()), roster_size)
+    bench = ExactBackend(job, slots, roster_size, device=device, threads=1, evaluates=True, read=read_once)
+    return bench, model_costs(job, bench.models.spec, len(bench.rows.test()), roster_size)

@@ -85,7 +85,7 @@ def test_a_slow_receiver_does_not_slow_the_others_and_piles_nothing_up():
         held = [0]
 
         def look() -> None:
-            hosts = [worker.host for node in world.nodes.values() for worker in node.workers.values() if worker.host]
+            hosts = [worker.core.host for node in world.nodes.values() for worker in node.workers.values() if worker.core.host]
             held.extend(host.refs.blobs.size_bytes for host in hosts)
 
         status = world.run(name, 600.0, look)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Job, job_spec
-from fog_learning.ops import Workbench
 from fog_sim.costs import Costs, model_costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import PRESETS
@@ -28,8 +28,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def world_of(toy: Path, nodes: int) -> Simulation:
     def bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
-        tools = Workbench(job, slots, roster_size, {"toy": str(toy)}, threads=1, env={}, evaluates=False)
-        return tools, model_costs(job, tools.spec, 0, roster_size)
+        tools = TorchBackend(job, slots, roster_size, {"toy": str(toy)}, threads=1, env={}, evaluates=False)
+        return tools, model_costs(job, tools.models.spec, 0, roster_size)
 
     return Simulation(nodes, PRESETS["lan"], bench, seed=1)
 

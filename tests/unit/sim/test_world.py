@@ -15,9 +15,9 @@ from fog_common.errors import ConfigError
 from fog_common.runtime.saves import Record
 from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
+from fog_sim.disk import JobDisk
 from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
-from fog_sim.node import JobDisk
 from fog_sim.shape import Place
 from fog_sim.world import Simulation
 
@@ -115,7 +115,7 @@ def test_spools_and_disks_stay_small_when_rounds_are_faster_than_the_copies_of_t
     kept, behind = 0, 0
     while (status := world.status(name))["state"] != "finished":
         world.kernel.run(world.kernel.now + 0.05)
-        hosts = [worker.host for node in world.nodes.values() for worker in node.workers.values() if worker.host]
+        hosts = [worker.core.host for node in world.nodes.values() for worker in node.workers.values() if worker.core.host]
         kept = max([kept, *(host.kept_bytes for host in hosts)])
         behind = max([behind, *(status["round"] - host.root_saved for host in hosts if host.root_saved >= 0)])
         assert world.kernel.now < 60

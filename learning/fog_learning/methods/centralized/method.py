@@ -57,17 +57,17 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Steps in a round, each on the union of the slots' batches."""
 
 
-class Ask(Struct, frozen=True, tag=True):
+class AskSamples(Struct, frozen=True, tag="Ask"):
     """Center -> sources: send me your samples."""
 
 
-class Samples(Struct, frozen=True, tag=True):
+class Samples(Struct, frozen=True, tag="Samples"):
     slot: int
     samples: Ref
     examples: int
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class NoSamples(Struct, frozen=True, tag="Trouble"):
     """Source -> center: I cannot, or will not, and why."""
 
     slot: int
@@ -100,22 +100,22 @@ class Center(Machine):
                 return [Run("init", {}, ("init",), {"layers": ""})]
             case Rewound(_, roster):
                 self._meet(roster)
-                missing: list[Command] = [Send(task, Ask(), latest=True) for task, slot in self.sources.items() if slot not in self.samples]
+                missing: list[Command] = [Send(task, AskSamples(), latest=True) for task, slot in self.sources.items() if slot not in self.samples]
                 return [*missing, *self._train_if_ready(now)]
             case Joined(peer) if peer.role == "source":
                 self.sources[peer.task] = peer.slot
-                return [] if peer.slot in self.samples or self.phase == "starting" else [Send(peer.task, Ask(), latest=True)]
+                return [] if peer.slot in self.samples or self.phase == "starting" else [Send(peer.task, AskSamples(), latest=True)]
             case Left(peer, False) if peer.role == "source":
                 self.sources.pop(peer.task, None)
                 return self._train_if_ready(now)
             case Delivered(_, Samples(slot, samples, examples)) if slot not in self.samples:
                 self.samples[slot], self.counts[slot] = samples, examples
                 return self._train_if_ready(now)
-            case Delivered(_, Trouble(slot, why)) if slot not in self.samples:
+            case Delivered(_, NoSamples(slot, why)) if slot not in self.samples:
                 return self._fail(f"slot {slot} does not share its samples: {why}")
             case Ran(("init",), refs):
                 self.weights, self.phase, self.since = refs["weights"], "collecting", now
-                return [Cast("source", Ask(), latest=True)]
+                return [Cast("source", AskSamples(), latest=True)]
             case Ran(("trained", number), refs, numbers) if number == self.round:
                 return self._trained(refs, numbers, now)
             case Ran(("rated", number), _, numbers):
@@ -190,7 +190,7 @@ class Center(Machine):
         return [Finish(why=why)]
 
 
-class Source(Machine):
+class SampleSource(Machine):
     slot: int
     asked: str = ""
     """Who waits for the samples."""
@@ -200,7 +200,7 @@ class Source(Machine):
         match event:
             case Started() | Rewound():
                 self.since = now
-            case Delivered(sender, Ask()) if not self.asked:
+            case Delivered(sender, AskSamples()) if not self.asked:
                 self.asked = sender
                 return [Run("samples", {}, ("samples",), {"slot": self.slot})]
             case Ran(("samples",), refs, numbers) if self.asked:
@@ -208,7 +208,7 @@ class Source(Machine):
                 return [Send(sender, Samples(self.slot, refs["samples"], int(numbers["examples"])))]
             case Failed(("samples",), why) if self.asked:
                 sender, self.asked, self.since = self.asked, "", now
-                return [Send(sender, Trouble(self.slot, why))]
+                return [Send(sender, NoSamples(self.slot, why))]
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -219,7 +219,7 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "center":
         return Center(plan=plan, evaluation=job.evaluation, rounds=job.train.rounds)
-    return Source(slot=peer.slot)
+    return SampleSource(slot=peer.slot)
 
 
 def check(job: Job, plan: Struct) -> None:
@@ -236,8 +236,8 @@ CENTRALIZED = Method(
     title="Centralized training on all samples (baseline)",
     source="decomposed deep training (FCDDT), section 5: CC",
     plan=Plan,
-    roles=(Role("source", Source, bound="slot"), Role("center", Center, bound="free", stateful=True)),
-    messages=(Ask, Samples, Trouble),
+    roles=(Role("source", SampleSource, bound="slot"), Role("center", Center, bound="free", stateful=True)),
+    messages=(AskSamples, Samples, NoSamples),
     root="center",
     build=build,
     check=check,

@@ -52,7 +52,7 @@ from fog_common.runtime.machine import Machine, Peer
 from fog_learning.job.sections import Job, Stragglers
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fcddt.front import Front
-from fog_learning.methods.fcddt.messages import AUTO, Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
+from fog_learning.methods.fcddt.messages import AUTO, Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
 from fog_learning.methods.fcddt.trunk import Trunk
 from fog_learning.models import MODELS, nominal_spec
 
@@ -89,7 +89,7 @@ FCDDT = Method(
     source="decomposed deep training (FCDDT), Algorithms 1 to 3, with the backward pass made exact",
     plan=Plan,
     roles=(Role("front", Front, bound="slot"), Role("trunk", Trunk, bound="free", stateful=True)),
-    messages=(Step, Go, Rows, Features, Heads, Cut, Local, Trouble),
+    messages=(Step, Go, FrontRows, Features, Heads, Cut, Local, NoStep),
     root="trunk",
     build=build,
     check=check,

@@ -64,14 +64,14 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.job.sections import Evaluation, Job, Stragglers, refuse_idle
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.fedavg.messages import Branch, Part, Plan, Round, Trouble, Update, branch_of
+from fog_learning.methods.fedavg.messages import Branch, NoUpdate, Part, Plan, RoundCall, Update, branch_of
 from fog_learning.methods.fedavg.trainer import Trainer
 from fog_learning.rounds.closing import deadline, ends_at, needed, stale_weight
 
 AHEAD: Final = 8
 """Updates of so many rounds beyond the open one are kept."""
 
-__all__ = ["FEDAVG", "Plan", "Round", "Server", "Trainer", "Trouble", "Update"]
+__all__ = ["FEDAVG", "NoUpdate", "Plan", "RoundCall", "Server", "Trainer", "Update"]
 
 
 class Answer(Struct):
@@ -148,11 +148,11 @@ class Server(Machine):
             case Left(peer, False) if peer.role == "trainer":  # in order: Joined comes with its new instance
                 self.trainers.pop(peer.task, None)
                 return self._close_if_ready(now)
-            case Delivered(sender, Update() | Trouble() as said) if not self._owns(sender, said.slots):
+            case Delivered(sender, Update() | NoUpdate() as said) if not self._owns(sender, said.slots):
                 return [Measure("bad_updates", 1)]
             case Delivered(_, Update() as update):
                 return self._hear(update, now)
-            case Delivered(_, Trouble(number, slots, why)) if self.phase == "open" and number == self.round:
+            case Delivered(_, NoUpdate(number, slots, why)) if self.phase == "open" and number == self.round:
                 self.troubled |= {slot: why for slot in slots if slot not in self.heard[number]}
                 return [Measure("troubled_updates", 1), *self._close_if_ready(now)]
             case Woke():
@@ -207,10 +207,10 @@ class Server(Machine):
         self.closes_at = None if after is None else now + after
         return [Cast("trainer", self._call(), latest=True), *self._alarm()]
 
-    def _call(self) -> Round:
+    def _call(self) -> RoundCall:
         assert self.weights is not None
         rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
-        return Round(self.round, self.weights, train=self.round <= self.rounds, rate=rate, branch=self.branch)
+        return RoundCall(self.round, self.weights, train=self.round <= self.rounds, rate=rate, branch=self.branch)
 
     def _ends_at(self) -> float | None:
         return None if self.ended else ends_at(self.stragglers, self.opened_at)
@@ -441,7 +441,7 @@ FEDAVG = Method(
     source="McMahan et al. 2017, Algorithm 1",
     plan=Plan,
     roles=(Role("server", Server, bound="free", stateful=True), Role("trainer", Trainer, bound="slot")),
-    messages=(Round, Update, Trouble),
+    messages=(RoundCall, Update, NoUpdate),
     root="server",
     build=build,
     check=check,

@@ -46,14 +46,14 @@ from fog_common.runtime.machine import (
     Woke,
 )
 from fog_learning.clusters.agreement import Agreement
-from fog_learning.clusters.head import Head
-from fog_learning.clusters.member import Member
-from fog_learning.clusters.messages import Call, Lacking, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_learning.clusters.head import ClusterHead
+from fog_learning.clusters.member import ClusterMember
+from fog_learning.clusters.messages import Call, Contribution, Lacking, Links, More, NoContribution, PassOn, Pull, Ready, Settled, Stuck
 from fog_learning.clusters.mixing import Share
 from fog_learning.job.sections import Evaluation, Job
 from fog_learning.methods.base import Method, Role
 from fog_learning.methods.fog.plan import Blocks, Plan, check
-from fog_learning.methods.fog.trainer import Trainer
+from fog_learning.methods.fog.trainer import Leaf
 from fog_learning.rounds.alarm import Alarm
 
 # -- an inner node -------------------------------------------------------------------------
@@ -63,8 +63,8 @@ class Aggregator(Alarm, kw_only=True):
     plan: Plan
     blocks: Blocks
     me: str
-    head: Head
-    member: Member
+    head: ClusterHead
+    member: ClusterMember
     newest: int = 0
     doing: Call | None = None
     base: Ref | None = None
@@ -98,7 +98,7 @@ class Aggregator(Alarm, kw_only=True):
                 return self._after(self.head.left(peer.task, now), now)
             case Delivered(_, Call() as call):
                 return [*self.member.called(call), *self._called(call, now)]
-            case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
+            case Delivered(sender, Lacking() | Ready() | Contribution() | NoContribution() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
             case Delivered(sender, said):
                 return self.member.hear(sender, said, now)
@@ -170,11 +170,11 @@ class Aggregator(Alarm, kw_only=True):
             return commands
         if self.head.failed:
             why, self.doing, self.newest, self.since = self.head.failed, None, call.number - 1, now
-            return [*commands, Send(call.head, Trouble(call.number, call.line, why), latest=True)]
+            return [*commands, Send(call.head, NoContribution(call.number, call.line, why), latest=True)]
         if self.head.deserted() != self.deserted:
             self.deserted = not self.deserted
             if self.deserted:
-                return [*commands, Send(call.head, Trouble(call.number, call.line, "nobody is in its cluster", empty=True), latest=True)]
+                return [*commands, Send(call.head, NoContribution(call.number, call.line, "nobody is in its cluster", empty=True), latest=True)]
         if agreed is None:
             return commands
         self.head.agreed = None
@@ -195,13 +195,13 @@ class Aggregator(Alarm, kw_only=True):
 # -- the root ------------------------------------------------------------------------------
 
 
-class Server(Alarm, kw_only=True):
+class Root(Alarm, kw_only=True):
     plan: Plan
     blocks: Blocks
     evaluation: Evaluation
     rounds: int
     me: str
-    head: Head
+    head: ClusterHead
     phase: Literal["starting", "idle", "running", "rating", "stopping", "done"] = "starting"
     round: int = 0
     weights: Ref | None = None
@@ -227,7 +227,7 @@ class Server(Alarm, kw_only=True):
                 return self._open(now) if self.phase == "idle" else self._after(joined, now)
             case Left(peer, False) if self._is_mine(peer):
                 return self._after(self.head.left(peer.task, now), now)
-            case Delivered(sender, Lacking() | Ready() | Update() | Trouble() | Settled() | Stuck() as said):
+            case Delivered(sender, Lacking() | Ready() | Contribution() | NoContribution() | Settled() | Stuck() as said):
                 return self._after(self.head.hear(sender, said, now), now)
             case Ran(("init",), refs, numbers):
                 self.weights, self.head.size_bytes = refs["weights"], int(numbers.get("bytes", 0))
@@ -342,10 +342,10 @@ class Server(Alarm, kw_only=True):
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     blocks = Blocks(tuple(plan.deep), plan.deep_every, job.train.rounds)
-    member = Member(seed=job.seed, consensus=plan.consensus, head=peer.parent)
+    member = ClusterMember(seed=job.seed, consensus=plan.consensus, head=peer.parent)
     if peer.role == "trainer":
-        return Trainer(plan=plan, blocks=blocks, slot=peer.slot, member=member)
-    head = Head(
+        return Leaf(plan=plan, blocks=blocks, slot=peer.slot, member=member)
+    head = ClusterHead(
         me=peer.task,
         seed=job.seed,
         mode=plan.mode,
@@ -358,7 +358,7 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     )
     if peer.role == "aggregator":
         return Aggregator(plan=plan, blocks=blocks, me=peer.task, head=head, member=member, period=plan.in_block(max(1, peer.layer)))
-    return Server(plan=plan, blocks=blocks, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
+    return Root(plan=plan, blocks=blocks, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
 
 
 FOG = Method(
@@ -367,11 +367,11 @@ FOG = Method(
     source="Hosseinalipour et al. 2020",
     plan=Plan,
     roles=(
-        Role("server", Server, bound="free", stateful=True),
+        Role("server", Root, bound="free", stateful=True),
         Role("aggregator", Aggregator, bound="tree", stateful=True),
-        Role("trainer", Trainer, bound="slot", heritable=True),
+        Role("trainer", Leaf, bound="slot", heritable=True),
     ),
-    messages=(Call, Lacking, Pass, Ready, Update, Trouble, Links, Settled, More, Pull, Stuck, Share),
+    messages=(Call, Lacking, PassOn, Ready, Contribution, NoContribution, Links, Settled, More, Pull, Stuck, Share),
     root="server",
     build=build,
     check=check,

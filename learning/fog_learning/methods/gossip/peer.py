@@ -55,7 +55,7 @@ from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.mixing import Mixing, Share
 from fog_learning.job.sections import Job, Stragglers
 from fog_learning.methods.base import Method, Role
-from fog_learning.methods.gossip.messages import Ask, Cut, Here, Instance, Model, Plan, Report, Silent, Told, Trouble
+from fog_learning.methods.gossip.messages import AskModel, Cut, Halted, Here, Instance, Model, Plan, Report, Silent, Told
 from fog_learning.methods.gossip.observer import Observer
 from fog_learning.rounds.alarm import Alarm
 
@@ -149,7 +149,7 @@ class GossipPeer(Alarm, kw_only=True):
                 return self._train(now) if self.phase == "fetching" else []
             case Delivered(sender, Share() as share) if share.epoch[-1] == self.crew:
                 return self._mixed(self.mixing.hear(sender, share), now)
-            case Delivered(sender, Ask(number)) if self.weights is not None:
+            case Delivered(sender, AskModel(number)) if self.weights is not None:
                 return [Send(sender, Told(number, self.weights))]
             case Ran(("init",), refs):
                 self.weights = refs["weights"]
@@ -167,7 +167,7 @@ class GossipPeer(Alarm, kw_only=True):
             case Ran():
                 return self._mixed(self.mixing.ran(event), now)
             case Failed((what, *_), why):
-                return [Send(self.observer, Trouble(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
+                return [Send(self.observer, Halted(f"{_OPS.get(str(what), str(what))} failed in round {self.done + 1}: {why}"), latest=True)]
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -383,7 +383,7 @@ GOSSIP = Method(
     source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
     plan=Plan,
     roles=(Role("observer", Observer, bound="free", stateful=True), Role("peer", GossipPeer, bound="slot", heritable=True)),
-    messages=(Here, Silent, Model, Share, Report, Trouble, Ask, Told),
+    messages=(Here, Silent, Model, Share, Report, Halted, AskModel, Told),
     root="observer",
     build=build,
     check=check,

@@ -242,4 +242,4 @@ def test_rounds_are_rows_of_their_own():
     assert sorted(world.rows["rounds"]) == [("digits", 1), ("digits", 2), ("digits", 3)]
     record = RoundRecord(2, 2.0, 1, 10, {"accuracy": 0.02})
     assert world.core is not None
-    assert world.core.histories["digits"].rounds[2].record == record
+    assert world.core.book["digits"].history.rounds[2].record == record

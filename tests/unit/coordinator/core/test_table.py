@@ -66,7 +66,7 @@ def test_a_worker_that_ended_is_waited_for_and_its_next_life_joins_at_once():
     assert wait["what"] == "trainer-1 waits for pi-2: worker exited: killed by signal 9; the round goes on without it in"
     world.deliver("", Heartbeat("pi-2", node.nonce, 99, (WorkerState("digits", 2, "ready", view=view),), uptime_s=world.now + 2.0))
     world.core.on_timer(world.now + 0.4)
-    placement = world.core.placement(world.core.jobs["digits"])
+    placement = world.core.placement(world.core.book["digits"].job)
     assert placement.view == view + 1
     assert next(peer.incarnation for peer in placement.tasks if peer.task == "trainer-1") == 2
 

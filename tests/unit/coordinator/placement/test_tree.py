@@ -153,7 +153,7 @@ def test_a_job_gets_its_tree():
     assert sorted(heads) == ["fog-1", "gate-1", "gate-2"]
     above = parents(world)
     assert above["server"] == ""
-    layers = {seat.task: seat.peer().layer for seat in world.core.jobs["digits"].seats}
+    layers = {seat.task: seat.peer().layer for seat in world.core.book["digits"].job.seats}
     assert [layers[heads[node]] for node in ("gate-1", "gate-2", "fog-1")] == [1, 1, 2]
     assert {layer for task, layer in layers.items() if task not in heads.values()} == {0}
     assert above[heads["fog-1"]] == "server"

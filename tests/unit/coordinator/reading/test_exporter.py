@@ -261,7 +261,7 @@ def test_a_finished_job_is_shown_for_a_while_and_its_acknowledgements_for_ever()
     later = collected(exporter, world.now + LINGER_S)
     assert not [name for name in later if name.startswith(("fog_job_", "fog_task", "fog_worker"))]
     assert later["fog_ack_round_trip_seconds_count"] == ended["fog_ack_round_trip_seconds_count"]
-    del world.core.jobs["digits"], world.core.tallies["digits"], world.core.histories["digits"]
+    world.core.book.prune(keep=0)
     assert collected(exporter, world.now)["fog_ack_round_trip_seconds_count"] == ended["fog_ack_round_trip_seconds_count"]
 
 

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import WorkerState
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
-from fog_learning.ops import Workbench
 from fog_learning.ops.values import Weights, encode
 from support.stand_ins import StandIn, World
 
@@ -26,18 +26,18 @@ def job(**model: Any) -> Job:
     return job_from({**JOB, "model": {**JOB["model"], **model}})
 
 
-def bench(job: Job, folder: Path, **files: str) -> Workbench:
-    return Workbench(job, {"trainer-0": 0}, 1, weights=files, env={"FOGLEARN_DATA": str(folder)})
+def bench(job: Job, folder: Path, **files: str) -> TorchBackend:
+    return TorchBackend(job, {"trainer-0": 0}, 1, weights=files, env={"FOGLEARN_DATA": str(folder)})
 
 
-def first(bench: Workbench) -> Weights:
+def first(bench: TorchBackend) -> Weights:
     return bench.run("init", "server", {}, {})[0]["weights"]
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Weights:
     """Weights of another seed, in `$FOGLEARN_DATA/other.safetensors`."""
-    drawn = first(Workbench(msgspec.structs.replace(job(), seed=99), {}, 1, env={}))
+    drawn = first(TorchBackend(msgspec.structs.replace(job(), seed=99), {}, 1, env={}))
     (tmp_path / "other.safetensors").write_bytes(encode(drawn))
     return drawn
 
@@ -71,7 +71,7 @@ def test_training_changes_nothing_of_the_first_weights(tmp_path: Path, other: We
 
 def test_a_front_trained_elsewhere_stays_as_it_is(tmp_path: Path, other: Weights):
     frozen = job_from({**JOB, "method": {"name": "fcddt", "cut": 1, "backward": "frozen_front"}, "model": {**JOB["model"], "weights": "other"}})
-    local = Workbench(frozen, {}, 1, env={"FOGLEARN_DATA": str(tmp_path)}).run("split_init", "trunk", {}, {})[0]["local"]
+    local = TorchBackend(frozen, {}, 1, env={"FOGLEARN_DATA": str(tmp_path)}).run("split_init", "trunk", {}, {})[0]["local"]
     assert local and all(torch.equal(local[name], other[name]) for name in local)
 
 
@@ -91,13 +91,13 @@ def test_what_is_wrong_with_the_file_is_said_before_training(tmp_path: Path, con
     (problem,) = bench(job(weights="bad"), tmp_path).preflight()
     assert problem.startswith("model.weights bad") and "\n" not in problem
     with pytest.raises(ConfigError, match=said):
-        bench(job(weights="bad"), tmp_path).first_weights()
+        bench(job(weights="bad"), tmp_path).models.first_weights()
 
 
 def test_a_file_that_is_not_there_is_looked_for_where_the_message_says(tmp_path: Path):
     (problem,) = bench(job(weights="lost"), tmp_path).preflight()
     assert str(tmp_path / "lost.safetensors") in problem and "every node" in problem
-    (problem,) = Workbench(job(weights="lost"), {}, 1, env={}).preflight()
+    (problem,) = TorchBackend(job(weights="lost"), {}, 1, env={}).preflight()
     assert "weights: in the agent's configuration" in problem
 
 

@@ -7,14 +7,14 @@ import random
 import pytest
 
 from fog_common.errors import OpError, WireError
-from fog_learning.backend.standin import Workbench, examples, expected
+from fog_learning.backend.standin import StandinBackend, examples, expected
 from fog_learning.job.sections import Job
 
 JOB = Job(name="chaos", method={"name": "fedavg"}, model={"name": "mlp"})
 
 
 def test_a_job_ends_with_the_expected_number_whatever_the_order():
-    bench = Workbench(JOB, {f"t{slot}": slot for slot in range(9)}, 9, size=5)
+    bench = StandinBackend(JOB, {f"t{slot}": slot for slot in range(9)}, 9, size=5)
     weights = bench.run("init", "server", {}, {})[0]["weights"]
     dice = random.Random(1)
     for round in range(1, 8):
@@ -30,7 +30,7 @@ def test_a_job_ends_with_the_expected_number_whatever_the_order():
 
 
 def test_sums_of_parts_are_the_sum():
-    bench = Workbench(JOB, {}, 4, size=3)
+    bench = StandinBackend(JOB, {}, 4, size=3)
     weights = bench.run("init", "server", {}, {})[0]["weights"]
     trained = [bench.run("train", "t", {"weights": weights}, {"round": 1, "slot": slot})[0]["weights"] for slot in range(4)]
 
@@ -44,7 +44,7 @@ def test_sums_of_parts_are_the_sum():
 
 
 def test_bad_bytes_and_bad_inputs_are_refused():
-    bench = Workbench(JOB, {}, 1, size=3)
+    bench = StandinBackend(JOB, {}, 1, size=3)
     good = bytes(bench.encode(bench.run("init", "s", {}, {})[0]["weights"]))
     for bad in (b"", b"x" * 40, good[:-1], good + b"\0" * 8):
         with pytest.raises(WireError):

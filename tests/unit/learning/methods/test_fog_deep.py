@@ -10,7 +10,7 @@ from fog_common.errors import ConfigError, OpError
 from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, Send
 from fog_learning.backend import plain_ops
 from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
-from fog_learning.clusters.messages import Call, Update
+from fog_learning.clusters.messages import Call, Contribution
 from fog_learning.job.sections import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_sim.costs import torch_bench
@@ -137,7 +137,7 @@ class Watch:
 
     def __call__(self, schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Send) and isinstance(command.message, Call | Update):
+            if isinstance(command, Send) and isinstance(command.message, Call | Contribution):
                 message = command.message
                 root = message.root if isinstance(message, Call) else message.number
                 ref = schedule._blob(seat, message.weights)
@@ -198,7 +198,7 @@ def test_sideways_too(peers: tuple[Peer, ...], uplink: str):
 def test_only_whole_rounds_carry_the_deep_blocks():
     _, _, watch = run(tree(2, 3), job(mode="vertical"), 0, Faults(duplicate=0.0))
     for number in range(1, ROUNDS + 1):
-        up = {blocks for kind, root, blocks in watch.sizes if kind == "Update" and root == number}
+        up = {blocks for kind, root, blocks in watch.sizes if kind == "Contribution" and root == number}
         down = {blocks for kind, root, blocks in watch.sizes if kind == "Call" and root == number}
         assert up == {2 if number in WHOLE else 1}
         assert down == {2 if number == 1 or number - 1 in WHOLE else 1}

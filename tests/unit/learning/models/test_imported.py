@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from torch.nn.functional import cross_entropy
 
 from fog_common.errors import ConfigError
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Evaluation, Job, Privacy, Train
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 from fog_learning.models.imported import block_names, facts, segment, split
-from fog_learning.ops import Workbench
 from support import modules
 from support.inline import Inline
 
@@ -142,18 +142,18 @@ def job_for(cut: int | str, **method: Any) -> Job:
     return Job("own", {"name": "fcddt", "cut": cut, "round_steps": 10, **method}, model, train=train, evaluation=Evaluation("none"), seed=3)
 
 
-def bench_for(job: Job, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> Workbench:
-    return Workbench(job, {f"front-{slot}": slot for slot in range(slots)}, slots, device="cpu", threads=1, evaluates=True, allow_models=allow)
+def bench_for(job: Job, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> TorchBackend:
+    return TorchBackend(job, {f"front-{slot}": slot for slot in range(slots)}, slots, device="cpu", threads=1, evaluates=True, allow_models=allow)
 
 
 def whole_losses(job: Job, slots: int) -> list[float]:
     """Of the uncut module on the union batch."""
     bench = bench_for(job, slots)
-    module = bench.module().train()
-    bench.load(module, bench.first_weights())
+    module = bench.models.module().train()
+    bench.models.load(module, bench.models.first_weights())
     optimiser, losses = torch.optim.SGD(module.parameters(), lr=job.train.lr, momentum=job.train.momentum), []
     for step in range(20):
-        batches = [bench.batch(slot, step) for slot in range(slots)]
+        batches = [bench.batches.at(slot, step) for slot in range(slots)]
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
         optimiser.zero_grad()
         loss.backward()
@@ -169,7 +169,7 @@ def test_training_the_cut_module_is_training_the_whole_one(cut: int | str, metho
     assert run.bench.preflight() == []
     run.run()
     assert run.measured["loss"] == pytest.approx(whole_losses(job, 2), rel=1e-9)
-    assert set(run.weights()) == set(run.bench.first_weights())
+    assert set(run.weights()) == set(run.bench.models.first_weights())
 
 
 # -- random numbers of a module ------------------------------------------------------------
@@ -220,14 +220,14 @@ def test_a_worker_without_data_describes_the_blocks_to_the_coordinator():
         {"import": "support.modules:Residual", "input_shape": list(SHAPE), "classes": 4},
         evaluation=Evaluation(where="none"),
     )
-    trunk = Workbench(job, {}, 2, device="cpu", threads=1, allow_models=("support.modules",))
+    trunk = TorchBackend(job, {}, 2, device="cpu", threads=1, allow_models=("support.modules",))
     assert trunk.blocks == ()
     assert trunk.preflight() == []
     expected = facts(build(trunk.spec, seed=job.seed).eval(), SHAPE)[0]
     assert [(block.name, block.output_shape, block.parameters, block.flops) for block in trunk.blocks] == [
         (block.name, block.output_shape, block.parameters, block.flops) for block in expected
     ]
-    averaged = Workbench(
+    averaged = TorchBackend(
         Job("own", {"name": "fedavg"}, job.model, evaluation=job.evaluation), {}, 2, device="cpu", threads=1, allow_models=("support.modules",)
     )
     assert averaged.preflight() == []

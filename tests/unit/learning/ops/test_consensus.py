@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fog_common.errors import OpError
-from fog_learning.backend.torch import Workbench
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.clusters.graphs import Graph, full, metropolis, ring, second_eigenvalue, transfer, turns_needed
 from fog_learning.job.reading import job_from
 from fog_learning.ops.values import Weights
@@ -19,18 +19,18 @@ EXAMPLES = [10, 500, 37, 1, 260]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Workbench:
+def bench() -> TorchBackend:
     torch.set_num_threads(1)
-    return Workbench(
+    return TorchBackend(
         job_from({"name": "t", "method": {"name": "fog"}, "model": {"name": "mlp", "hidden": [64]}, "data": {"name": "digits"}}), {}, 1, threads=1
     )
 
 
-def models(bench: Workbench, count: int, seed: int = 0) -> list[Weights]:
+def models(bench: TorchBackend, count: int, seed: int = 0) -> list[Weights]:
     """Different weights of the job's model, about as large as trained ones."""
     dice = torch.Generator().manual_seed(seed)
     return [
-        Weights({name: tensor + 0.1 * torch.randn(tensor.shape, generator=dice) for name, tensor in bench.first_weights().items()})
+        Weights({name: tensor + 0.1 * torch.randn(tensor.shape, generator=dice) for name, tensor in bench.models.first_weights().items()})
         for _ in range(count)
     ]
 
@@ -43,7 +43,7 @@ def weighted_mean(weights: list[Weights]) -> np.ndarray[Any, Any]:
     return sum(n * flat(w) for n, w in zip(EXAMPLES, weights, strict=False)) / sum(EXAMPLES[: len(weights)])
 
 
-def agree(bench: Workbench, graph: Graph, weights: list[Weights], turns: int) -> tuple[list[Weights], list[float]]:
+def agree(bench: TorchBackend, graph: Graph, weights: list[Weights], turns: int) -> tuple[list[Weights], list[float]]:
     """(y, m) of every node after the turns; what is sent passes through the bytes of the wire."""
     values, sent, masses = [], [], [float(n) for n in EXAMPLES[: len(weights)]]
     for each, n in zip(weights, masses, strict=True):
@@ -62,13 +62,13 @@ def agree(bench: Workbench, graph: Graph, weights: list[Weights], turns: int) ->
     return values, masses
 
 
-def settled(bench: Workbench, value: Weights, mass: float, part: int = 0, of: int = 1) -> Weights:
+def settled(bench: TorchBackend, value: Weights, mass: float, part: int = 0, of: int = 1) -> Weights:
     weights: Weights = bench.run("settle", "t", {"value": value}, {"m": mass, "part": part, "of": of})[0]["weights"]
     return weights
 
 
 @pytest.mark.parametrize("graph", [full(5), ring(5)], ids=["full", "ring"])
-def test_all_nodes_reach_the_exact_weighted_mean_over_a_float32_wire(bench: Workbench, graph: Graph):
+def test_all_nodes_reach_the_exact_weighted_mean_over_a_float32_wire(bench: TorchBackend, graph: Graph):
     weights = models(bench, 5)
     turns = turns_needed(second_eigenvalue(metropolis(graph)), 1e-9)
     values, masses = agree(bench, graph, weights, turns)
@@ -76,7 +76,7 @@ def test_all_nodes_reach_the_exact_weighted_mean_over_a_float32_wire(bench: Work
         assert np.abs(flat(settled(bench, value, mass)) - weighted_mean(weights)).max() < 1e-6
 
 
-def test_rounding_on_the_wire_never_moves_the_sum(bench: Workbench):
+def test_rounding_on_the_wire_never_moves_the_sum(bench: TorchBackend):
     weights = models(bench, 5)
     values, masses = agree(bench, ring(5), weights, 40)
     assert sum(masses) == pytest.approx(sum(EXAMPLES), rel=1e-12)
@@ -84,7 +84,7 @@ def test_rounding_on_the_wire_never_moves_the_sum(bench: Workbench):
     assert np.abs(sum(flat(value) for value in values) - total).max() < 1e-9
 
 
-def test_few_turns_do_what_the_weights_of_the_graph_say(bench: Workbench):
+def test_few_turns_do_what_the_weights_of_the_graph_say(bench: TorchBackend):
     weights, power = models(bench, 5), np.array(transfer(metropolis(ring(5)), 3))
     values, masses = agree(bench, ring(5), weights, 3)
     assert np.allclose(masses, power @ np.array(EXAMPLES), atol=1e-9)
@@ -92,7 +92,7 @@ def test_few_turns_do_what_the_weights_of_the_graph_say(bench: Workbench):
     assert np.allclose(np.stack([flat(value) for value in values]), expected, atol=1e-4)
 
 
-def reported(bench: Workbench, values: list[Weights], masses: list[float], size: int, seed: int | str = 0) -> float:
+def reported(bench: TorchBackend, values: list[Weights], masses: list[float], size: int, seed: int | str = 0) -> float:
     """The error as head and members work it out."""
     found = [bench.run("sketch", "t", {"value": value}, {"size": size, "seed": seed}) for value in values]
     exact = int(all(numbers["exact"] for _, numbers in found))
@@ -109,7 +109,7 @@ def true_error(values: list[Weights], masses: list[float]) -> float:
 
 @pytest.mark.parametrize("turns", [1, 3, 8])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_error_from_sketches_bounds_the_true_one_and_is_at_most_twice_it(bench: Workbench, seed: int, turns: int):
+def test_the_error_from_sketches_bounds_the_true_one_and_is_at_most_twice_it(bench: TorchBackend, seed: int, turns: int):
     weights = models(bench, 5, seed)
     values, masses = agree(bench, ring(5), weights, turns)
     true = max(float(np.linalg.norm(flat(value) / mass - weighted_mean(weights))) for value, mass in zip(values, masses, strict=True))
@@ -119,7 +119,7 @@ def test_the_error_from_sketches_bounds_the_true_one_and_is_at_most_twice_it(ben
 
 @pytest.mark.parametrize("differing", [1, 2, 3, 10, 1000])
 @pytest.mark.parametrize("fall", [1.0, 0.7], ids=["equal", "falling"])
-def test_the_bound_holds_where_the_members_differ_in_few_values(bench: Workbench, differing: int, fall: float):
+def test_the_bound_holds_where_the_members_differ_in_few_values(bench: TorchBackend, differing: int, fall: float):
     """400 draws each. With one block in the place of several, 4 to 12 in 1 000 miss it where two or three values differ: they may hide each other."""
     apart = torch.cat([torch.from_numpy(fall ** np.arange(differing)), torch.zeros(129, dtype=torch.float64)])
     values, masses = [Weights({"w": torch.zeros_like(apart)}), Weights({"w": apart})], [3.0, 1.0]
@@ -129,24 +129,24 @@ def test_the_bound_holds_where_the_members_differ_in_few_values(bench: Workbench
     assert bounds.max() <= 2 * true * (1 + 1e-9)
 
 
-def test_places_and_signs_are_drawn_anew_with_every_seed(bench: Workbench):
+def test_places_and_signs_are_drawn_anew_with_every_seed(bench: TorchBackend):
     values, masses = agree(bench, ring(5), models(bench, 5), 1)
     assert reported(bench, values, masses, 128, "7/1/0") == reported(bench, values, masses, 128, "7/1/0")
     assert reported(bench, values, masses, 128, "7/1/0") != reported(bench, values, masses, 128, "7/2/0")
 
 
-def test_slices_put_together_are_the_whole(bench: Workbench):
+def test_slices_put_together_are_the_whole(bench: TorchBackend):
     values, masses = agree(bench, full(3), models(bench, 3), 1)
     whole = settled(bench, values[0], masses[0])
     slices = {f"slice{part}": settled(bench, values[0], masses[0], part, 3) for part in range(3)}
-    joined = bench.run("join", "t", {"like": bench.first_weights(), **slices}, {})[0]["weights"]
-    assert list(joined) == list(bench.first_weights())
+    joined = bench.run("join", "t", {"like": bench.models.first_weights(), **slices}, {})[0]["weights"]
+    assert list(joined) == list(bench.models.first_weights())
     assert all(torch.equal(joined[name], whole[name]) for name in whole)
     sizes = [slices[f"slice{part}"]["slice"].numel() for part in range(3)]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_mean_of_means_is_the_flat_mean(bench: Workbench):
+def test_a_mean_of_means_is_the_flat_mean(bench: TorchBackend):
     """What aggregators of a tree send up, with the sum of their examples."""
     weights = models(bench, 5)
 
@@ -163,7 +163,7 @@ def test_a_mean_of_means_is_the_flat_mean(bench: Workbench):
     assert np.abs(flat(deep) - flat(mean(pairs))).max() < 2e-7
 
 
-def test_what_does_not_fit_is_refused(bench: Workbench):
+def test_what_does_not_fit_is_refused(bench: TorchBackend):
     (value,), _ = agree(bench, full(1), models(bench, 1), 0)
     other = Weights({"w": torch.zeros(3)})
     with pytest.raises(OpError, match="other names or shapes"):
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused(bench: Workbench):
         bench.run("spread", "t", sketches, {"m0": 1, "m1": 1})
 
 
-def test_the_weight_of_a_bigger_share_shows_in_the_estimate(bench: Workbench):
+def test_the_weight_of_a_bigger_share_shows_in_the_estimate(bench: TorchBackend):
     weights = models(bench, 2)
     values, masses = agree(bench, full(2), weights, 1)
     share = EXAMPLES[1] / (EXAMPLES[0] + EXAMPLES[1])

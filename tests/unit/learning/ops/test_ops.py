@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.errors import OpError
-from fog_learning.backend.torch import Rows
+from fog_learning.backend.rows import Examples
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Nodes, Partition, Train
-from fog_learning.ops import OPS, Workbench
+from fog_learning.ops import OPS
 from fog_learning.ops.average import BLOCK, COUNT, add_multiple, on_grid
 from fog_learning.ops.values import Weights, decode, encode
 
@@ -35,11 +36,11 @@ JOB = Job(
 )
 
 
-def bench_for(job: Job = JOB, slots: int = 4, **more: Any) -> Workbench:
-    return Workbench(job, {f"t{slot}": slot for slot in range(slots)}, slots, env={}, **{"evaluates": True, **more})
+def bench_for(job: Job = JOB, slots: int = 4, **more: Any) -> TorchBackend:
+    return TorchBackend(job, {f"t{slot}": slot for slot in range(slots)}, slots, env={}, **{"evaluates": True, **more})
 
 
-def first_of(bench: Workbench) -> Weights:
+def first_of(bench: TorchBackend) -> Weights:
     return bench.run("init", "server", {}, {})[0]["weights"]
 
 
@@ -52,9 +53,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_every_row_comes_once_per_pass_and_all_batches_are_of_one_size():
     bench = bench_for()
-    rows = bench.train_rows(1)
+    rows = bench.rows.train(1)
     rows.y = torch.arange(len(rows))
-    seen = torch.cat([bench.batch(1, step)[1] for step in range(3 * len(rows) // 32 + 1)])
+    seen = torch.cat([bench.batches.at(1, step)[1] for step in range(3 * len(rows) // 32 + 1)])
     assert len(seen) == 32 * (3 * len(rows) // 32 + 1)
     for epoch in range(3):
         one = seen[epoch * len(rows) : (epoch + 1) * len(rows)]
@@ -64,29 +65,29 @@ def test_every_row_comes_once_per_pass_and_all_batches_are_of_one_size():
 
 def test_batches_are_a_function_of_seed_slot_and_step():
     one, other = bench_for(), bench_for(msgspec.structs.replace(JOB, seed=4))
-    late = one.batch(0, 40)
-    one.batch(0, 2)
-    assert all(torch.equal(a, b) for a, b in zip(late, bench_for().batch(0, 40), strict=True))
-    assert not torch.equal(late[0], other.batch(0, 40)[0])
+    late = one.batches.at(0, 40)
+    one.batches.at(0, 2)
+    assert all(torch.equal(a, b) for a, b in zip(late, bench_for().batches.at(0, 40), strict=True))
+    assert not torch.equal(late[0], other.batches.at(0, 40)[0])
 
 
 def test_a_slot_smaller_than_a_batch_gives_all_its_rows():
     job = msgspec.structs.replace(JOB, data=Data(train_limit=5))
     bench = bench_for(job, slots=2)
-    assert [len(bench.batch(slot, 0)[1]) for slot in (0, 1)] == [3, 2]
+    assert [len(bench.batches.at(slot, 0)[1]) for slot in (0, 1)] == [3, 2]
 
 
 # -- training ------------------------------------------------------------------------------
 
 
-def torch_training(bench: Workbench, steps: range, optimizer: Any, prox_mu: float = 0.0) -> dict[str, torch.Tensor]:
+def torch_training(bench: TorchBackend, steps: range, optimizer: Any, prox_mu: float = 0.0) -> dict[str, torch.Tensor]:
     from fog_learning.models.build import build
 
-    module = build(bench.spec, seed=bench.job.seed, dtype=bench.dtype)
+    module = build(bench.models.spec, seed=bench.job.seed, dtype=bench.dtype)
     start = [parameter.detach().clone() for parameter in module.parameters()]
     algorithm = optimizer(module.parameters())
     for step in steps:
-        x, y = bench.batch(2, step)
+        x, y = bench.batches.at(2, step)
         loss = torch.nn.functional.cross_entropy(module(x), y)
         loss = loss + prox_mu / 2 * sum((p - s).square().sum() for p, s in zip(module.parameters(), start, strict=True))
         algorithm.zero_grad()
@@ -110,7 +111,7 @@ def test_training_is_what_torch_optim_does(train: Train, optimizer: Any, prox_mu
     theirs = torch_training(bench, range(10, 20), optimizer, prox_mu)
     for name, tensor in outputs["weights"].items():
         assert torch.allclose(tensor, theirs[name], rtol=1e-12, atol=1e-14), name
-    assert numbers["examples"] == len(bench.train_rows(2))
+    assert numbers["examples"] == len(bench.rows.train(2))
 
 
 def test_training_is_reproducible_bit_for_bit_and_leaves_its_input_alone():
@@ -199,7 +200,7 @@ def models(count: int, size: int, seed: int = 0, dtype: torch.dtype = torch.floa
     ]
 
 
-def summed(bench: Workbench, updates: list[tuple[Weights, float]]) -> Weights:
+def summed(bench: TorchBackend, updates: list[tuple[Weights, float]]) -> Weights:
     total = None
     for weights, n in updates:
         total = bench.run("accumulate", "s", {"sum": total, "add": weights}, {"n": n})[0]["sum"]
@@ -359,13 +360,13 @@ def test_federated_evaluation_holds_rows_out():
     bench = bench_for(msgspec.structs.replace(JOB, evaluation=Evaluation(where="federated", holdout=0.25)))
     all_rows = bench_for()
     for slot in range(4):
-        train, held = bench.train_rows(slot), bench.held_rows(slot)
-        assert len(train) + len(held) == len(all_rows.train_rows(slot))
+        train, held = bench.rows.train(slot), bench.rows.held(slot)
+        assert len(train) + len(held) == len(all_rows.rows.train(slot))
         assert len(held) == round(0.25 * (len(train) + len(held)))
         rows = [bytes(x.numpy()) for x in torch.cat([train.x, held.x])]
-        assert sorted(rows) == sorted(bytes(x.numpy()) for x in all_rows.train_rows(slot).x)
+        assert sorted(rows) == sorted(bytes(x.numpy()) for x in all_rows.rows.train(slot).x)
     _, numbers = bench.run("evaluate_local", "t1", {"weights": first_of(bench)}, {"slot": 1, "layers": ""})
-    assert numbers["examples"] == len(bench.held_rows(1))
+    assert numbers["examples"] == len(bench.rows.held(1))
 
 
 # -- preflight -----------------------------------------------------------------------------
@@ -425,17 +426,17 @@ def test_dropout_of_a_users_module_is_a_function_of_seed_slot_and_step(tmp_path:
 
 def test_a_node_without_data_tasks_needs_no_data_unless_it_evaluates():
     job = msgspec.structs.replace(JOB, data=Data(name="maps"), model={"name": "mlp", "classes": 3, "input_shape": [4]})
-    idle = Workbench(job, {}, 2, env={}, evaluates=False)
+    idle = TorchBackend(job, {}, 2, env={}, evaluates=False)
     assert idle.preflight() == []
     assert first_of(idle)["fc1.linear.weight"].shape == (64, 4)
-    assert Workbench(job, {}, 2, env={}).preflight()[0].startswith("data set maps not found")
+    assert TorchBackend(job, {}, 2, env={}).preflight()[0].startswith("data set maps not found")
 
 
 def test_a_new_roster_divides_anew():
     bench = bench_for(slots=2)
-    before = len(bench.train_rows(0))
+    before = len(bench.rows.train(0))
     bench.assign({"t0": 0}, 4)
-    assert len(bench.train_rows(0)) == len(bench_for().train_rows(0)) != before
+    assert len(bench.rows.train(0)) == len(bench_for().rows.train(0)) != before
 
 
 # -- bytes ---------------------------------------------------------------------------------
@@ -466,8 +467,8 @@ def test_a_worker_stays_light():
     """torch.optim's first use and the meta device each import hundreds of modules: more than a second and 35 MB or more per worker."""
     code = (
         "import sys\n"
-        "from fog_learning.job.sections import Job\nfrom fog_learning.ops import Workbench\n"
-        "bench = Workbench(Job('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
+        "from fog_learning.job.sections import Job\nfrom fog_learning.backend.torch import TorchBackend\n"
+        "bench = TorchBackend(Job('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
         "assert bench.preflight() == []\n"
         "weights = bench.run('init', 's', {}, {})[0]['weights']\n"
         "weights = bench.run('train', 't', {'weights': weights}, {'round': 1, 'steps': 2})[0]['weights']\n"
@@ -483,7 +484,7 @@ def test_a_worker_stays_light():
 def test_rows_that_are_taken_stay_as_they_are(dtype: torch.dtype):
     """Of a slice of numbers in the job's dtype torch gives a view: scaled in place, every evaluation would have scaled the data once more."""
     stored = torch.arange(8).reshape(4, 2).to(dtype)
-    rows = Rows(stored.clone(), torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    rows = Examples(stored.clone(), torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
     first, _ = rows.take(slice(0, 4))
     assert torch.equal(rows.take(slice(0, 4))[0], first) and torch.equal(rows.take(torch.arange(4))[0], first)
     assert torch.equal(rows.x, stored)

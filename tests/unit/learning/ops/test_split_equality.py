@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fog_common.errors import OpError
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.costs import traffic
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt.messages import Plan
 from fog_learning.models import resolve_model
-from fog_learning.ops import Workbench
 from fog_learning.ops.split import packed
 from fog_learning.ops.values import Weights
 from support import uncut
@@ -39,7 +39,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return uncut.toy(tmp_path_factory.mktemp("toy"))
 
 
-def losses_of(job: Job, toy: Path, nodes: int, bench: Workbench | None = None) -> tuple[list[float], Inline]:
+def losses_of(job: Job, toy: Path, nodes: int, bench: TorchBackend | None = None) -> tuple[list[float], Inline]:
     inline = Inline(job, bench or bench_of(job, toy, nodes), nodes)
     inline.run()
     return inline.measured["loss"], inline
@@ -105,7 +105,7 @@ def test_batches_of_the_nodes_are_unequal_here(toy: Path, nodes: int) -> None:
 # -- that the comparison sees what is wrong ----------------------------------------------------
 
 
-class Wrong(Workbench):
+class Wrong(TorchBackend):
     """Something is done to what goes into an op."""
 
     spoil: Callable[[str, dict[str, Any], dict[str, Any]], None]
@@ -187,7 +187,7 @@ def test_the_result_is_the_whole_model_and_was_evaluated(toy: Path) -> None:
     job = job_for("mlp", "adam", 3, "float64", steps=120, evaluation="central", cut=1, u_shaped=True)
     _, inline = losses_of(job, toy, 3)
     weights = inline.weights()
-    assert list(weights) == list(inline.bench.spec.parameter_shapes())
+    assert list(weights) == list(inline.bench.models.spec.parameter_shapes())
     numbers = inline.bench.run("evaluate", "trunk", {"weights": weights}, {})[1]
     assert inline.finished is not None
     assert inline.finished.numbers["accuracy"] == numbers["accuracy"] > 0.5
@@ -232,7 +232,7 @@ def test_float16_keeps_small_and_large_rows(size: float) -> None:
 # -- what is refused ---------------------------------------------------------------------------
 
 
-def rows_of(bench: Workbench, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def rows_of(bench: TorchBackend, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs of a trunk_step, with labels of slot 1 as given (None: missing)."""
     first = bench.run("split_init", "trunk", {}, {})[0]
     rows = {
@@ -271,9 +271,9 @@ def test_bytes_sent_are_those_of_the_formula(toy: Path, method: dict[str, Any]) 
     _, inline = losses_of(job, toy, nodes)
     _, plan = resolve_method(job)
     assert isinstance(plan, Plan)
-    expected = traffic.fcddt(inline.bench.spec, plan, sizes_of(inline.bench, nodes))
+    expected = traffic.fcddt(inline.bench.models.spec, plan, sizes_of(inline.bench, nodes))
     sent = inline.sent_bytes
-    up = sum(sent.get(kind, 0) for kind in ("Rows", "Heads", "Local")) / steps
+    up = sum(sent.get(kind, 0) for kind in ("FrontRows", "Heads", "Local")) / steps
     down = sum(sent.get(kind, 0) for kind in ("Cut", "Features")) / steps
     headers = 300 * 2 * nodes
     assert expected.up <= up <= 1.01 * expected.up + headers

@@ -180,11 +180,11 @@ def test_a_stage_says_why_a_job_cannot_run():
 
 
 def _without_files(job: Any, slots: dict[str, int], roster_size: int) -> Any:
-    from fog_learning.ops import Workbench
+    from fog_learning.backend.torch import TorchBackend
     from fog_sim.costs import model_costs
 
-    bench = Workbench(job, slots, roster_size, device="cpu", threads=1, env={}, evaluates=True)
-    return bench, model_costs(job, bench.spec, 100)
+    bench = TorchBackend(job, slots, roster_size, device="cpu", threads=1, env={}, evaluates=True)
+    return bench, model_costs(job, bench.models.spec, 100)
 
 
 def test_a_job_that_diverges_ends_the_run_with_its_reason():

@@ -25,7 +25,7 @@ from fog_common.runtime.machine import (
     Woke,
 )
 from fog_learning.job.sections import Stragglers
-from fog_learning.methods.fedavg.server import Round, Server, Trouble, Update
+from fog_learning.methods.fedavg.server import NoUpdate, RoundCall, Server, Update
 from support.fedavg_steps import ADA, BOB, BRANCH, CYD, SERVER, kinds, opened, update
 
 
@@ -35,7 +35,7 @@ def test_the_first_round_opens_when_a_trainer_is_there_and_until_then_says_so() 
     assert waiting is not None
     assert (waiting.what, waiting.have, waiting.need) == ("trainers", 0, 1)
     commands = server.step(Joined(ADA), 4.0)
-    assert commands == [Cast("trainer", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
+    assert commands == [Cast("trainer", RoundCall(1, Handle("w0"), branch=BRANCH), latest=True)]
 
 
 def test_every_update_is_added_as_it_comes_and_the_last_one_closes_the_round() -> None:
@@ -119,7 +119,7 @@ def test_the_adaptive_deadline_of_the_first_round_comes_from_its_own_arrivals() 
 
 def test_a_trainer_speaks_for_its_own_slot_only() -> None:
     server = opened(ADA, BOB)
-    for said in (update(1), Update(1, Blob("x", 4), 99, Slots.of(0, 1)), Update(1, Blob("x", 4), 99, Slots()), Trouble(1, Slots.of(1), "no disk")):
+    for said in (update(1), Update(1, Blob("x", 4), 99, Slots.of(0, 1)), Update(1, Blob("x", 4), 99, Slots()), NoUpdate(1, Slots.of(1), "no disk")):
         assert server.step(Delivered("ada", said), 1.0) == [Measure("bad_updates", 1)]
     assert server.answers == []
     assert kinds(server.step(Delivered("bob", update(1)), 2.0)) == ["accumulate"], "bob's own is counted"
@@ -180,7 +180,7 @@ def test_a_round_does_not_close_between_two_instances_of_a_trainer() -> None:
 
 def test_a_trainer_that_joins_gets_the_round_unless_it_has_answered_already() -> None:
     server = opened(ADA)
-    assert server.step(Joined(BOB), 1.0) == [Send("bob", Round(1, Handle("w0"), branch=BRANCH), latest=True)]
+    assert server.step(Joined(BOB), 1.0) == [Send("bob", RoundCall(1, Handle("w0"), branch=BRANCH), latest=True)]
     server.step(Delivered("ada", update(0)), 2.0)
     assert server.step(Joined(ADA), 3.0) == []
 
@@ -197,8 +197,8 @@ def test_an_update_that_cannot_be_added_is_left_out_and_the_round_goes_on() -> N
 
 def test_when_every_trainer_is_in_trouble_the_job_fails_with_the_reason() -> None:
     server = opened(ADA, BOB)
-    server.step(Delivered("ada", Trouble(1, Slots.of(0), "training failed: out of memory")), 1.0)
-    commands = server.step(Delivered("bob", Trouble(1, Slots.of(1), "training failed: out of memory")), 2.0)
+    server.step(Delivered("ada", NoUpdate(1, Slots.of(0), "training failed: out of memory")), 1.0)
+    commands = server.step(Delivered("bob", NoUpdate(1, Slots.of(1), "training failed: out of memory")), 2.0)
     (finish,) = [command for command in commands if isinstance(command, Finish)]
     assert "slot 0: training failed: out of memory" in finish.why
     assert server.step(Woke(), 99.0) == []

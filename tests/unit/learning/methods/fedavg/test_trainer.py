@@ -25,7 +25,7 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.job.sections import Job, Stragglers
 from fog_learning.methods import METHODS, resolve_method
-from fog_learning.methods.fedavg.server import Round, Server, Trainer, Trouble, Update
+from fog_learning.methods.fedavg.server import NoUpdate, RoundCall, Server, Trainer, Update
 from support.fedavg_steps import ADA, BOB, BRANCH, CYD, SERVER, job, kinds, opened, update
 
 # -- the trainer, step by step ---------------------------------------------------------------
@@ -45,7 +45,7 @@ TRAINED = Ran(("trained", 1), {"weights": Handle("h1")}, {"examples": 12, "loss"
 
 def test_a_trainer_answers_who_asked_and_keeps_the_update_until_the_root_has_saved_it() -> None:
     machine = trainer()
-    (run,) = machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.0)
+    (run,) = machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.0)
     assert isinstance(run, Run)
     assert run.numbers == {"slot": 0, "layers": "", "round": 1, "steps": 10, "prox_mu": 0.0}
     save, send, _ = machine.step(TRAINED, 2.0)
@@ -55,22 +55,22 @@ def test_a_trainer_answers_who_asked_and_keeps_the_update_until_the_root_has_sav
 
 def test_a_round_that_comes_twice_is_trained_once() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.0)
-    assert machine.step(Delivered("server", Round(1, Blob("w0", 4))), 1.5) == []
+    machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.0)
+    assert machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 1.5) == []
     machine.step(TRAINED, 2.0)
-    assert machine.step(Delivered("server", Round(1, Blob("w0", 4))), 2.5) == []
+    assert machine.step(Delivered("server", RoundCall(1, Blob("w0", 4))), 2.5) == []
 
 
 def test_a_slow_trainer_skips_to_the_newest_round() -> None:
     machine = trainer()
     for number in (1, 2, 3):
-        machine.step(Delivered("server", Round(number, Blob("w", 4))), 1.0)
+        machine.step(Delivered("server", RoundCall(number, Blob("w", 4))), 1.0)
     commands = machine.step(TRAINED, 9.0)
     assert kinds(commands) == ["Measure", "train"], "the update of the closed round would not count"
     assert commands[-1].tag == ("trained", 3)
     machine = trainer(stragglers=Stragglers(quorum=0.5, late="accept"))
     for number in (1, 3, 2):
-        machine.step(Delivered("server", Round(number, Blob("w", 4))), 1.0)
+        machine.step(Delivered("server", RoundCall(number, Blob("w", 4))), 1.0)
     commands = machine.step(TRAINED, 9.0)
     assert kinds(commands) == ["Save", "Send", "Measure", "train"]
     assert commands[-1].tag == ("trained", 3)
@@ -78,11 +78,11 @@ def test_a_slow_trainer_skips_to_the_newest_round() -> None:
 
 def test_a_server_that_fell_back_is_obeyed() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(7, Blob("w", 4))), 1.0)
+    machine.step(Delivered("server", RoundCall(7, Blob("w", 4))), 1.0)
     machine.step(Ran(("trained", 7), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
-    assert machine.step(Delivered("server", Round(6, Blob("w", 4))), 3.0) == [], "an old letter"
+    assert machine.step(Delivered("server", RoundCall(6, Blob("w", 4))), 3.0) == [], "an old letter"
     machine.step(Joined(SERVER), 4.0)
-    assert kinds(machine.step(Delivered("server", Round(6, Blob("w", 4))), 5.0)) == ["train"]
+    assert kinds(machine.step(Delivered("server", RoundCall(6, Blob("w", 4))), 5.0)) == ["train"]
 
 
 def test_an_update_from_weights_that_the_server_before_lost_does_not_count() -> None:
@@ -136,21 +136,21 @@ def test_what_was_trained_for_a_server_that_was_lost_counts_if_the_same_weights_
 
 def test_a_round_that_is_called_anew_from_other_weights_is_trained_anew() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(2, Blob("lost", 4), branch="lost")), 1.0)
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 1.5) == [], "one at a time"
+    machine.step(Delivered("server", RoundCall(2, Blob("lost", 4), branch="lost")), 1.0)
+    assert machine.step(Delivered("server", RoundCall(2, Blob("kept", 4), branch="kept")), 1.5) == [], "one at a time"
     again = machine.step(Ran(("trained", 2), {"weights": Handle("h1")}, {"examples": 12, "loss": 0.5}), 2.0)
     assert kinds(again) == ["Measure", "train"], "the first is not sent: it would not count"
     done = machine.step(Ran(("trained", 2), {"weights": Handle("h2")}, {"examples": 12, "loss": 0.5}), 3.0)
     assert [command.message.branch for command in done if isinstance(command, Send)] == ["kept"]
-    assert machine.step(Delivered("server", Round(2, Blob("kept", 4), branch="kept")), 4.0) == []
+    assert machine.step(Delivered("server", RoundCall(2, Blob("kept", 4), branch="kept")), 4.0) == []
 
 
 def test_trouble_is_reported_and_the_round_can_be_tried_again() -> None:
     machine = trainer()
-    machine.step(Delivered("server", Round(1, Blob("w", 4))), 1.0)
+    machine.step(Delivered("server", RoundCall(1, Blob("w", 4))), 1.0)
     commands = machine.step(Failed(("trained", 1), "out of memory"), 2.0)
-    assert Send("server", Trouble(1, Slots.of(0), "training failed: out of memory"), latest=True) in commands
-    assert kinds(machine.step(Delivered("server", Round(1, Blob("w", 4))), 3.0)) == ["train"]
+    assert Send("server", NoUpdate(1, Slots.of(0), "training failed: out of memory"), latest=True) in commands
+    assert kinds(machine.step(Delivered("server", RoundCall(1, Blob("w", 4))), 3.0)) == ["train"]
 
 
 # -- the plan --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from fog_common.runtime.machine import (
     Send,
 )
 from fog_learning.backend.plain_ops import OPS, flat, shares
-from fog_learning.clusters.messages import Call, Links, Pass
+from fog_learning.clusters.messages import Call, Links, PassOn
 from fog_learning.methods import resolve_method
 from support.fog_runs import Watch, job, run, weights_of
 from support.schedules import Faults, Schedule, Seat
@@ -83,7 +83,7 @@ def test_links_that_the_cluster_cannot_do_without_are_tried_again():
 def test_d2d_sends_one_vector_down_and_one_up_per_cluster():
     schedule, _, _ = run(tree(5, 5), job(rounds=4, mode="d2d", consensus={"turns": 3}), 0, Faults(duplicate=0.0))
     # each round: 2 calls to the aggregators' first … (the root's cluster is d2d, too, but its members are of two sites: vertical)
-    assert schedule.sent["Update"] == 4 * (2 + 2)
+    assert schedule.sent["Contribution"] == 4 * (2 + 2)
     assert schedule.sent["Call"] == 4 * (2 + 10)
 
 
@@ -111,7 +111,7 @@ def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode:
             and event.peer.task == "t4"
             and any("t4" in getattr(x.message, "relay", ()) for x in sent(commands))
         ):
-            asked.extend(x.to for x in sent(commands) if isinstance(x.message, Pass))
+            asked.extend(x.to for x in sent(commands) if isinstance(x.message, PassOn))
         if seat.peer.task == "t4" and isinstance(event, Delivered) and isinstance(event.message, Call):
             calls.append((event.sender, event.message.head))
 

@@ -18,7 +18,7 @@ from fog_common.runtime.machine import (
     Send,
 )
 from fog_learning.backend.plain_ops import OPS, examples, gain
-from fog_learning.clusters.messages import Ready, Update
+from fog_learning.clusters.messages import Contribution, Ready
 from fog_learning.job.sections import Job, Layer, Stragglers, Topology
 from fog_learning.methods import resolve_method
 from support.fog_runs import Watch, job, run, weights_of
@@ -96,11 +96,11 @@ class BlockWatch(Watch):
 
     def __init__(self) -> None:
         super().__init__(tolerance=0.0)
-        self.given: dict[tuple[int, str], Ready | Update] = {}
+        self.given: dict[tuple[int, str], Ready | Contribution] = {}
 
     def __call__(self, schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Send) and isinstance(command.message, Ready | Update) and not getattr(command.message, "epoch", ()):
+            if isinstance(command, Send) and isinstance(command.message, Ready | Contribution) and not getattr(command.message, "epoch", ()):
                 said = command.message
                 assert said.examples == sum(examples(slot) for slot in said.slots)
         if seat.peer.task == "root":
@@ -108,8 +108,8 @@ class BlockWatch(Watch):
                 self.given.clear()
             if isinstance(event, Joined | Left):  # the part of a lost instance in a consensus is lost, what it gave upwards is not
                 lost = event.peer.task
-                self.given = {key: said for key, said in self.given.items() if key[1] != lost or isinstance(said, Update)}
-            if isinstance(event, Delivered) and isinstance(event.message, Ready | Update) and not getattr(event.message, "epoch", ()):
+                self.given = {key: said for key, said in self.given.items() if key[1] != lost or isinstance(said, Contribution)}
+            if isinstance(event, Delivered) and isinstance(event.message, Ready | Contribution) and not getattr(event.message, "epoch", ()):
                 self.given.setdefault((event.message.number, event.sender), event.message)
         super().__call__(schedule, seat, event, commands)
 
