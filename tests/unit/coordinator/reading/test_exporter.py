@@ -314,17 +314,16 @@ def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
 
 def test_no_memory_of_a_scrape_stays():
     scrapes = Scrapes(125)
+
+    def held() -> int:
+        scrapes.once()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
     tracemalloc.start()
-    for _ in range(12):
-        scrapes.once()
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(5):
-        scrapes.once()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    sizes = [held() for _ in range(8)]
     tracemalloc.stop()
-    assert grown < 12_500, "less than 20 bytes of a node and scrape"
+    assert sizes[-1] - sizes[2] < 5 * 125, "less than a byte of each node and scrape"
 
 
 def test_gauges_are_those_that_agents_have():
