@@ -12,13 +12,15 @@ from fog_common.errors import ConfigError
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.accounts import budgets
 from fog_coordinator.core import Core
-from fog_coordinator.lifecycle import admission as lifecycle
 from fog_coordinator.lifecycle.alike import misfit
-from fog_coordinator.moves.moves import READY, holders, worker_of
+from fog_coordinator.lifecycle.preflight import Pending, preflight
+from fog_coordinator.moves.moves import holders
+from fog_coordinator.placement.eligible import worker_of
 from fog_coordinator.reading import plans
 from fog_coordinator.state.history import ClosedRound
 from fog_coordinator.state.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Seat
 from fog_coordinator.state.nodes import OFFLINE, Node
+from fog_coordinator.state.rules import READY
 from fog_learning.job.sections import Budgets
 
 MAX_ROUNDS = 2000
@@ -157,8 +159,8 @@ def waits(core: Core, now: float, job: Job) -> list[Wait]:
     if job.state == QUEUED:
         return [Wait(f"queued: {job.why}", since=job.since)]
     if job.state == PREPARING:
-        pending, problems = lifecycle.preflight(job, core.registry)
-        same: dict[str, list[lifecycle.Pending]] = {}
+        pending, problems = preflight(job, core.registry)
+        same: dict[str, list[Pending]] = {}
         for item in pending:
             same.setdefault(item.what, []).append(item)
         found = []

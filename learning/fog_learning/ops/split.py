@@ -22,12 +22,8 @@ from fog_learning.backend.base import Numbers, Result
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt.messages import Plan, cut_at
-from fog_learning.ops.optimise import update
+from fog_learning.ops.optimise import STEPS, state_of, update
 from fog_learning.ops.values import Weights
-
-STEPS: Final = "#steps"
-"""In an optimiser's state: steps taken."""
-
 
 STEPS_OF: Final = {"float16": 1, "int8": 127}
 """What the largest value of a row is sent as."""
@@ -35,9 +31,12 @@ STEPS_OF: Final = {"float16": 1, "int8": 127}
 
 @dataclass(slots=True)
 class Split:
-    """The job's model, cut."""
+    """The job's model, cut. wire: dtype that activations and their gradients travel as; frozen: the fronts are not trained; u_shaped:
+    labels and the last blocks (tail) are on the nodes."""
 
-    plan: Plan
+    wire: str
+    frozen: bool
+    u_shaped: bool
     front: nn.Module
     trunk: nn.Module
     tail: nn.Module | None
@@ -73,7 +72,7 @@ def split_of(backend: TensorBackend) -> Split:
         trunk = backend.models.module(first, end if plan.u_shaped else None)
         front = backend.models.module(0, first)
         local = {name for part in (front, tail) if part is not None for name, _ in part.named_parameters()}
-        split = _splits[backend] = Split(plan, front.train(), trunk.train(), tail, local)
+        split = _splits[backend] = Split(plan.wire, plan.frozen, plan.u_shaped, front.train(), trunk.train(), tail, local)
     return split
 
 
@@ -128,14 +127,14 @@ def front_forward(backend: TensorBackend, task: str, inputs: dict[str, Any], num
     slot, step = backend.slot_of(task, numbers), int(numbers["step"])
     x, y = backend.batches.at(slot, step - 1)
     backend.models.seed_draws("front", slot, step)
-    parameters = _leaves(backend, split.front, inputs["local"], grad=not split.plan.frozen)
-    with torch.set_grad_enabled(not split.plan.frozen):
+    parameters = _leaves(backend, split.front, inputs["local"], grad=not split.frozen)
+    with torch.set_grad_enabled(not split.frozen):
         z = functional_call(split.front, parameters, x)
-    rows = Weights(packed("z", z, split.plan.wire))
-    if not split.plan.u_shaped:
+    rows = Weights(packed("z", z, split.wire))
+    if not split.u_shaped:
         rows["labels"] = y.to(torch.uint8 if backend.models.spec.classes <= 256 else torch.int32)
     outputs: dict[str, Any] = {"rows": rows}
-    if not split.plan.frozen:
+    if not split.frozen:
         outputs["graph"] = Graph(z, parameters)
     return outputs, {"examples": float(len(y))}
 
@@ -156,7 +155,7 @@ def front_head(backend: TensorBackend, task: str, inputs: dict[str, Any], number
     heads, *gradients = torch.autograd.grad(loss, [features, *parameters.values()])
     own = total / len(y) if int(numbers["own"]) else 1.0
     tail = Weights({name: (gradient * own if own != 1.0 else gradient).cpu() for name, gradient in zip(parameters, gradients, strict=True)})
-    return {"heads": Weights(packed("z", heads, split.plan.wire)), "tail": tail}, {"loss": _finite(float(loss.detach()), backend)}
+    return {"heads": Weights(packed("z", heads, split.wire)), "tail": tail}, {"loss": _finite(float(loss.detach()), backend)}
 
 
 def front_backward(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -198,12 +197,12 @@ def trunk_step(backend: TensorBackend, task: str, inputs: dict[str, Any], number
     split = split_of(backend)
     z, sizes, labels = _union(backend, inputs)
     parameters = _leaves(backend, split.trunk, inputs["trunk"])
-    z.requires_grad_(not split.plan.frozen)
+    z.requires_grad_(not split.frozen)
     backend.models.seed_draws("trunk", int(numbers["step"]))
     loss = backend.loss.mean(functional_call(split.trunk, parameters, z), torch.cat(labels))
-    wanted = [*parameters.values(), *([] if split.plan.frozen else [z])]
+    wanted = [*parameters.values(), *([] if split.frozen else [z])]
     gradients = list(torch.autograd.grad(loss, wanted))
-    cuts = {} if split.plan.frozen else _cuts(backend, gradients.pop(), sizes, bool(numbers["own"]))
+    cuts = {} if split.frozen else _cuts(backend, gradients.pop(), sizes, bool(numbers["own"]))
     return {**cuts, "grads": _named(parameters, gradients)}, {"loss": _finite(float(loss.detach()), backend)}
 
 
@@ -215,7 +214,7 @@ def trunk_forward(backend: TensorBackend, task: str, inputs: dict[str, Any], num
     backend.models.seed_draws("trunk", int(numbers["step"]))
     output = functional_call(split.trunk, parameters, z.requires_grad_())
     parts = torch.split(output, [size for _, size in sizes])
-    features: dict[str, Any] = {f"features{slot}": Weights(packed("z", part, split.plan.wire)) for (slot, _), part in zip(sizes, parts, strict=True)}
+    features: dict[str, Any] = {f"features{slot}": Weights(packed("z", part, split.wire)) for (slot, _), part in zip(sizes, parts, strict=True)}
     return {**features, "graph": Graph(output, parameters, z, sizes)}, {}
 
 
@@ -287,7 +286,7 @@ def _union(backend: TensorBackend, inputs: dict[str, Any]) -> tuple[Tensor, tupl
     slots = sorted(int(name.removeprefix("rows")) for name in inputs if name.startswith("rows"))
     rows = {slot: inputs[f"rows{slot}"] for slot in slots}
     parts = {slot: unpacked("z", value, backend) for slot, value in rows.items()}
-    labels = [] if split_of(backend).plan.u_shaped else [_labels(backend, slot, value, len(parts[slot])) for slot, value in rows.items()]
+    labels = [] if split_of(backend).u_shaped else [_labels(backend, slot, value, len(parts[slot])) for slot, value in rows.items()]
     return torch.cat(list(parts.values())), tuple((slot, len(part)) for slot, part in parts.items()), labels
 
 
@@ -308,18 +307,13 @@ def _labels(backend: TensorBackend, slot: int, rows: dict[str, Tensor], count: i
 
 def _cuts(backend: TensorBackend, gradient: Tensor, sizes: tuple[tuple[int, int], ...], own: bool) -> dict[str, Weights]:
     """cut{slot} from dl/dz (N, Z); own: scaled by N / B, to the gradient of the slot's own mean."""
-    wire, total = split_of(backend).plan.wire, len(gradient)
+    wire, total = split_of(backend).wire, len(gradient)
     parts = zip(sizes, torch.split(gradient, [size for _, size in sizes]), strict=True)
     return {f"cut{slot}": Weights(packed("z", part * (total / size) if own else part, wire)) for (slot, size), part in parts}
 
 
 def _named(parameters: dict[str, Tensor], gradients: list[Tensor]) -> Weights:
     return Weights({name: gradient.cpu() for name, gradient in zip(parameters, gradients, strict=True)})
-
-
-def state_of(opt: Weights | None) -> Weights:
-    """An optimiser's state; writable."""
-    return Weights({STEPS: torch.zeros((), dtype=torch.int64)}) if opt is None else opt.own()
 
 
 def _step(backend: TensorBackend, pairs: list[tuple[Weights, Weights]], opt: Weights) -> None:

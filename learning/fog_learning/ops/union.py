@@ -11,8 +11,7 @@ from fog_common.errors import OpError, Refused
 from fog_learning.backend.base import Numbers, Result
 from fog_learning.backend.rows import SentRows
 from fog_learning.backend.tensors import TensorBackend
-from fog_learning.ops.optimise import update
-from fog_learning.ops.split import STEPS, state_of
+from fog_learning.ops.optimise import STEPS, state_of, update
 from fog_learning.ops.values import Weights
 
 

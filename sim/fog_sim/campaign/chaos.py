@@ -94,6 +94,8 @@ SIDEWAYS = Scenario(
     "sideways", {**TREE, "method": {**TREE["method"], "mode": "d2d"}}, CAMPUS, SITES, TreeBook, (*ON_NODES, *ON_FLEET, "cut_site"), slots=6
 )
 SCENARIOS: Final = (STAR, LATE, UPWARDS, SIDEWAYS)
+STORY_LINES: Final = 20
+"""Of each host."""
 
 
 class Outcome(Struct, frozen=True):
@@ -109,6 +111,8 @@ class Outcome(Struct, frozen=True):
     whole: bool
     """Every round held every slot's update."""
     violations: tuple[str, ...]
+    story: tuple[str, ...] = ()
+    """What the hosts heard last, if there was a violation."""
 
 
 class _Look:
@@ -138,9 +142,16 @@ class _Look:
             for worker in node.workers.values():
                 if worker.core.host is None:
                     continue
-                held, waiting = worker.core.host.refs.blobs.size_bytes, worker.core.host.backlog
+                host = worker.core.host
+                held, waiting = host.refs.blobs.size_bytes, host.backlog
+                for wrong in host.validate():
+                    self.too_much[wrong] = f"{node.name}: {wrong}"
                 if held > self.max_bytes or waiting > MAX_BACKLOG:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
+
+    def story(self) -> tuple[str, ...]:
+        hosts = [(node.name, worker.core.host) for node in self.world.nodes.values() for worker in node.workers.values()]
+        return tuple(f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:])
 
 
 def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Outcome, bytes]:
@@ -174,7 +185,8 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
             violations += _lost(look.durable, verdict, schedule, began, world.kernel.now, status)
         if whole and scenario is STAR and reference is not None and weights != reference:
             violations.append("every update was counted, and the weights differ from the undisturbed run's")
-    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations))
+    story = look.story() if violations else ()
+    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations), story)
     return outcome, weights
 
 
@@ -228,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     for outcome in bad:
         faults = [f"{fault.at:g} {fault.kind} {fault.node} {fault.seconds:g}" for fault in outcome.faults]
         said = {"seed": outcome.seed, "scenario": outcome.scenario, "violations": outcome.violations, "line": outcome.line, "faults": faults}
+        said["story"] = outcome.story
         print(json.dumps(said))  # noqa: T201
     for scenario in SCENARIOS:
         some = [outcome for outcome in outcomes if outcome.scenario == scenario.name]

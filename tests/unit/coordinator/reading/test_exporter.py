@@ -14,8 +14,8 @@ from fog_common.telemetry.metrics import BY_NAME, METRICS, Samples
 from fog_common.wire import messages
 from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.reading.exporter import LINGER_S, Exporter
+from fog_coordinator.state.rules import Rules
 from support.reports import GAUGES, MeasuringNode, beat, profile
 from support.stand_ins import World
 

@@ -8,7 +8,7 @@ import pytest
 
 from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 from fog_sim.campaign import chaos
 from fog_sim.costs import standin_bench
 from fog_sim.faults import Fault, Schedule
