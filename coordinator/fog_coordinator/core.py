@@ -17,13 +17,17 @@ from fog_coordinator.accounts.reports import Ending
 from fog_coordinator.lifecycle import admission
 from fog_coordinator.lifecycle.alike import agree
 from fog_coordinator.lifecycle.docket import Docket
+from fog_coordinator.lifecycle.preflight import missing, preflight
+from fog_coordinator.lifecycle.replan import replan
 from fog_coordinator.lifecycle.watchdog import Watchdog
-from fog_coordinator.moves.moves import NOTHING, Rules, settle
+from fog_coordinator.moves.view import settle
+from fog_coordinator.placement.eligible import occupied
 from fog_coordinator.state.book import Book, Check, Entry
 from fog_coordinator.state.effects import Answer, Effect, SendResult, Tables, Tell
 from fog_coordinator.state.invariants import violations
 from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, RUNNING, WAITING, Job, Seat
 from fog_coordinator.state.nodes import Node, Registry, Strangers
+from fog_coordinator.state.rules import NOTHING, Rules
 from fog_coordinator.state.story import Story
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
@@ -252,7 +256,7 @@ class Core:
         entry, docket = self.book[job.id], self._docket
         if job.state not in PLACED or (job.state == PREPARING and not self._preflight(now, entry)):
             return
-        busy = admission.occupied(self.book.jobs, self.rules, but=job.id)
+        busy = occupied(self.book.jobs, self.rules, but=job.id)
         raised, events = settle(now, job, self.registry, self.rules, busy)
         for text in events:
             docket.log(now, job, text)
@@ -269,15 +273,15 @@ class Core:
         job, docket = entry.job, self._docket
         if not job.view:
             return True
-        pending, problems = admission.preflight(job, self.registry)
+        pending, problems = preflight(job, self.registry)
         if problems and not any(item.online for item in pending):
             job.problems, job.refused = problems, True
             docket.end(now, job, FAILED, "; ".join(problems))
             return False
-        without = admission.missing(job, entry.file, pending)
+        without = missing(job, entry.file, pending)
         if without is not None and not problems:
-            taken = admission.occupied(self.book.jobs, self.rules, but=job.id)
-            if text := admission.replan(job, entry.file, entry.method, self.registry, taken):
+            taken = occupied(self.book.jobs, self.rules, but=job.id)
+            if text := replan(job, entry.file, entry.method, self.registry, taken):
                 docket.raise_view(now, job, text)  # the workers' job file has changed, if not their table
                 return True
             job.state, job.since, job.started_at, job.why = RUNNING, now, now, ""

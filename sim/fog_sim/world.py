@@ -17,9 +17,8 @@ from fog_common.ids import CLOUD_SITE
 from fog_common.runtime.saves import Record
 from fog_common.wire.messages import DesiredJob, Profile
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
 from fog_sim.coordinator import SimCoordinator
-from fog_sim.costs import Costs
+from fog_sim.costs import OpenBackend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
@@ -33,13 +32,13 @@ NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead
 
 
 class Simulation:
-    """See the module text. `bench` makes the op backend of a job; one serves all nodes."""
+    """See the module text. backend: opens the op backend of a job, which all nodes share."""
 
     def __init__(
         self,
         nodes: int | Sequence[Place],
         fleet: Fleet,
-        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]],
+        backend: OpenBackend,
         *,
         seed: int = 0,
         chunk_bytes: int = 256 * 1024,
@@ -59,7 +58,7 @@ class Simulation:
         self.broker.on_message = self._message
         self.on_saved: Callable[[str, Record, bool], None] = lambda node, record, replica: None
         """Hears of every Save that is on a disk: (node, record, whether it is a copy)."""
-        self._bench = bench
+        self._backend = backend
         self._prepared: dict[str, SharedBackend] = {}
         self._specs: dict[str, dict[str, Any]] = {}
         self.coordinator = SimCoordinator(self)
@@ -110,7 +109,7 @@ class Simulation:
             self._specs[desired.job] = desired.spec
             job = job_from(desired.spec, f"job {desired.job}")
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
-            self._prepared[desired.job] = SharedBackend(job, *self._bench(job, roster, len(set(roster.values()))))
+            self._prepared[desired.job] = SharedBackend(job, *self._backend(job, roster, len(set(roster.values()))))
         return self._prepared[desired.job]
 
     def saved(self, node: str, record: Record, replica: bool) -> None:

@@ -26,11 +26,11 @@ from fog_common.wire.messages import (
     WorkerState,
 )
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.reading import verbs
 from fog_coordinator.state.book import Check
 from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tables, Tell
 from fog_coordinator.state.jobs import decode_job
+from fog_coordinator.state.rules import Rules
 
 SPEC: dict[str, Any] = {"name": "digits", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "train": {"rounds": 6}}
 BOOT_S = 0.5

@@ -11,10 +11,10 @@ from fog_coordinator.accounts.reports import note_saves
 from fog_coordinator.accounts.spending import spend
 from fog_coordinator.lifecycle.docket import Docket
 from fog_coordinator.lifecycle.watchdog import Watchdog
-from fog_coordinator.moves.moves import READY
 from fog_coordinator.state.book import Entry
 from fog_coordinator.state.jobs import FAILED, PLACED, PREPARING, RUNNING
 from fog_coordinator.state.nodes import Node
+from fog_coordinator.state.rules import READY
 
 MAX_CRASHES: Final = 5
 """A worker that ends this often before it is ready fails its job."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from fog_coordinator.accounts.spending import spend
-from fog_coordinator.lifecycle import admission
+from fog_coordinator.lifecycle import join
 from fog_coordinator.lifecycle.docket import Docket
+from fog_coordinator.lifecycle.replan import relocate
+from fog_coordinator.placement.eligible import is_there, occupied
 from fog_coordinator.state.book import Entry
 from fog_coordinator.state.jobs import PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job
 from fog_coordinator.state.nodes import Node, Registry
@@ -41,7 +43,7 @@ class Watchdog:
             spend(now, entry, docket)
             if again and job.state == RUNNING:
                 self._relocate(now, entry)
-            if again or self._vacant(now, entry):
+            if again or join.vacant(entry.job, entry.file, docket.registry, rules, now):
                 self.join(now, entry)
         for node in docket.registry:
             if node.online and node.number and docket.desk.lags(node):
@@ -68,10 +70,10 @@ class Watchdog:
         job, docket = entry.job, self._docket
         if job.state not in PLACED or not job.view:
             return
-        taken = admission.occupied(docket.book.jobs, docket.rules, but=job.id)
+        taken = occupied(docket.book.jobs, docket.rules, but=job.id)
         claimed = {name: other.id for other in docket.book.jobs if other.state in {WAITING, QUEUED} for name in other.roster}
-        for node in admission.newcomers(job, entry.file, entry.method, docket.registry, {**claimed, **taken}):
-            text = admission.join(now, job, entry.file, entry.method, node, docket.registry, docket.rules)
+        for node in join.newcomers(job, entry.file, entry.method, docket.registry, {**claimed, **taken}):
+            text = join.join(now, job, entry.file, entry.method, node, docket.registry, docket.rules)
             if text:
                 docket.raise_view(now, job, text)
                 docket.touch(now, job)
@@ -83,14 +85,10 @@ class Watchdog:
     def _relocate(self, now: float, entry: Entry) -> None:
         """The job's unbound task moves, in order, once a clearly better place has been there for long enough."""
         job, docket = entry.job, self._docket
-        taken = admission.occupied(docket.book.jobs, docket.rules, but=job.id)
-        if text := admission.relocate(now, job, entry.file, entry.method, docket.registry, taken):
+        taken = occupied(docket.book.jobs, docket.rules, but=job.id)
+        if text := relocate(now, job, entry.file, entry.method, docket.registry, taken):
             docket.log(now, job, text)
             docket.touch(now, job)
-
-    def _vacant(self, now: float, entry: Entry) -> bool:
-        docket = self._docket
-        return entry.job.state in PLACED and admission.free_slot(entry.job, entry.file, docket.registry, docket.rules, now) is not None
 
 
 def overdue(job: Job, registry: Registry) -> bool:
@@ -101,5 +99,4 @@ def overdue(job: Job, registry: Registry) -> bool:
         (seat.movable or seat.heir) and (seat.away_since is not None or seat.successor or (seat.fetch and not seat.fetched)) for seat in job.seats
     ):
         return True
-    holders = [*job.buddies.values(), *(seat.node for seat in job.seats if seat.movable)]
-    return any((node := registry.get(name)) is None or node.leaving or not node.online for name in holders)
+    return any(not is_there(registry.get(name)) for name in (*job.buddies.values(), *(seat.node for seat in job.seats if seat.movable)))

@@ -6,11 +6,11 @@ Sent when its content changes, and again (at most every resend_s) until the node
 from __future__ import annotations
 
 from fog_common.wire.messages import Desired, DesiredJob, Placement
-from fog_coordinator.moves.moves import READY
 from fog_coordinator.state.book import Book
 from fog_coordinator.state.effects import Tell
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
+from fog_coordinator.state.rules import READY
 
 
 class Desk:

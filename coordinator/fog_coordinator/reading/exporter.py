@@ -28,12 +28,12 @@ from fog_common.telemetry.metrics import (
 )
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import READY
 from fog_coordinator.reading import plans, status
 from fog_coordinator.state.counts import by_plane
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job
 from fog_coordinator.state.nodes import OFFLINE, ONLINE, UNKNOWN, Node
+from fog_coordinator.state.rules import READY
 from fog_learning.ops import OPS
 
 LINGER_S: Final = 300.0

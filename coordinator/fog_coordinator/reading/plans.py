@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
 from fog_coordinator.core import Core
-from fog_coordinator.lifecycle import admission as lifecycle
+from fog_coordinator.lifecycle import admission
 from fog_coordinator.placement import choice, planner
+from fog_coordinator.placement.eligible import Task, eligible, occupied
+from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import ENDED, FINISHED, Job
@@ -30,16 +32,13 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
     file, method = core.check(spec)
     planner.check(file)
     job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, file.train.rounds, now, 0)
-    job.roster, why = lifecycle.roster(file, method, core.registry, {})
-    if job.roster:
-        state, why = lifecycle.place(job, file, method, core.registry, {})
-        if state == "preparing":
-            why = ""
-    if why:
-        raise Refused(f"nobody could run it now: {why}")
+    if admission.chosen_slots(job, file, method, core.registry, {}):
+        _, job.why = admission.place(job, file, method, core.registry, {})
+    if job.why:
+        raise Refused(f"nobody could run it now: {job.why}")
     if job.plan is not None and job.runner_up is None:
         job.runner_up = _alternative(core, job)
-    busy = lifecycle.occupied(core.book.jobs, core.rules)
+    busy = occupied(core.book.jobs, core.rules)
     return {
         "now": now,
         "name": file.name,
@@ -59,9 +58,10 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
 def _alternative(core: Core, job: Job) -> Plan | None:
     """The best plan beside the one of a job that leaves nothing to choose: what a `placement` section would gain."""
     file, method = core.check({**job.spec, "placement": {}})
-    free = [node for node in core.registry if node.online and not node.leaving]
+    tasks = free_tasks(file, method)
+    open_to = {task.task: eligible(core.registry, Task(task.role.name, "free", where=file.placement), job, {}) for task in tasks}
     try:
-        found = choice.choose(file, method, job.roster, {node.node: node for node in core.registry}, free, None)
+        found = choice.choose(file, method, tasks, job.roster, {node.node: node for node in core.registry}, open_to, job.needs)
     except ConfigError:
         return None
     plans = [plan for plan in (found.plan, found.runner_up) if plan is not None and job.plan is not None and plan.title != job.plan.title]

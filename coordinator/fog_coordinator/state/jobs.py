@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -40,6 +40,8 @@ class Seat(Struct):
     """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
     layer: int = 0
     """Of the head of a cluster: 1 is the lowest."""
+    index: int = 0
+    """Of a free task: its number in its role."""
     heir: bool = False
     """A task with data that a peer of its site takes over when its node leaves, or is gone for good."""
     incarnation: int = 0
@@ -71,6 +73,11 @@ class Seat(Struct):
         return self.slot < 0
 
     @property
+    def bound(self) -> Literal["slot", "free", "tree"]:
+        """As the task's role says (see fog_learning.methods.base.Role)."""
+        return "slot" if self.slot >= 0 else "tree" if self.home[0] else "free"
+
+    @property
     def ran(self) -> bool:
         return self.last[1] > 0
 
@@ -90,6 +97,19 @@ class Seat(Struct):
             rtt_s=self.link[1],
             byte_j=self.link[2],
         )
+
+
+class Refuser(Struct, frozen=True):
+    """A node whose worker has found that it cannot take part, and what of the node must change before it is asked again."""
+
+    incarnation: int
+    """Of that worker."""
+    nonce: str
+    """Of the agent's connection then."""
+    profile: str
+    """The parts of its profile that only a repair changes, as JSON."""
+    text: str
+    """What the worker said."""
 
 
 class Meter(Struct):
@@ -150,8 +170,10 @@ class Job(Struct):
     """What the labels mean on the nodes that the job began with."""
     weights: str = ""
     """Digest of the file with the first weights, there."""
-    unfit: list[str] = []
-    """Nodes whose worker found, once training ran, that they cannot take a task of it."""
+    refusers: dict[str, Refuser] = {}
+    """node -> what its worker found, once training ran."""
+    needs: dict[str, int] = {}
+    """role -> bytes of memory with which placement counted; a role that is not named here is unknown."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from fog_common.wire.messages import Presence
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 from support.stand_ins import StandIn, World
 
 pytestmark = pytest.mark.thorough

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.wire.messages import Announce, Heartbeat, WorkerState
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 from support.running_jobs import fleet, running
 from support.stand_ins import StandIn, World
 

@@ -6,8 +6,8 @@ import pytest
 
 from fog_common.runtime.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Desired, Heartbeat, Planes, TaskState, WorkerState
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.state.effects import Record, Tell
+from fog_coordinator.state.rules import Rules
 from support.running_jobs import fleet, running, trained
 from support.stand_ins import SPEC
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fog_common.wire.messages import Announce, Heartbeat, Identify, Presence, WorkerState
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.state.effects import Tell
+from fog_coordinator.state.rules import Rules
 from support.running_jobs import fleet, running
 from support.stand_ins import StandIn, World
 

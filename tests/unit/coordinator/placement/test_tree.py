@@ -8,9 +8,9 @@ import pytest
 
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import Profile
-from fog_coordinator.moves.moves import Rules
 from fog_coordinator.placement import tree
 from fog_coordinator.state.nodes import ONLINE, Node
+from fog_coordinator.state.rules import Rules
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Layer, Topology
 from support.stand_ins import StandIn, World
