@@ -62,6 +62,15 @@ class Models:
         except DataError as error:
             raise DataError(f"{error}; or say model.input_shape and model.classes, which a node without the data cannot know") from None
 
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """In the order of the forward pass; those of a user's own module come from running it once. ConfigError if it cannot be cut."""
+        if not self.spec.factory:
+            return self.spec.block_names
+        from fog_learning.models.imported import block_names
+
+        return block_names(self.module(), self.spec.input_shape)
+
     def built(self, first: int = 0, last: int | None = None) -> nn.Module:
         """A new module of blocks first..last-1 in CPU memory, with the weights that the job's seed gives."""
         return build(self.spec, first, last, self._job.seed, self._device.dtype)
