@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fog_common.errors import OpError
 from fog_learning.backend.device import Device
 from fog_learning.backend.stored import fitted, load_weights
-from fog_learning.data import DataError, known_shape
+from fog_learning.data import DataError
+from fog_learning.data.known import known_shape
 from fog_learning.data.streams import stream
 from fog_learning.job.sections import Job
 from fog_learning.models import ModelSpec, resolve_model
