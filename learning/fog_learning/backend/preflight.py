@@ -18,7 +18,6 @@ from fog_learning.data import DataError, Dataset
 from fog_learning.job.reading import shape_unsaid
 from fog_learning.methods import method_of, plan_of
 from fog_learning.methods.base import ModelFacts
-from fog_learning.ops.split import blocks_of_model
 
 SHOWN: Final = 20
 """Names of classes that are reported."""
@@ -92,7 +91,7 @@ def _method(backend: TensorBackend, tensors: list[str]) -> list[str]:
     """tensors: names of the model's tensors. ConfigError or sentences if the job's method cannot train such a model."""
     method, plan = plan_of(backend.job)
     weighted = tuple(dict.fromkeys(tensor.split(".")[0] for tensor in tensors))
-    blocks = blocks_of_model(backend) if method.segments is not None else ()
+    blocks = backend.models.block_names if method.segments is not None else ()
     return method.preflight(ModelFacts(backend.models.spec.name, weighted, blocks), plan)
 
 
