@@ -83,7 +83,7 @@ class Setup(Struct, frozen=True, kw_only=True):
         return job_from(self.spec(column, 0), "the experiment's job")
 
     def shape(self) -> ModelSpec:
-        from fog_learning.data import known_shape
+        from fog_learning.data.known import known_shape
 
         return resolve_model(self.model, *(known_shape(self.data) or (None, None)))
 
