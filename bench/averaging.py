@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from fog_learning.backend.torch import Workbench
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.reading import job_from
 from fog_learning.ops.values import Weights
 
@@ -33,7 +33,7 @@ def measure() -> dict[str, Any]:
 
 def _ratio(parameters: int) -> dict[str, float]:
     job = job_from({"name": "bench", "method": {"name": "fedavg"}, "model": {"name": "mlp", "hidden": [963, 963]}, "data": {"name": "digits"}})
-    bench = Workbench(job, {}, 1, threads=1)
+    bench = TorchBackend(job, {}, 1, threads=1)
     dice = np.random.default_rng(0)
     a, b = (dice.standard_normal(parameters, dtype=np.float32) for _ in range(2))
     update = Weights({"w": torch.from_numpy(dice.standard_normal(parameters, dtype=np.float32))})

@@ -9,7 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from fog_learning.backend.standin import SIZE, Value, Workbench, examples, gain
+from fog_learning.backend.standin import SIZE, StandinBackend, Value, examples, gain
 
 
 def slots_of(count: float, slots: Sequence[int]) -> tuple[int, ...] | None:
@@ -26,7 +26,7 @@ def digest_of(rounds: Sequence[tuple[int, Sequence[int]]]) -> str:
     value = 0
     for number, slots in rounds:
         value = sum(examples(slot) * (value + gain(slot, number)) for slot in slots) // sum(examples(slot) for slot in slots)
-    encode = Workbench.encode
+    encode = StandinBackend.encode
     return str(blake3(encode(None, Value(array("q", [value] * SIZE)))).hexdigest())  # type: ignore[arg-type]
 
 

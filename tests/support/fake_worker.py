@@ -12,18 +12,19 @@ import sys
 import threading
 
 from fog_agent.worker import pipe
+from fog_agent.worker.frames import Assign, Setup, State, Stop
 from fog_common.wire.messages import Planes, WorkerState
 
 
 def main(fd: int) -> int:
     sock = socket.socket(fileno=fd)
     setup = pipe.receive(sock)
-    assert isinstance(setup, pipe.Setup)
+    assert isinstance(setup, Setup)
     while True:
         frame = pipe.receive(sock)
-        if frame is None or isinstance(frame, pipe.Stop):
+        if frame is None or isinstance(frame, Stop):
             return 0
-        assert isinstance(frame, pipe.Assign)
+        assert isinstance(frame, Assign)
         do = frame.desired.spec.get("do", "ready")
         if do == "nonsense":
             sock.sendall(b"\xff" * 64)
@@ -41,7 +42,7 @@ def main(fd: int) -> int:
             counters={"cpu_seconds": 1.5},
             gauges={"pid": float(os.getpid())},
         )
-        pipe.send(sock, pipe.State(state, urgent=True))
+        pipe.send(sock, State(state, urgent=True))
         if do == "deaf":
             threading.Event().wait()
 

@@ -25,10 +25,12 @@ from fog_common.wire.messages import (
     TaskState,
     WorkerState,
 )
-from fog_coordinator.core import Check, Core
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.core import Core
+from fog_coordinator.reading import verbs
+from fog_coordinator.state.book import Check
 from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tables, Tell
 from fog_coordinator.state.jobs import decode_job
+from fog_coordinator.state.rules import Rules
 
 SPEC: dict[str, Any] = {"name": "digits", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "train": {"rounds": 6}}
 BOOT_S = 0.5
@@ -238,7 +240,7 @@ class World:
     def ask(self, verb: str, **arguments: Any) -> Reply:
         assert self.core is not None
         self._asked += 1
-        self.core.on_request(self.now, "operator", f"s{self._asked}", Request(f"r{self._asked}", verb, arguments))
+        verbs.answer(self.core, self.now, "operator", f"s{self._asked}", Request(f"r{self._asked}", verb, arguments))
         cut, self.cut_after = self.cut_after, None
         self.perform()
         self.cut_after = cut

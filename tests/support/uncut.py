@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Partition, Train
 from fog_learning.models.build import build
-from fog_learning.ops import Workbench
 
 MODELS: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "mlp": ({"name": "mlp", "hidden": [16, 12, 8]}, 4),
@@ -65,17 +65,17 @@ def job_for(
     )
 
 
-def bench_of(job: Job, toy: Path, nodes: int) -> Workbench:
-    return Workbench(job, {f"front-{slot}": slot for slot in range(nodes)} | {"trunk": -1}, nodes, {"toy": str(toy)}, env={})
+def backend_of(job: Job, toy: Path, nodes: int) -> TorchBackend:
+    return TorchBackend(job, {f"front-{slot}": slot for slot in range(nodes)} | {"trunk": -1}, nodes, {"toy": str(toy)}, env={})
 
 
-def sizes_of(bench: Workbench, nodes: int, step: int = 0) -> list[int]:
-    return [len(bench.batch(slot, step)[1]) for slot in range(nodes)]
+def sizes_of(backend: TorchBackend, nodes: int, step: int = 0) -> list[int]:
+    return [len(backend.batches.at(slot, step)[1]) for slot in range(nodes)]
 
 
-def whole(job: Job, bench: Workbench, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
+def whole(job: Job, backend: TorchBackend, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
     """The losses of torch's own optimiser on the uncut model. frozen: beginnings of the names that stay."""
-    module = build(bench.spec, seed=job.seed, dtype=bench.dtype)
+    module = build(backend.models.spec, seed=job.seed, dtype=backend.dtype)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen or ("-",)))
     train = job.train
@@ -86,7 +86,7 @@ def whole(job: Job, bench: Workbench, steps: int, nodes: int, frozen: tuple[str,
     )
     losses = []
     for step in range(steps):
-        batches = [bench.batch(slot, step) for slot in range(nodes)]
+        batches = [backend.batches.at(slot, step) for slot in range(nodes)]
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
         optimizer.zero_grad()
         loss.backward()

@@ -10,7 +10,7 @@ from fog_agent.node import probes
 from fog_agent.process.workers import resident_bytes
 from fog_common.energy.meter import Meter
 from fog_common.energy.model import carbon_g
-from fog_common.wire.messages import Planes, WorkerState
+from fog_common.wire.messages import WorkerState
 
 
 class Gauges:
@@ -35,7 +35,7 @@ class Gauges:
         incarnation, totals = self._live.get(state.job, (state.incarnation, [0.0, 0.0, 0.0]))
         if incarnation != state.incarnation:
             self._past = [past + last for past, last in zip(self._past, totals, strict=True)]
-        now = [state.counters.get("cpu_seconds", 0.0), total_bytes(state.sent), total_bytes(state.received)]
+        now = [state.counters.get("cpu_seconds", 0.0), float(state.sent.total), float(state.received.total)]
         self._live[state.job] = (state.incarnation, now)
 
     def sample(self, now: float, workers: dict[str, int]) -> Sample:
@@ -67,7 +67,3 @@ class Gauges:
             counters={"cpu_seconds": cpu, **data, **self._counters, **self._meter.uses},
             energy_j=used,
         )
-
-
-def total_bytes(planes: Planes) -> float:
-    return float(planes.up + planes.down + planes.d2d + planes.cast + planes.ctl)

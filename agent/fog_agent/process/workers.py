@@ -25,6 +25,7 @@ from msgspec import Struct
 from fog_agent.config import AgentConfig
 from fog_agent.process.forked import Forked
 from fog_agent.worker import pipe
+from fog_agent.worker.frames import Assign, Setup, State, Stop
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
@@ -78,7 +79,7 @@ class Workers:
 
     def start(self, job: str, incarnation: int) -> None:
         config = self._config
-        setup = pipe.Setup(
+        setup = Setup(
             node=config.node,
             site=config.site,
             tier=config.tier,
@@ -136,7 +137,7 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, setup: pipe.Setup, launch: Launch, log_path: Path, on_event: Callable[[WorkerEvent], None]) -> None:
+    def __init__(self, setup: Setup, launch: Launch, log_path: Path, on_event: Callable[[WorkerEvent], None]) -> None:
         self._setup, self._launch, self._log_path, self._on_event = setup, launch, log_path, on_event
         self._assignment: deque[DesiredJob] = deque(maxlen=1)
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -206,7 +207,7 @@ class _Worker:
                 return
             if frame is None:
                 break
-            if isinstance(frame, pipe.State):
+            if isinstance(frame, State):
                 self._on_event(Reported(self._setup.job, frame.state, frame.urgent))
         if not self._gone.wait(GRACE_S):
             process.kill()
@@ -217,9 +218,9 @@ class _Worker:
             pipe.send(self._ours, self._setup)
             while self._orders.get():
                 while self._assignment and not self._stop:
-                    pipe.send(self._ours, pipe.Assign(self._assignment.popleft()))
+                    pipe.send(self._ours, Assign(self._assignment.popleft()))
                 if self._stop:
-                    pipe.send(self._ours, pipe.Stop())
+                    pipe.send(self._ours, Stop())
                     return
         except OSError:
             return  # it is gone: `life` says so

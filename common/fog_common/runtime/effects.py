@@ -61,26 +61,26 @@ Effect = Publish | Compute | Withdraw | Persist | Listen | Changed
 # -- letters between hosts -----------------------------------------------------------------
 
 
-class Replica(Struct, frozen=True, tag=True):
+class Replica(Struct, frozen=True, tag="Replica"):
     """Keep this Save for me (to a buddy), or: here is the Save you asked for."""
 
     record: Record
 
 
-class Fetch(Struct, frozen=True, tag=True):
+class Fetch(Struct, frozen=True, tag="Fetch"):
     """Send me your newest Save of this task, of label at_most or older."""
 
     task: str
     at_most: int | None = None
 
 
-class Missing(Struct, frozen=True, tag=True):
+class Missing(Struct, frozen=True, tag="Missing"):
     """There is no Save of that task here: it never made one."""
 
     task: str
 
 
-class Result(Struct, frozen=True, tag=True):
+class Result(Struct, frozen=True, tag="Result"):
     """Root's host -> coordinator: the job is done. refs in `weights` order are the letter's blobs, by name."""
 
     job: str

@@ -112,44 +112,44 @@ Numbers = dict[str, float]
 # -- events: what happened -----------------------------------------------------------------
 
 
-class Started(Struct, frozen=True, tag=True):
+class Started(Struct, frozen=True, tag="Started"):
     """The first event of a task's life, once. `roster`: the live tasks of the job now, this one included."""
 
     roster: tuple[Peer, ...] = ()
 
 
-class Delivered(Struct, frozen=True, tag=True):
+class Delivered(Struct, frozen=True, tag="Delivered"):
     """A message whose blobs are all local."""
 
     sender: str
     message: Any
 
 
-class Ran(Struct, frozen=True, tag=True):
+class Ran(Struct, frozen=True, tag="Ran"):
     tag: Tag
     refs: dict[str, Ref] = {}
     numbers: Numbers = {}
 
 
-class Failed(Struct, frozen=True, tag=True):
+class Failed(Struct, frozen=True, tag="Failed"):
     """An op (its `tag`) failed, with the reason for a person."""
 
     tag: Tag
     why: str
 
 
-class Woke(Struct, frozen=True, tag=True):
+class Woke(Struct, frozen=True, tag="Woke"):
     """The time of the last `WakeAt` has come."""
 
 
-class Joined(Struct, frozen=True, tag=True):
+class Joined(Struct, frozen=True, tag="Joined"):
     """A task went live, or is live again as a new instance (node or worker changed)."""
 
     peer: Peer
     view: int = 0
 
 
-class Left(Struct, frozen=True, tag=True):
+class Left(Struct, frozen=True, tag="Left"):
     """A task instance is gone. in_order: a new one is live already, its `Joined` follows."""
 
     peer: Peer
@@ -157,7 +157,7 @@ class Left(Struct, frozen=True, tag=True):
     view: int = 0
 
 
-class Rewound(Struct, frozen=True, tag=True):
+class Rewound(Struct, frozen=True, tag="Rewound"):
     """The state is that of `Save(label)`: after a crash, a move, or because the job fell back. `roster` as in Started."""
 
     label: int
@@ -169,7 +169,7 @@ Event = Started | Delivered | Ran | Failed | Woke | Joined | Left | Rewound
 # -- commands: what to do ------------------------------------------------------------------
 
 
-class Send(Struct, frozen=True, tag=True):
+class Send(Struct, frozen=True, tag="Send"):
     """A message to one task. keep: see the module text. latest: a newer one of its type to that task makes it obsolete."""
 
     to: str
@@ -180,7 +180,7 @@ class Send(Struct, frozen=True, tag=True):
     """Refs of this message are sent as one-time bytes: crc only, no hash, never stored (activations, gradients)."""
 
 
-class Cast(Struct, frozen=True, tag=True):
+class Cast(Struct, frozen=True, tag="Cast"):
     """A message to all live tasks of a role but the sender, published once. latest as in Send."""
 
     role: str
@@ -188,7 +188,7 @@ class Cast(Struct, frozen=True, tag=True):
     latest: bool = False
 
 
-class Run(Struct, frozen=True, tag=True):
+class Run(Struct, frozen=True, tag="Run"):
     """A named tensor computation. into: names for outputs (else the host invents one); may name an input, updated in place."""
 
     op: str
@@ -198,30 +198,30 @@ class Run(Struct, frozen=True, tag=True):
     into: dict[str, Handle] = {}
 
 
-class Cancel(Struct, frozen=True, tag=True):
+class Cancel(Struct, frozen=True, tag="Cancel"):
     """Forget a Run that has not begun; one that runs ends without its event."""
 
     tag: Tag
 
 
-class WakeAt(Struct, frozen=True, tag=True):
+class WakeAt(Struct, frozen=True, tag="WakeAt"):
     """Deliver `Woke` at job time `when`; replaces the last one."""
 
     when: float
 
 
-class Save(Struct, frozen=True, tag=True):
+class Save(Struct, frozen=True, tag="Save"):
     label: int
 
 
-class Measure(Struct, frozen=True, tag=True):
+class Measure(Struct, frozen=True, tag="Measure"):
     """A number for the metrics, by its field's standard name (loss, accuracy, late_updates …)."""
 
     name: str
     value: float
 
 
-class Finish(Struct, frozen=True, tag=True):
+class Finish(Struct, frozen=True, tag="Finish"):
     """The task's work is done. Of the root task: the job is done. refs: the result (`weights`); why: not '' if it failed."""
 
     refs: dict[str, Ref] = {}

@@ -53,7 +53,7 @@ class Profile(Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-class Presence(Struct, frozen=True, tag=True):
+class Presence(Struct, frozen=True, tag="Presence"):
     """Retained; also the will (online=False). The nonce names the connection, so that a stale will is ignored."""
 
     node: str
@@ -63,7 +63,7 @@ class Presence(Struct, frozen=True, tag=True):
     """Where it can be asked who it is, should the coordinator not know; '' = unknown."""
 
 
-class Announce(Struct, frozen=True, tag=True):
+class Announce(Struct, frozen=True, tag="Announce"):
     """Agent -> coordinator on every connect and when asked: who I am and which workers I run."""
 
     node: str
@@ -79,6 +79,16 @@ class Planes(Struct, frozen=True):
     d2d: int = 0
     cast: int = 0
     ctl: int = 0
+
+    @property
+    def payload(self) -> int:
+        """Bytes of what tasks say to each other: all planes without control."""
+        return self.up + self.down + self.d2d + self.cast
+
+    @property
+    def total(self) -> int:
+        """Bytes of all planes, control included."""
+        return self.payload + self.ctl
 
     def __add__(self, other: Planes) -> Planes:
         return Planes(self.up + other.up, self.down + other.down, self.d2d + other.d2d, self.cast + other.cast, self.ctl + other.ctl)
@@ -172,7 +182,7 @@ class WorkerState(Struct, frozen=True):
     """Seconds since the worker said all this."""
 
 
-class Heartbeat(Struct, frozen=True, tag=True):
+class Heartbeat(Struct, frozen=True, tag="Heartbeat"):
     """Agent -> coordinator, periodically and at once on a change. desired: number of the last Desired that was applied."""
 
     node: str
@@ -189,7 +199,7 @@ class Heartbeat(Struct, frozen=True, tag=True):
     """As in Presence."""
 
 
-class Goodbye(Struct, frozen=True, tag=True):
+class Goodbye(Struct, frozen=True, tag="Goodbye"):
     """Agent -> coordinator on SIGTERM or drain: move my tasks, then I go."""
 
     node: str
@@ -233,7 +243,7 @@ class DesiredJob(Struct, frozen=True):
     """Job time already used, for a task that starts without a Save."""
 
 
-class Desired(Struct, frozen=True, tag=True):
+class Desired(Struct, frozen=True, tag="Desired"):
     """Coordinator -> agent: all that should run there; what is not named stops. Level-triggered: repeated until confirmed."""
 
     number: int
@@ -244,21 +254,21 @@ class Desired(Struct, frozen=True, tag=True):
     """The drain is done: the agent may go."""
 
 
-class Probe(Struct, frozen=True, tag=True):
+class Probe(Struct, frozen=True, tag="Probe"):
     """Agent -> itself, over the broker: how long so many bytes take."""
 
     number: int
     filler: bytes
 
 
-class Identify(Struct, frozen=True, tag=True):
+class Identify(Struct, frozen=True, tag="Identify"):
     """Coordinator -> agent: announce yourself again (I do not know you)."""
 
 
 # -- people --------------------------------------------------------------------------------
 
 
-class Request(Struct, frozen=True, tag=True):
+class Request(Struct, frozen=True, tag="Request"):
     """fogctl -> coordinator. verb: see fog_coordinator.api; arguments are checked there."""
 
     id: str
@@ -266,7 +276,7 @@ class Request(Struct, frozen=True, tag=True):
     arguments: dict[str, Any] = {}
 
 
-class Reply(Struct, frozen=True, tag=True):
+class Reply(Struct, frozen=True, tag="Reply"):
     """Coordinator -> fogctl. Either body or (exit_code, error)."""
 
     id: str

@@ -50,8 +50,7 @@ def uses(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:
     if budgets.time_s is not None:
         found.append(Use("time", job.age_s(job.ended_at if job.ended_at is not None else now), budgets.time_s))
     if budgets.bytes is not None:
-        sent = job.sent()
-        found.append(Use("bytes", float(sent.up + sent.down + sent.d2d + sent.cast), float(budgets.bytes)))
+        found.append(Use("bytes", float(job.sent().payload), float(budgets.bytes)))
     if budgets.joules is not None:
         found.append(Use("joules", sum(job.energy_j.values()) if job.energy_j else None, budgets.joules))
     for budget, limit, by_node in _of_nodes(job, budgets, tally):

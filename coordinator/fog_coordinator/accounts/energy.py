@@ -11,7 +11,7 @@ from math import fsum, inf
 from typing import Final
 
 from fog_common.telemetry.metrics import SOURCES, UNDIVIDED, USES, joules
-from fog_common.wire.messages import Heartbeat, Planes, WorkerState
+from fog_common.wire.messages import Heartbeat, WorkerState
 from fog_coordinator.state.jobs import Job, Reading
 
 NO_ROLE: Final = "none"
@@ -66,13 +66,9 @@ def _reading(beat: Heartbeat, worker: WorkerState) -> Reading:
         joules={source: value for source, value in beat.energy_j.items() if source in SOURCES and 0 <= value < inf},
         uses={name: value for name, value in beat.counters.items() if name.startswith("joules/") and 0 <= value < inf},
         incarnation=worker.incarnation,
-        work=(worker.counters.get("cpu_seconds", 0.0), _bytes(worker.sent), _bytes(worker.received)),
+        work=(worker.counters.get("cpu_seconds", 0.0), float(worker.sent.total), float(worker.received.total)),
         roles={name[len("role_") : -len("_seconds")]: value for name, value in worker.counters.items() if name.startswith("role_")},
     )
-
-
-def _bytes(planes: Planes) -> float:
-    return float(planes.up + planes.down + planes.d2d + planes.cast + planes.ctl)
 
 
 def _same_worker(old: Reading, new: Reading) -> bool:

@@ -48,7 +48,7 @@ class Crashes:
         self._seen = {key: value for key, value in self._seen.items() if key[0] != job}
 
 
-class Closing:
+class Ending:
     """Jobs whose result is here, while their workers end: what those sent until then still counts.
 
     A closing job is shown as running, for a moment: so that its bytes are complete, and its nodes free, when it is shown as finished.

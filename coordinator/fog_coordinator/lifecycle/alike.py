@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fog_common.wire.messages import ClassSet, WorkerState
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Registry
+from fog_coordinator.state.troubles import listed
 
 
 def unequal(job: Job, registry: Registry) -> str:
@@ -41,10 +42,10 @@ def _unequal_classes(job: Job, registry: Registry) -> str:
     found = {name: worker.classes for name, worker in _workers(job, registry) if worker.classes}
     outputs, meanings = _alike({name: each.outputs for name, each in found.items()}), _alike({name: each.digest for name, each in found.items()})
     if len(meanings) > 1:
-        told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
+        told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
         return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
     if len(outputs) > 1:
-        told = "; ".join(f"{found[nodes[0]].outputs} on {_listed(nodes)}" for nodes in outputs)
+        told = "; ".join(f"{found[nodes[0]].outputs} on {listed(nodes, 4)}" for nodes in outputs)
         return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
     return ""
 
@@ -56,7 +57,7 @@ def _unequal_weights(job: Job, registry: Registry) -> str:
     if len(files) < 2:
         return ""
     name = (job.spec.get("model") or {}).get("weights", "")
-    told = "; ".join(f"{_listed(nodes)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
+    told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
     return f"model.weights {name} is not the same file on all nodes: {told}; copy one of them to all"
 
 
@@ -66,10 +67,6 @@ def _alike(of: Mapping[str, Any]) -> list[list[str]]:
     for name, value in of.items():
         groups.setdefault(value, []).append(name)
     return list(groups.values())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _meant(classes: ClassSet) -> str:

@@ -5,21 +5,19 @@ Sent when its content changes, and again (at most every resend_s) until the node
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fog_common.wire.messages import Desired, DesiredJob, Placement
-from fog_coordinator.moves.moves import READY
+from fog_coordinator.state.book import Book
 from fog_coordinator.state.effects import Tell
-from fog_coordinator.state.jobs import History, Job
+from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
+from fog_coordinator.state.rules import READY
 
 
 class Desk:
-    def __init__(self, nonce: str, registry: Registry, jobs: Mapping[str, Job], histories: Mapping[str, History], resend_s: float) -> None:
+    def __init__(self, nonce: str, registry: Registry, book: Book, resend_s: float) -> None:
         self._nonce = nonce
         self._registry = registry
-        self._jobs = jobs
-        self._histories = histories
+        self._book = book
         self._resend_s = resend_s
         self._number = 0
         self._wanted: dict[str, list[str]] = {}  # node -> jobs it is to run, in the order in which they came
@@ -60,8 +58,8 @@ class Desk:
         if node.desired_heard != node.number:
             return True
         for worker in node.workers.values():
-            job = self._jobs.get(worker.job)
-            if job is not None and worker.phase == READY and worker.view < job.view and worker.job in self._wanted.get(node.node, ()):
+            entry = self._book.get(worker.job)
+            if entry is not None and worker.phase == READY and worker.view < entry.job.view and worker.job in self._wanted.get(node.node, ()):
                 return True
         return False
 
@@ -79,7 +77,7 @@ class Desk:
         """The node's Desired, if it is to be sent now."""
         if not node.online:
             return None
-        jobs = [self._jobs[name] for name in self._wanted.get(node.node, ())]
+        jobs = [self._book[name].job for name in self._wanted.get(node.node, ())]
         release = node.leaving and not jobs
         content = tuple((job.id, job.view) for job in jobs), release
         if content == node.told and node.node not in self._renew and (not self.lags(node) or now - node.told_at < self._resend_s):
@@ -97,7 +95,7 @@ class Desk:
             spec=job.told_spec,
             placement=self.placement(job),
             floor=job.top + 1,
-            history_seen=self._histories[job.id].seen,
+            history_seen=self._book[job.id].history.seen,
             age_s=job.age_s(now),
         )
 

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import Struct
 
 from fog_learning.costs.demands import Demands, Phase
-from fog_learning.job.sections import Placing, Weights
+from fog_learning.job.sections import Placing, Prices
 
 CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
@@ -60,9 +60,9 @@ class Cost(Struct, frozen=True):
 def value(cost: Cost, rules: Placing) -> float:
     """What is to be as small as possible. Ties are broken by seconds, a little."""
     weights = {
-        "latency": Weights(1.0, 0.0, 0.0),
-        "energy": Weights(1e-9, 1.0, 0.0),
-        "bytes": Weights(1e-9, 0.0, 1.0),
+        "latency": Prices(1.0, 0.0, 0.0),
+        "energy": Prices(1e-9, 1.0, 0.0),
+        "bytes": Prices(1e-9, 0.0, 1.0),
         "weighted": rules.weights,
     }[rules.objective]
     return weights.latency * cost.seconds + weights.energy * cost.joules + weights.bytes * cost.bytes / 1e6
@@ -81,7 +81,7 @@ def compute_s(phase: Phase, place: Place) -> float:
 
 
 def step_cost(demands: Demands, where: Mapping[str, Sequence[Place]]) -> Cost:
-    """where: role -> places of its tasks; the tasks that own data are many, every other role has one place."""
+    """where: role -> places of its tasks, any number of them; a role without a place costs nothing."""
     walk = _Walk(demands, where)
     cycles = [walk.phase(phase) for phase in demands.cycle]
     pace = max(cycles, default=0.0) if demands.overlaps else sum(cycles)
@@ -106,10 +106,12 @@ class _Walk:
     def phase(self, phase: Phase, share: float | None = None) -> float:
         """Seconds of one phase. share: of it that counts for a step."""
         share = phase.often * (1.0 / self.demands.steps if share is None else share)
-        own = self.where[phase.role]
+        own = self.where.get(phase.role, ())
+        if not own:
+            return 0.0
         busy = [compute_s(phase, place) for place in own]
         self.joules += share * sum(seconds * place.core_w for seconds, place in zip(busy, own, strict=True))
-        others = self.where[phase.to] if phase.to else []
+        others = self.where.get(phase.to, ())
         computing, arrived = self._waited(busy), self._arrivals(phase, own, busy, others, share)
         self._part(f"{phase.role} computes", share * computing)
         if phase.to:
@@ -130,19 +132,22 @@ class _Walk:
         if not others:
             return self._waited(busy)
         size = phase.bytes
-        if len(own) > 1 or len(others) == 1:  # many to one
-            hub = others[0]
-            far = [place for place in own if place.node != hub.node]
-            self._moved(size * len(far), share, [(place, size) for place in far], (hub, size * len(far)))
-            ends = [seconds + transfer_s(size, place, hub) for seconds, place in zip(busy, own, strict=True)]
-            queue = min(busy) + HANDLING_S * len(own) + size * len(far) / hub.bytes_s
-            return max(self._waited(ends), queue)
+        if len(own) > 1 or len(others) == 1:  # many to one, or to each of several
+            return max(self._to_one(size, own, busy, hub, share) for hub in others)
         hub, begin = own[0], busy[0]  # one to many
         far = [place for place in others if place.node != hub.node]
         sent = size * (min(1, len(far)) if phase.cast else len(far))
         self._moved(sent, share, [(place, size) for place in far], (hub, sent))
         queue = begin + HANDLING_S * (1 if phase.cast else len(others)) + sent / hub.bytes_s
         return max(begin + self._waited([transfer_s(size, hub, place) for place in others]), queue)
+
+    def _to_one(self, size: float, own: Sequence[Place], busy: Sequence[float], hub: Place, share: float) -> float:
+        """When all that one receiver waits for is there."""
+        far = [place for place in own if place.node != hub.node]
+        self._moved(size * len(far), share, [(place, size) for place in far], (hub, size * len(far)))
+        ends = [seconds + transfer_s(size, place, hub) for seconds, place in zip(busy, own, strict=True)]
+        queue = min(busy) + HANDLING_S * len(own) + size * len(far) / hub.bytes_s
+        return max(self._waited(ends), queue)
 
     def _moved(self, size: float, share: float, ends: Iterable[tuple[Place, float]], hub: tuple[Place, float]) -> None:
         self.bytes += share * size

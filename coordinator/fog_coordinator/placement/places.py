@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -60,25 +59,6 @@ def free_bytes(node: Node) -> int | None:
     if not free:
         return None
     return min(free, node.profile.memory_bytes) if node.profile.memory_bytes else free
-
-
-def admitted(rules: Placing | None, nodes: Iterable[Node]) -> list[Node]:
-    """Nodes on which the job's tasks may be that are bound to no data."""
-    if rules is None:
-        return list(nodes)
-    return [
-        node
-        for node in nodes
-        if (not rules.tier or node.profile.tier in rules.tier)
-        and (not rules.site or node.profile.site in rules.site)
-        and (not rules.names or node.node in rules.names)
-        and all(node.profile.labels.get(key) == wanted for key, wanted in rules.labels.items())
-    ]
-
-
-def admitted_by(section: Any, nodes: Iterable[Node]) -> list[Node]:
-    """The same for a job's `placement` section as builtins (None: it has none)."""
-    return admitted(msgspec.convert(section, Placing) if section else None, nodes)
 
 
 def described(rules: Placing) -> str:

@@ -1,12 +1,14 @@
 """From a job and the nodes that are there to plans, the best first. Pure; every figure in a plan is modelled.
 
-fcddt is a chain: its blocks are cut into a segment for the nodes that own data (all the same one) and a segment for the trunk, exact
-by placement.chain. Other methods have single tasks to place: placement.greedy. A method without demands is placed by tier alone.
+Blocks that are cut into a segment for the data nodes (all the same one) and a segment for one free task are a chain: exact by
+placement.chain. Several free tasks: every assignment where there are few, else placement.greedy and single moves that make it better.
+A method without demands is placed by tier alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, Final
 
@@ -16,19 +18,20 @@ from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import Cost, Place, step_cost, value
+from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
 from fog_coordinator.placement.greedy import greedy
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
-from fog_learning.costs.needs import NEEDS
 from fog_learning.job.sections import Job, Placing
-from fog_learning.methods import resolve_method
+from fog_learning.methods import method_of, resolve_method
 from fog_learning.methods.base import Method
-from fog_learning.methods.fcddt.messages import AUTO
 from fog_learning.models import BlockFacts, ModelSpec, resolve_model
 
 Told = Sequence[BlockReport]
 
 FRONTS: Final = Place("the data nodes")
+MOST_ASSIGNMENTS: Final = 1024
+"""Of several free tasks, so many assignments are all priced."""
 
 
 class Plan(Struct, frozen=True):
@@ -39,7 +42,9 @@ class Plan(Struct, frozen=True):
     settings: dict[str, Any] = {}
     """What it fixes of the job's `method` section."""
     places: dict[str, str] = {}
-    """role -> node, of the tasks that are bound to no data."""
+    """Task id -> node, of the free tasks."""
+    memory: dict[str, int] = {}
+    """role -> bytes of its worker."""
     seconds: float = 0.0
     joules: float = 0.0
     bytes: float = 0.0
@@ -63,33 +68,41 @@ class Planned(Struct, frozen=True):
 
 def can_plan(file: Job, told: Told = ()) -> bool:
     """told: what a worker has found out about a user's own module, whose costs nobody knows before."""
-    return file.method["name"] in NEEDS and ("import" not in file.model or bool(told))
+    return method_of(file).demands is not None and ("import" not in file.model or bool(told))
 
 
 def is_automatic(file: Job) -> bool:
     """Whether placement has something to choose."""
-    return file.placement is not None or file.method.get("cut") == AUTO
+    return file.placement is not None or _cut_is_open(file)
+
+
+def _cut_is_open(file: Job) -> bool:
+    """Whether the job leaves to placement where the model is cut."""
+    segments = method_of(file).segments
+    return segments is not None and segments.is_open(file)
 
 
 def check(file: Job) -> None:
     """ConfigError if the job asks for a choice that cannot be made."""
     if not is_automatic(file):
         return
-    name = file.method["name"]
-    if file.method.get("cut") == AUTO:
+    method = method_of(file)
+    if _cut_is_open(file):
         ways(file, 1)
-    elif file.placement is not None and file.placement.objective != "latency" and name not in NEEDS:
-        raise ConfigError(f"placement.objective: the costs of method {name} are not known; only tier, site, names and labels choose its nodes")
+    elif file.placement is not None and file.placement.objective != "latency" and method.demands is None:
+        raise ConfigError(f"placement.objective: the costs of method {method.name} are not known; only tier, site, names and labels choose its nodes")
 
 
 def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
-    _, plan = resolve_method(file)
-    return NEEDS[file.method["name"]](file, plan, model_of(file, told), slots, test_examples(file))
+    method, plan = resolve_method(file)
+    if method.demands is None:
+        raise ConfigError(f"the costs of method {method.name} are not known")
+    return method.demands(file, plan, model_of(file, told), slots, test_examples(file))
 
 
 def model_of(file: Job, told: Told = ()) -> ModelSpec:
-    from fog_learning.data import known_shape
+    from fog_learning.data.known import known_shape
 
     shape, classes = known_shape(file.data.name) or (None, None)
     if "import" not in file.model or not told:
@@ -106,24 +119,33 @@ def model_of(file: Job, told: Told = ()) -> ModelSpec:
 
 
 def test_examples(file: Job) -> int:
-    from fog_learning.data import known_test_examples
+    from fog_learning.data.known import known_test_examples
 
     count = known_test_examples(file.data.name)
     return min(count, file.data.test_limit) if file.data.test_limit is not None else count
 
 
-def plans(file: Job, method: Method, roster: Sequence[Place], candidates: Sequence[Place], keep: int = 2, told: Told = ()) -> Planned:
-    """roster: places of the data slots. candidates: where the other tasks may be, any number of them."""
+def plans(
+    file: Job,
+    method: Method,
+    roster: Sequence[Place],
+    candidates: Sequence[Place],
+    keep: int = 2,
+    told: Told = (),
+    only: Mapping[str, Collection[str]] | None = None,
+) -> Planned:
+    """roster: places of the data slots. candidates: where free tasks may be, any number of them. only: task -> names of those it may be on;
+    a task that is not named there may be on any."""
     try:
         options = ways(file, len(roster), told)
     except ConfigError as error:
         return Planned(why=str(error))
-    task = next((role.name for role in method.roles if role.bound == "free"), "")
+    tasks = free_tasks(file, method)
     data = tuple(role.name for role in method.roles if role.bound == "slot")
-    if not task or not candidates or not roster:
-        return Planned(why=f"no node could run {task}" if task else "nothing is to be placed")
-    table = _Table(file.placement or Placing(), options, data, task, tuple(roster), tuple(candidates))
-    found = table.chains(keep) if options[0].blocks is not None else table.single(keep)
+    if not tasks or not candidates or (data and not roster):
+        return Planned(why=f"no node could run {tasks[0].task}" if tasks else "nothing is to be placed")
+    table = _Table(file.placement or Placing(), options, data, tasks, tuple(roster), tuple(candidates), only or {})
+    found = table.several(keep) if len(tasks) > 1 else table.chains(keep) if options[0].blocks is not None else table.single(keep)
     return Planned(tuple(found), "" if found else table.memory_sentence())
 
 
@@ -131,16 +153,27 @@ class _Table:
     """The prices of one job."""
 
     def __init__(
-        self, rules: Placing, options: Sequence[Demands], data: tuple[str, ...], task: str, roster: tuple[Place, ...], everywhere: tuple[Place, ...]
+        self,
+        rules: Placing,
+        options: Sequence[Demands],
+        data: tuple[str, ...],
+        tasks: tuple[FreeTask, ...],
+        roster: tuple[Place, ...],
+        everywhere: tuple[Place, ...],
+        only: Mapping[str, Collection[str]],
     ) -> None:
         """everywhere: all candidates, also those without room."""
-        self.rules, self.options, self.data, self.task = rules, options, data, task
+        self.rules, self.options, self.data, self.tasks = rules, options, data, tasks
         self.roster, self.everywhere = roster, everywhere
         self.owners = {place.node for place in roster}
-        roomy = [place for place in everywhere if any(self._has_room(option, place) for option in options)]
-        self.candidates = shortlist(roomy, self.owners, rules.objective, len(roster))
+        self.open: dict[str, list[Place]] = {}
+        for task in tasks:
+            allowed = [place for place in everywhere if task.task not in only or place.node in only[task.task]]
+            roomy = [place for place in allowed if any(self._has_room(option, {task.task: place}) for option in options)]
+            self.open[task.task] = shortlist(roomy, self.owners, rules.objective, len(roster))
 
     def chains(self, keep: int) -> list[Plan]:
+        task = self.tasks[0].task
         cuts = {option.blocks: option for option in self.options}
         blocks = 1 + max(cut for cut in cuts if cut is not None)
 
@@ -149,36 +182,82 @@ class _Table:
                 option = cuts.get(segment.last)
                 return 0.0 if option is not None and self._fronts_fit(option) else None
             option = cuts.get(before.last)
-            return None if option is None or segment.last != blocks else self._price(option, segment.place)
+            return None if option is None or segment.last != blocks else self._price(option, {task: segment.place})
 
-        found = best_chains(blocks, [[FRONTS], self.candidates], price, required=(0, 1), keep=keep)
-        return [self._plan(cuts[way.segments[0].last], way.segments[1].place) for way in found]
+        found = best_chains(blocks, [[FRONTS], self.open[task]], price, required=(0, 1), keep=keep)
+        return [self._plan(cuts[way.segments[0].last], {task: way.segments[1].place}) for way in found]
 
     def single(self, keep: int) -> list[Plan]:
+        task, option = self.tasks[0].task, self.options[0]
         found: list[Plan] = []
-        left, option = list(self.candidates), self.options[0]
+        left = list(self.open[task])
         while left and len(found) < keep and self._fronts_fit(option):
-            chosen = greedy([(self.task, 1.0)], {self.task: left}, lambda places: self._price(option, places[self.task]))
+            chosen = greedy([(task, 1.0)], {task: left}, lambda places: self._price(option, places))
             if chosen is None:
                 break
-            found.append(self._plan(option, chosen[self.task]))
-            left.remove(chosen[self.task])
+            found.append(self._plan(option, chosen))
+            left.remove(chosen[task])
         return found
 
-    def _cost(self, option: Demands, place: Place) -> Cost:
-        return step_cost(option, {**dict.fromkeys(self.data, self.roster), self.task: [place]})
+    def several(self, keep: int) -> list[Plan]:
+        """Of each way to run the method: every assignment of few, else the greedy one and those that differ from it in one task at a time."""
+        priced: list[tuple[float, int, tuple[str, ...], dict[str, Place]]] = []
+        for number, option in enumerate(self.options):
+            if not self._fronts_fit(option):
+                continue
+            seen: dict[tuple[str, ...], tuple[float, dict[str, Place]]] = {}
+            for places in self._assignments(option, seen):
+                self._see(option, places, seen)
+            priced += [(price, number, names, places) for names, (price, places) in seen.items()]
+        priced.sort(key=lambda item: item[:3])
+        return [self._plan(self.options[number], places) for _, number, _, places in priced[:keep]]
 
-    def _price(self, option: Demands, place: Place) -> float | None:
-        return value(self._cost(option, place), self.rules) if self._has_room(option, place) else None
+    def _assignments(self, option: Demands, seen: Mapping[tuple[str, ...], tuple[float, dict[str, Place]]]) -> Iterator[dict[str, Place]]:
+        """What is worth a price. seen: those that have one already, so that the search goes on from the best of them."""
+        names = [task.task for task in self.tasks]
+        if prod(len(self.open[name]) for name in names) <= MOST_ASSIGNMENTS:
+            yield from (dict(zip(names, places, strict=True)) for places in product(*(self.open[name] for name in names)))
+            return
+        demanding = [(task.task, self._work(option, task.role.name)) for task in self.tasks]
+        standing = greedy(demanding, self.open, lambda places: self._price(option, places))
+        value: float | None = None
+        while standing is not None:
+            yield standing
+            for name in names:
+                yield from ({**standing, name: place} for place in self.open[name])
+            best = min(seen.values(), key=lambda item: item[0], default=None)
+            if best is None or (value is not None and best[0] >= value):
+                return
+            value, standing = best
 
-    def _has_room(self, option: Demands, place: Place) -> bool:
-        return place.memory_bytes is None or self._need(option, place) <= place.memory_bytes
+    def _see(self, option: Demands, places: dict[str, Place], seen: dict[tuple[str, ...], tuple[float, dict[str, Place]]]) -> None:
+        key = tuple(place.node for place in places.values())
+        if key not in seen and (price := self._price(option, places)) is not None:
+            seen[key] = price, places
 
-    def _need(self, option: Demands, place: Place) -> int:
-        need = option.memory.get(self.task, 0)
-        if place.node in self.owners:  # one worker for both tasks
-            need += max((option.memory.get(role, 0) for role in self.data), default=WORKER_BYTES) - WORKER_BYTES
-        return max(need, 0)
+    def _work(self, option: Demands, role: str) -> float:
+        return sum(phase.flops * phase.often for phase in (*option.cycle, *option.round) if phase.role == role)
+
+    def _cost(self, option: Demands, places: Mapping[str, Place]) -> Cost:
+        """places: of all free tasks, or of some, while others are not placed yet."""
+        where: dict[str, Sequence[Place]] = dict.fromkeys(self.data, self.roster)
+        for role in dict.fromkeys(task.role.name for task in self.tasks):
+            where[role] = [places[task.task] for task in self.tasks if task.role.name == role and task.task in places]
+        return step_cost(option, where)
+
+    def _price(self, option: Demands, places: Mapping[str, Place]) -> float | None:
+        return value(self._cost(option, places), self.rules) if self._has_room(option, places) else None
+
+    def _has_room(self, option: Demands, places: Mapping[str, Place]) -> bool:
+        nodes = {place.node: place for place in places.values()}
+        return all(place.memory_bytes is None or self._need(option, places, place) <= place.memory_bytes for place in nodes.values())
+
+    def _need(self, option: Demands, places: Mapping[str, Place], place: Place) -> int:
+        """Bytes of the worker on a place with the free tasks that are to be there."""
+        needs = [option.memory.get(task.role.name, 0) for task in self.tasks if task.task in places and places[task.task].node == place.node]
+        if place.node in self.owners:  # one worker for all tasks
+            needs.append(max((option.memory.get(role, 0) for role in self.data), default=WORKER_BYTES))
+        return worker_bytes(needs)
 
     def _fronts_fit(self, option: Demands) -> bool:
         _, need = self._front(option)
@@ -188,13 +267,14 @@ class _Table:
         """(role, bytes) of the data task that needs most."""
         return max(((role, option.memory.get(role, 0)) for role in self.data), key=lambda item: item[1], default=("", 0))
 
-    def _plan(self, option: Demands, place: Place) -> Plan:
-        cost = self._cost(option, place)
-        where = {item.node: item for item in (place, *self.roster)}
+    def _plan(self, option: Demands, places: Mapping[str, Place]) -> Plan:
+        cost = self._cost(option, places)
+        where = {item.node: item for item in (*places.values(), *self.roster)}
         return Plan(
-            title=", ".join(filter(None, (option.title, f"{self.task} on {place.node}"))),
+            title=", ".join(filter(None, (option.title, *(f"{task} on {place.node}" for task, place in places.items())))),
             settings=dict(option.settings),
-            places={self.task: place.node},
+            places={task: place.node for task, place in places.items()},
+            memory=dict(option.memory),
             seconds=cost.seconds,
             joules=cost.joules,
             bytes=cost.bytes,
@@ -211,9 +291,14 @@ class _Table:
         if not options:
             role, need = min(((self._front(option)) for option in self.options), key=lambda item: item[1])
             return short_of_memory(role, need, [place for place in self.roster if place.memory_bytes is not None and place.memory_bytes < need])
-        option = min(options, key=lambda option: option.memory.get(self.task, 0))
+        tight = [task for task in self.tasks if not self.open[task.task]]
+        task = (tight or self.tasks)[0]
+        option = min(options, key=lambda option: option.memory.get(task.role.name, 0))
         largest = max(self.everywhere, key=_free)
-        return short_of_memory(self.task, self._need(option, largest), [largest])
+        if not tight and len(self.tasks) > 1:
+            need = worker_bytes(option.memory.get(each.role.name, 0) for each in self.tasks)
+            return short_of_memory(", ".join(each.task for each in self.tasks) + " together", need, [largest])
+        return short_of_memory(task.task, self._need(option, {task.task: largest}, largest), [largest])
 
 
 def short_of_memory(what: str, need: int, places: Sequence[Place]) -> str:

@@ -1,14 +1,16 @@
-"""Simple placement: data tasks on the nodes that own the slots, the others on the best cloud node. Pure.
+"""Simple placement: data tasks on the nodes that own the slots, the free ones on the best cloud nodes. Pure.
 
-No hidden minimum: where there is no cloud node, the best node without data takes the cloud tasks, and where there is none of
-those either, a data node does.
+No hidden minimum: without a cloud node the best node without data takes the free tasks, and without any of those a data node does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from fog_common.ids import TIERS
+from fog_coordinator.placement.free import FreeTask, worker_bytes
+from fog_coordinator.placement.places import free_bytes
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Nodes
@@ -26,19 +28,16 @@ def matching(nodes: Nodes, fleet: Iterable[Node]) -> list[Node]:
     ]
 
 
-def roster(nodes: Nodes, fleet: Iterable[Node], busy: Collection[str] = ()) -> tuple[list[str], str]:
-    """(node of each slot, ''), or ([], what is missing). Named nodes need not be online or even known; others must be online."""
-    select = nodes.select
-    if select.names and nodes.count is None:
-        return sorted(select.names), ""
-    found = matching(nodes, fleet)
-    usable = [node for node in found if node.online and not node.leaving] if not select.names else found
+def roster(nodes: Nodes, usable: Sequence[Node], busy: Collection[str] = ()) -> tuple[list[str], str]:
+    """(node of each slot, ''), or ([], what is missing). usable: nodes that match `nodes` and may take a slot. Named ones need not be known."""
+    if nodes.select.names and nodes.count is None:
+        return sorted(nodes.select.names), ""
     if nodes.count is None:
         return ([node.node for node in usable], "") if usable else ([], f"no node online that is {described(nodes)}")
     if len(usable) < nodes.count:
         return [], f"{len(usable)} of {nodes.count} nodes that are {described(nodes)}"
-    usable.sort(key=lambda node: (not node.online, node.node in busy, node.node))
-    return sorted(node.node for node in usable[: nodes.count]), ""
+    chosen = sorted(usable, key=lambda node: (not node.online, node.node in busy, node.node))
+    return sorted(node.node for node in chosen[: nodes.count]), ""
 
 
 def described(nodes: Nodes) -> str:
@@ -51,40 +50,76 @@ def described(nodes: Nodes) -> str:
 
 
 def best(candidates: Iterable[Node], data_nodes: Collection[str], holder: str = "", site: str = "") -> Node | None:
-    """The node for a cloud task: of `site` (where it is now), tier cloud, then nodes without data, the mightiest tier, torch, `holder`
-    (it has the task's newest Save), most free memory. None if there is no candidate."""
-    return min(
-        candidates,
-        key=lambda node: (
-            bool(site) and node.profile.site != site,
-            node.profile.tier != "cloud",
-            node.node in data_nodes,
-            -TIERS.index(node.profile.tier) if node.profile.tier in TIERS else 0,
-            not node.profile.torch,
-            node.node != holder,
-            -node.profile.memory_free_bytes,
-            node.node,
-        ),
-        default=None,
+    """The node for a free task: of `site` (where it is now), then by `rank`. None if there is no candidate."""
+    return min(candidates, key=lambda node: (bool(site) and node.profile.site != site, *rank(node, data_nodes, holder)), default=None)
+
+
+def rank(node: Node, data_nodes: Collection[str], holder: str = "", tasks: int = 0) -> tuple[Any, ...]:
+    """Sorts the best node for a free task first: tier cloud, then nodes without data, the mightiest tier, torch, `holder` (it has the task's
+    newest Save), the fewest free tasks of the job, most free memory."""
+    profile = node.profile
+    return (
+        profile.tier != "cloud",
+        node.node in data_nodes,
+        -TIERS.index(profile.tier) if profile.tier in TIERS else 0,
+        not profile.torch,
+        node.node != holder,
+        tasks,
+        -profile.memory_free_bytes,
+        node.node,
     )
 
 
-def seats(method: Method, nodes: list[str], profiles: Mapping[str, Node], cloud: Node | None) -> list[Seat]:
-    """One seat per task. Ids: role for cloud tasks, role-slot for data tasks. Those of layers: placement.tree."""
+def spread(
+    tasks: Sequence[FreeTask], open_to: Mapping[str, Sequence[Node]], data_nodes: Sequence[str], needs: Mapping[str, int], data_need: int
+) -> tuple[dict[str, Node], str]:
+    """(node of each free task, ''), or ({}, what is missing): each on the best node that is open to it, several of a tier side by side.
+
+    needs: role -> bytes of a worker; {} = memory does not count here. data_need: bytes of the data task on each of data_nodes.
+    """
+    chosen: dict[str, Node] = {}
+    load: dict[str, list[int]] = {}
+    owned = {name: [data_need] for name in data_nodes} if data_need else {}
+    for task in tasks:
+        need = needs.get(task.role.name, 0)
+        open_nodes = open_to[task.task]
+        roomy = [node for node in open_nodes if not need or _room(node, [need, *load.get(node.node, []), *owned.get(node.node, [])])]
+        if not open_nodes:
+            return {}, f"no node could run {task.task}"
+        if not roomy:
+            largest = max(open_nodes, key=lambda node: (free_bytes(node) or 0, node.node))
+            return {}, f"{task.task} needs {need / 1e6:.0f} MB, largest free is {(free_bytes(largest) or 0) / 1e6:.0f} MB on {largest.node}"
+        node = min(roomy, key=lambda node: rank(node, data_nodes, tasks=len(load.get(node.node, ()))))
+        chosen[task.task] = node
+        load.setdefault(node.node, []).append(need)
+    return chosen, ""
+
+
+def _room(node: Node, needs: Sequence[int]) -> bool:
+    free = free_bytes(node)
+    return free is None or worker_bytes(needs) <= free
+
+
+def seats(method: Method, tasks: Sequence[FreeTask], nodes: list[str], profiles: Mapping[str, Node], places: Mapping[str, Node]) -> list[Seat]:
+    """One seat per task; tasks: the free ones, places: their nodes. Ids of data tasks: role-slot. Those of the tree: placement.tree."""
     result: list[Seat] = []
     root = next(role for role in method.roles if role.name == method.root)
-    root_task = root.name if root.bound != "slot" else f"{root.name}-0"
+    root_task = f"{root.name}-0" if root.bound == "slot" else next((task.task for task in tasks if task.role.name == root.name), root.name)
     for role in method.roles:
         if role.bound == "slot":
             for slot, name in enumerate(nodes):
                 result.append(data_seat(role.name, slot, name, profiles.get(name), role.stateful, root_task))
-        elif cloud is not None and role.bound == "free":
-            where = cloud.profile
-            result.append(Seat(role.name, role.name, -1, cloud.node, where.site, where.tier, stateful=role.stateful, parent=root_task))
+    for task in tasks:
+        node, role = places.get(task.task), task.role
+        if node is not None:
+            profile = node.profile
+            seat = Seat(task.task, role.name, -1, node.node, profile.site, profile.tier, stateful=role.stateful, parent=root_task)
+            seat.index = task.index
+            result.append(seat)
     for seat in result:
         if seat.task == root_task:
             seat.parent = ""
-    return sorted(result, key=lambda seat: (seat.slot, seat.role))
+    return sorted(result, key=lambda seat: (seat.slot, seat.role, seat.index))
 
 
 def data_seat(role: str, slot: int, node: str, known: Node | None, stateful: bool, parent: str) -> Seat:

@@ -23,6 +23,8 @@ from fog_learning.job.sections import Layer, Topology
 from fog_learning.methods.base import Role
 
 ROOT: Final = -1
+MEMBER: Final = "member"
+"""Tier of the heads of a layer: one of the cluster itself."""
 Seek = Callable[[str], Node | None]
 
 
@@ -38,10 +40,21 @@ class Head(Struct):
     """Index in Tree.heads."""
 
 
+class Lacking(Struct, frozen=True):
+    """A layer of `topology.layers` that the fleet cannot satisfy."""
+
+    on: str
+    """Tier of its heads; '': not the heads are missing."""
+    text: str
+    """'layers[1]: 0 nodes of tier fog may head its clusters, 1 is needed'."""
+
+
 class Tree(Struct):
     heads: list[Head]
     parents: list[int]
     """Of each roster slot: index in heads, or ROOT."""
+    lacking: Lacking | None = None
+    """The first layer that is not possible."""
 
 
 class _Unit(Struct):
@@ -72,6 +85,10 @@ def plan(topology: Topology, roster: Sequence[str], nodes: Mapping[str, Node], u
     fit = [nodes[name] for name in sorted(usable) if name in nodes and name != root]
     layers = topology.layers if topology.layers is not None else _announced(roster, nodes, fit)
     for number, layer in enumerate(layers, 1):
+        if topology.layers is not None:
+            tree.lacking = _lacking(units, layer, number, fit)
+            if tree.lacking is not None:
+                return tree
         units = _cluster(tree, units, layer, number, fit)
     if topology.layers is None and len({unit.site for unit in units}) > 1:
         _per_site(tree, units, fit, len(layers) + 1)
@@ -91,6 +108,19 @@ def _announced(roster: Sequence[str], nodes: Mapping[str, Node], fit: Iterable[N
 
 def rank(tier: str) -> int:
     return TIERS.index(tier) if tier in TIERS else 0
+
+
+def _lacking(units: Sequence[_Unit], layer: Layer, number: int, fit: Sequence[Node]) -> Lacking | None:
+    """Why a layer that the job asks for has no cluster; None: it has one."""
+    name = f"layers[{number - 1}]"
+    if len(units) < 2:
+        return Lacking("", f"{name}: {len(units)} member{'' if len(units) == 1 else 's'}, 2 are needed for a cluster")
+    own = {unit.node for unit in units}
+    if layer.on == MEMBER and not any(node.node in own for node in fit):
+        return Lacking("", f"{name}: 0 of {len(own)} members may head a cluster, 1 is needed")
+    if layer.on != MEMBER and not any(node.profile.tier == layer.on for node in fit):
+        return Lacking(layer.on, f"{name}: 0 nodes of tier {layer.on} may head its clusters, 1 is needed")
+    return None
 
 
 def _cluster(tree: Tree, units: list[_Unit], layer: Layer, number: int, fit: Sequence[Node]) -> list[_Unit]:

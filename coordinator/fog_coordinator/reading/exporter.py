@@ -6,16 +6,16 @@ are shown until some minutes after their end, so that their last values are scra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from fog_common.errors import ConfigError
 from fog_common.runtime.machine import RoundRecord
 from fog_common.telemetry.metrics import (
     ACK_COUNTERS,
     ACK_LE,
     ACK_SUM,
     DIRECTIONS,
-    OP_FAMILIES,
     PLANES,
     REFUSED_UPDATES,
     ROUND_LE,
@@ -28,12 +28,14 @@ from fog_common.telemetry.metrics import (
 )
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import READY
 from fog_coordinator.reading import plans, status
+from fog_coordinator.state.book import Entry
 from fog_coordinator.state.counts import by_plane
-from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, History, Job
+from fog_coordinator.state.history import History
+from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job
 from fog_coordinator.state.nodes import OFFLINE, ONLINE, UNKNOWN, Node
-from fog_learning.ops import OPS
+from fog_coordinator.state.rules import READY
+from fog_learning.ops import Op
 
 LINGER_S: Final = 300.0
 """Ended jobs are shown this long."""
@@ -69,10 +71,10 @@ class Exporter:
         samples["fog_coordinator_bytes_total"] = [((direction,), float(count)) for direction, count in (traffic or {}).items()]
         nodes = list(core.registry)
         samples["fog_nodes"] = [((state,), float(sum(node.state == state for node in nodes))) for state in _NODE_STATES]
-        samples["fog_jobs"] = [((state,), float(sum(status.shown_state(core, job) == state for job in core.jobs.values()))) for state in _JOB_STATES]
+        samples["fog_jobs"] = [((state,), float(sum(status.shown_state(core, job) == state for job in core.book.jobs))) for state in _JOB_STATES]
         fresh = {node.node for node in nodes if self._fresh(now, node)}
         self._nodes(samples, nodes, fresh)
-        for job in core.jobs.values():
+        for job in core.book.jobs:
             if job.state not in ENDED or job.ended_at is None or now - job.ended_at < LINGER_S:
                 self._job(samples, now, job, fresh)
         self._histograms(samples)
@@ -102,7 +104,7 @@ class Exporter:
 
     def _job(self, samples: Samples, now: float, job: Job, fresh: set[str]) -> None:
         core, name = self._core, (job.id,)
-        history = core.histories[job.id]
+        history = core.book[job.id].history
 
         def add(metric: str, value: float | None, *labels: str) -> None:
             if value is not None:
@@ -124,7 +126,7 @@ class Exporter:
         for number in ("loss", "accuracy"):
             add(f"fog_job_{number}", last_number(history, number))
         sent = by_plane(job.sent())
-        sums = core.tallies[job.id].sums
+        sums = core.book[job.id].tally.sums
         for plane in PLANES:
             for direction in DIRECTIONS:
                 count = sent[plane] if direction == "sent" else sums.get(f"received_bytes/{plane}", 0.0)
@@ -138,7 +140,7 @@ class Exporter:
         for reason in sorted({*REFUSED_UPDATES.values()}):
             counted = sum(sums.get(measured, 0.0) for measured, of in REFUSED_UPDATES.items() if of == reason)
             add("fog_job_refused_updates_total", counted, reason)
-        for family, seconds in op_seconds(sums).items():
+        for family, seconds in op_seconds(sums, _rows(core.book[job.id])).items():
             add("fog_job_op_seconds_total", seconds, family)
         for key, joules in job.energy_by.items():
             role, source, use = key.split("/")
@@ -187,15 +189,16 @@ class Exporter:
     # -- the whole fleet -------------------------------------------------------------------
 
     def _histograms(self, samples: Samples) -> None:
-        for name, history in self._core.histories.items():
-            self._time(name, history)
-        for name in [name for name in self._acks if name not in self._core.jobs]:
+        for entry in self._core.book:
+            self._time(entry.job.id, entry.history)
+        for name in [name for name in self._acks if name not in self._core.book]:
             _add(self._acks_past, self._acks.pop(name))
             self._timed.pop(name, None)
         total = dict(self._acks_past)
-        for name, tally in self._core.tallies.items():
-            self._acks[name] = {counter: tally.sums[counter] for counter in (*ACK_COUNTERS, ACK_SUM) if counter in tally.sums}
-            _add(total, self._acks[name])
+        for entry in self._core.book:
+            sums = entry.tally.sums
+            self._acks[entry.job.id] = {counter: sums[counter] for counter in (*ACK_COUNTERS, ACK_SUM) if counter in sums}
+            _add(total, self._acks[entry.job.id])
         counts = [total.get(counter, 0.0) for counter in ACK_COUNTERS]
         add_histogram(samples, "fog_ack_round_trip_seconds", ACK_LE, counts, total.get(ACK_SUM, 0.0))
         add_histogram(samples, "fog_round_duration_seconds", ROUND_LE, self._rounds, self._rounds_s)
@@ -229,13 +232,21 @@ def last_number(history: History, name: str) -> float | None:
     return None
 
 
-def op_seconds(sums: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by family of ops, from counters `op_NAME_seconds`."""
+def _rows(entry: Entry) -> tuple[Op, ...]:
+    """Ops of the job's method; () for an ended job whose file this version cannot read."""
+    try:
+        return entry.method.ops
+    except ConfigError:
+        return ()
+
+
+def op_seconds(sums: Mapping[str, float], rows: Iterable[Op]) -> dict[str, float]:
+    """Seconds by family of ops, from counters `op_NAME_seconds`. rows: of the job's method; ops without a row are `other`."""
+    families = {row.name: row.family for row in rows}
     found: dict[str, float] = {}
     for name, seconds in sums.items():
         if name.startswith("op_") and name.endswith("_seconds") and name != "op_seconds":
-            op = OPS.get(name[len("op_") : -len("_seconds")])
-            family = op.module if op is not None and op.module in OP_FAMILIES else "other"
+            family = families.get(name[len("op_") : -len("_seconds")], "other")
             found[family] = found.get(family, 0.0) + seconds
     return found
 

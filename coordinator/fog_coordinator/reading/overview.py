@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from fog_coordinator.core import Core
 from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import ENDED, Job
 from fog_coordinator.state.nodes import Node
-
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
 
 LINGER_S: Final = 300.0
 """Ended jobs are shown this long."""
@@ -21,7 +19,7 @@ GAUGES: Final = ("cpu_ratio", "memory_used_bytes", "temperature_celsius", "batte
 
 def overview(core: Core, now: float) -> dict[str, Any]:
     """Nodes by name, jobs newest first."""
-    jobs = [job for job in core.jobs.values() if job.state not in ENDED or job.ended_at is None or now - job.ended_at < LINGER_S]
+    jobs = [job for job in core.book.jobs if job.state not in ENDED or job.ended_at is None or now - job.ended_at < LINGER_S]
     jobs.sort(key=lambda job: -job.order)
     return {
         "now": now,
@@ -40,13 +38,15 @@ def _node(core: Core, node: Node) -> dict[str, Any]:
         "site": node.profile.site,
         "since": node.since,
         "draining": node.leaving,
-        "jobs": sorted(name for name in node.workers if name in core.jobs and core.jobs[name].state not in ENDED) if node.online else [],
+        "jobs": sorted(name for name in node.workers if (entry := core.book.get(name)) is not None and entry.job.state not in ENDED)
+        if node.online
+        else [],
         **{name: known.get(name) for name in GAUGES},
     }
 
 
 def _job(core: Core, now: float, job: Job) -> dict[str, Any]:
-    history = core.histories[job.id]
+    history = core.book[job.id].history
     recent = [history.rounds[number].record.numbers for number in sorted(history.rounds)[-ROUNDS:]]
     sent = job.sent()
     return {

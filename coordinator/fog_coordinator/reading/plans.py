@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
-from fog_coordinator.lifecycle import admission as lifecycle
+from fog_coordinator.core import Core
+from fog_coordinator.lifecycle import admission
 from fog_coordinator.placement import choice, planner
+from fog_coordinator.placement.eligible import Task, eligible, occupied
+from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
-from fog_coordinator.state.jobs import ENDED, FINISHED, History, Job
-from fog_learning.costs import traffic
-from fog_learning.data import known_value_bytes
+from fog_coordinator.state.history import History
+from fog_coordinator.state.jobs import ENDED, FINISHED, Job
+from fog_learning.data.known import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing
 from fog_learning.methods import resolve_method
@@ -22,25 +25,19 @@ from fog_learning.methods import resolve_method
 LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""
 
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
-
 
 def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The body of `job.plan`: what the coordinator would do with this job now. ConfigError, or Refused if nothing could run it."""
     file, method = core.check(spec)
     planner.check(file)
     job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, file.train.rounds, now, 0)
-    job.roster, why = lifecycle.roster(file, method, core.registry, {})
-    if job.roster:
-        state, why = lifecycle.place(job, file, method, core.registry, {})
-        if state == "preparing":
-            why = ""
-    if why:
-        raise Refused(f"nobody could run it now: {why}")
+    if admission.chosen_slots(job, file, method, core.registry, {}):
+        _, job.why = admission.place(job, file, method, core.registry, {})
+    if job.why:
+        raise Refused(f"nobody could run it now: {job.why}")
     if job.plan is not None and job.runner_up is None:
         job.runner_up = _alternative(core, job)
-    busy = lifecycle.occupied(core.jobs.values(), core.rules)
+    busy = occupied(core.book.jobs, core.rules)
     return {
         "now": now,
         "name": file.name,
@@ -60,9 +57,10 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
 def _alternative(core: Core, job: Job) -> Plan | None:
     """The best plan beside the one of a job that leaves nothing to choose: what a `placement` section would gain."""
     file, method = core.check({**job.spec, "placement": {}})
-    free = [node for node in core.registry if node.online and not node.leaving]
+    tasks = free_tasks(file, method)
+    open_to = {task.task: eligible(core.registry, Task(task.role.name, "free", where=file.placement), job, {}) for task in tasks}
     try:
-        found = choice.choose(file, method, job.roster, {node.node: node for node in core.registry}, free, None)
+        found = choice.choose(file, method, tasks, job.roster, {node.node: node for node in core.registry}, open_to, job.needs)
     except ConfigError:
         return None
     plans = [plan for plan in (found.plan, found.runner_up) if plan is not None and job.plan is not None and plan.title != job.plan.title]
@@ -115,8 +113,7 @@ def measure(job: Job, history: History) -> dict[str, float]:
         return {}
     found = {"step_s": (last.record.closed_at - first.record.closed_at) / steps, "steps": float(steps)}
     if job.state in ENDED:
-        sent = job.sent()
-        found["step_bytes"] = (sent.up + sent.down + sent.d2d + sent.cast) / (job.plan.round_steps * last.record.round)
+        found["step_bytes"] = job.sent().payload / (job.plan.round_steps * last.record.round)
     elif last.at - first.at >= LONG_S:
         found["step_bytes"] = (last.bytes - first.bytes) / steps
     if first.joules is not None and last.joules is not None and last.at - first.at >= LONG_S:
@@ -133,9 +130,11 @@ def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[
     if not records or "import" in file.model:
         return None
     fixed = replace(file, method={**file.method, **job.settled})
-    _, plan = resolve_method(fixed)
+    method, plan = resolve_method(fixed)
+    if method.traffic is None:
+        return None
     try:
-        count = traffic.counted(fixed, plan, planner.model_of(fixed), records, known_value_bytes(file.data.name))
+        count = method.traffic(fixed, plan, planner.model_of(fixed), records, known_value_bytes(file.data.name))
     except ConfigError:
         return None
     if count is None:
@@ -143,7 +142,6 @@ def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[
     body: dict[str, Any] = {"steps": count.steps, "formula": count.formula / count.steps, "paper": count.paper / count.steps}
     if job.state != FINISHED:
         return {**body, "measured": None, "tensors": None, "error": None}
-    sent = job.sent()
-    measured = sent.up + sent.down + sent.d2d + sent.cast
+    measured = job.sent().payload
     error = (measured - count.formula) / count.formula if count.formula else None
     return {**body, "measured": measured / count.steps, "tensors": job.ideal_bytes() / count.steps, "error": error}

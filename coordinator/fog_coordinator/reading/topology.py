@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fog_coordinator.core import Core
+from fog_coordinator.lifecycle.admission import place
 from fog_coordinator.placement import simple, tree
+from fog_coordinator.placement.eligible import is_there
 from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Nodes, Topology
+from fog_learning.job.sections import Nodes, Topology, job_spec
 from fog_learning.methods.base import Method
-
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
 
 
 def of_job(core: Core, job: Job) -> list[dict[str, Any]]:
@@ -22,13 +22,14 @@ def of_job(core: Core, job: Job) -> list[dict[str, Any]]:
     if job.seats:
         notes = status.notes(core, job)
         return [{**entry, "note": notes[entry["id"]]} for entry in _entries(core, job.seats)]
-    return of_file(core, core.files[job.id], core.methods[job.id], job.roster)
+    entry = core.book[job.id]
+    return of_file(core, entry.file, entry.method, job.roster)
 
 
 def of_file(core: Core, file: JobFile, method: Method, roster: list[str] | None = None) -> list[dict[str, Any]]:
     """As it would be placed now, if no other job were there; [] if no node matches."""
-    found = roster or [node.node for node in simple.matching(file.nodes, core.registry) if node.online and not node.leaving][: file.nodes.count]
-    return _entries(core, _seats(core, found, file.topology, method)) if found else []
+    found = roster or [node.node for node in simple.matching(file.nodes, core.registry) if is_there(node)][: file.nodes.count]
+    return _entries(core, seats) if (seats := _seats(core, found, file, method)) else []
 
 
 def of_fleet(core: Core) -> list[dict[str, Any]]:
@@ -52,17 +53,12 @@ def of_fleet(core: Core) -> list[dict[str, Any]]:
     return _ordered(entries)
 
 
-def _seats(core: Core, roster: list[str], topology: Topology, method: Method) -> list[Seat]:
-    known = {node.node: node for node in core.registry}
-    usable = [node for node in core.registry if node.online and not node.leaving]
-    named = tree.named_root(topology, known)
-    cloud = known[named] if named else simple.best(usable, roster)
-    seats = simple.seats(method, roster, known, cloud)
-    layers = [role for role in method.roles if role.bound == "tree"]
-    if not layers:
-        return seats
-    plan = tree.plan(topology, roster, known, [node.node for node in usable], cloud.node if cloud is not None else "")
-    return tree.grow(seats, layers, plan, known, next((seat.task for seat in seats if seat.role == method.root), method.root))
+def _seats(core: Core, roster: list[str], file: JobFile, method: Method) -> list[Seat]:
+    if not roster and any(role.bound == "slot" for role in method.roles):
+        return []
+    job = Job("plan", file.name, "", "", job_spec(file), method.name, method.root, method.lockstep, file.train.rounds, 0.0, 0, roster=list(roster))
+    place(job, file, method, core.registry, {})
+    return job.seats
 
 
 def _entries(core: Core, seats: list[Seat]) -> list[dict[str, Any]]:

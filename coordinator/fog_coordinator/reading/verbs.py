@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -11,15 +11,13 @@ from msgspec import Struct
 from fog_common import config
 from fog_common.errors import ConfigError, FogError, Refused
 from fog_common.wire.messages import Reply, Request
+from fog_coordinator.core import Core
 from fog_coordinator.placement import planner
 from fog_coordinator.reading import plans, status, topology
 from fog_coordinator.reading.overview import overview
 from fog_coordinator.state.jobs import ENDED, FINISHED, Job
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import job_spec
-
-if TYPE_CHECKING:
-    from fog_coordinator.core import Core
 
 MAX_SPEC_BYTES: Final = 64 * 1024
 MAX_WAITING: Final = 1000
@@ -78,8 +76,15 @@ class _Topology(Struct, frozen=True, forbid_unknown_fields=True):
 # -- verbs ---------------------------------------------------------------------------------
 
 
-def answer(core: Core, now: float, user: str, request: Request) -> tuple[Reply, Job | None]:
-    """(the reply, the job whose weights are to follow it). Never raises for what a user sent."""
+def answer(core: Core, now: float, user: str, session: str, request: Request) -> None:
+    """Do what a session of a user asks for; the core's effects hold the reply. Raises nothing for what a user sent."""
+    core.begin(now)
+    reply, result = _answered(core, now, user, request)
+    core.answer(now, user, session, reply, result)
+
+
+def _answered(core: Core, now: float, user: str, request: Request) -> tuple[Reply, Job | None]:
+    """(the reply, the job whose weights follow it)."""
     try:
         if request.verb not in VERBS:
             raise ConfigError(f"unknown request {request.verb!r}; this coordinator knows {', '.join(VERBS)}")
@@ -99,7 +104,7 @@ def _ping(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> An
         "started_at": core.started_at,
         "nodes": len(core.registry),
         "nodes_online": sum(node.online for node in core.registry),
-        "jobs_active": sum(job.state not in ENDED for job in core.jobs.values()),
+        "jobs_active": sum(job.state not in ENDED for job in core.book.jobs),
         "denied": list(core.denied),
     }
     return body, None
@@ -114,15 +119,15 @@ def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> A
     file, method = core.check(arguments.spec)
     planner.check(file)
     spec = job_spec(file)
-    for job in core.jobs.values():
+    for job in core.book.jobs:
         if job.token == token:
             if job.spec != spec:
                 raise ConfigError(f"token: it was used for another job ({job.id}); choose a new one")
             return {"job": job.id, "state": status.shown_state(core, job), "repeated": True}, None
-    live = next((job for job in core.jobs.values() if job.name == file.name and job.state not in ENDED), None)
+    live = next((job for job in core.book.jobs if job.name == file.name and job.state not in ENDED), None)
     if live is not None:
         raise Refused(f"a job named {file.name!r} is {live.state.replace('_', ' ')}; cancel it, wait for its end, or choose another name")
-    if sum(job.state not in ENDED for job in core.jobs.values()) >= MAX_WAITING:
+    if sum(job.state not in ENDED for job in core.book.jobs) >= MAX_WAITING:
         raise Refused(f"{MAX_WAITING} jobs have not ended yet; cancel some first")
     job = Job(
         id=_free_id(core, file.name),
@@ -148,7 +153,7 @@ def _plan(core: Core, now: float, user: str, id: str, arguments: _Spec) -> Answe
 def _free_id(core: Core, name: str) -> str:
     """The job's name, or with -2, -3 … where an ended job has it."""
     id, number = name, 1
-    while id in core.jobs:
+    while id in core.book:
         number += 1
         suffix = f"-{number}"
         id = name[: 32 - len(suffix)] + suffix
@@ -156,7 +161,7 @@ def _free_id(core: Core, name: str) -> str:
 
 
 def _list(core: Core, now: float, user: str, id: str, arguments: _List) -> Answered:
-    jobs = sorted(core.jobs.values(), key=lambda job: -job.order)
+    jobs = sorted(core.book.jobs, key=lambda job: -job.order)
     shown = [status.summary(core, now, job) for job in jobs if not (arguments.active and job.state in ENDED)]
     return {"now": now, "jobs": shown}, None
 
@@ -178,7 +183,7 @@ def _logs(core: Core, now: float, user: str, id: str, arguments: _Logs) -> Answe
     job = _job(core, arguments.job)
     if not 1 <= arguments.lines <= 500:
         raise ConfigError(f"lines: expected 1 to 500, got {arguments.lines}")
-    lines = list(core.logs[job.id].lines)[-arguments.lines :]
+    lines = list(core.book[job.id].log.lines)[-arguments.lines :]
     return {"now": now, "job": job.id, "events": [{"at": line.at, "text": line.text} for line in lines]}, None
 
 
@@ -191,7 +196,7 @@ def _result(core: Core, now: float, user: str, id: str, arguments: _OfJob) -> An
         "job": job.id,
         "state": job.state,
         "numbers": dict(job.numbers),
-        "rounds": core.histories[job.id].newest,
+        "rounds": core.book[job.id].history.newest,
         "digest": job.digest,
         "status": status.status(core, now, job),
     }
@@ -236,7 +241,7 @@ def _topology(core: Core, now: float, user: str, id: str, arguments: _Topology) 
         name, entries = file.name, topology.of_file(core, file, method)
     elif arguments.job:
         job = _job(core, arguments.job)
-        name, entries = job.id, topology.of_job(core, job) if job.seats or job.id in core.files else []
+        name, entries = job.id, topology.of_job(core, job) if job.seats or job.state not in ENDED else []
     else:
         name, entries = "", topology.of_fleet(core)
     return {"now": now, "job": name, "nodes": entries}, None
@@ -246,7 +251,7 @@ def _top(core: Core, now: float, user: str, id: str, arguments: _Nothing) -> Ans
     return overview(core, now), None
 
 
-Verb = Callable[["Core", float, str, str, Any], Answered]
+Verb = Callable[[Core, float, str, str, Any], Answered]
 VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
     "ping": (_Nothing, _ping),
     "job.submit": (_Submit, _submit),
@@ -265,9 +270,9 @@ VERBS: Final[dict[str, tuple[type[Struct], Verb]]] = {
 
 
 def _job(core: Core, name: str) -> Job:
-    if name not in core.jobs:
-        raise ConfigError(f"job {name!r}: {config.suggest(name, list(core.jobs), 'job') if core.jobs else 'there are no jobs yet'}")
-    return core.jobs[name]
+    if name not in core.book:
+        raise ConfigError(f"job {name!r}: {config.suggest(name, sorted(core.book.names), 'job') if len(core.book) else 'there are no jobs yet'}")
+    return core.book[name].job
 
 
 def _known(core: Core, name: str) -> Node:

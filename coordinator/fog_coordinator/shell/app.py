@@ -77,7 +77,7 @@ def serve(config: CoordinatorConfig) -> int:
         core = Core(secrets.token_hex(6), journal.load(), config.rules, version=_version())
         results = Results(folder / "results")
         bus = MqttBus(config.broker, f"{config.fleet}_{COORDINATOR}", inbox.put)
-        log.info("started fleet=%s broker=%s:%d state=%s jobs=%d", config.fleet, config.broker.host, config.broker.port, folder, len(core.jobs))
+        log.info("started fleet=%s broker=%s:%d state=%s jobs=%d", config.fleet, config.broker.host, config.broker.port, folder, len(core.book))
         service = Service(config.fleet, core=core, journal=journal, results=results, bus=bus, inbox=inbox, clock=clock)
         pages = Scrapes(inbox.put).serve(config.metrics.host, config.metrics.port) if config.metrics.port else None
         try:

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from fog_common.bus.base import BrokerConfig
 from fog_common.config import load
 from fog_common.ids import Id
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.runtime.machine import Peer, RoundRecord
+from fog_common.runtime.machine import Peer
 from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.placement.steady import Steady
@@ -24,9 +23,6 @@ CANCELLED: Final = "cancelled"
 PLACED: Final = (PREPARING, RUNNING)
 """States in which a job has nodes of its own."""
 ENDED: Final = (FINISHED, FAILED, CANCELLED)
-LOG_LINES: Final = 500
-MAX_ROUND: Final = 1_000_000_000
-"""A round beyond it is nonsense of a peer."""
 
 
 class Seat(Struct):
@@ -44,6 +40,8 @@ class Seat(Struct):
     """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
     layer: int = 0
     """Of the head of a cluster: 1 is the lowest."""
+    index: int = 0
+    """Of a free task: its number in its role."""
     heir: bool = False
     """A task with data that a peer of its site takes over when its node leaves, or is gone for good."""
     incarnation: int = 0
@@ -75,6 +73,11 @@ class Seat(Struct):
         return self.slot < 0
 
     @property
+    def bound(self) -> Literal["slot", "free", "tree"]:
+        """As the task's role says (see fog_learning.methods.base.Role)."""
+        return "slot" if self.slot >= 0 else "tree" if self.home[0] else "free"
+
+    @property
     def ran(self) -> bool:
         return self.last[1] > 0
 
@@ -94,6 +97,19 @@ class Seat(Struct):
             rtt_s=self.link[1],
             byte_j=self.link[2],
         )
+
+
+class Refuser(Struct, frozen=True):
+    """A node whose worker has found that it cannot take part, and what of the node must change before it is asked again."""
+
+    incarnation: int
+    """Of that worker."""
+    nonce: str
+    """Of the agent's connection then."""
+    profile: str
+    """The parts of its profile that only a repair changes, as JSON."""
+    text: str
+    """What the worker said."""
 
 
 class Meter(Struct):
@@ -154,8 +170,10 @@ class Job(Struct):
     """What the labels mean on the nodes that the job began with."""
     weights: str = ""
     """Digest of the file with the first weights, there."""
-    unfit: list[str] = []
-    """Nodes whose worker found, once training ran, that they cannot take a task of it."""
+    refusers: dict[str, Refuser] = {}
+    """node -> what its worker found, once training ran."""
+    needs: dict[str, int] = {}
+    """role -> bytes of memory with which placement counted; a role that is not named here is unknown."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None
@@ -232,7 +250,7 @@ class Job(Struct):
         """Take over what a worker says it has sent; of one process the sums only grow."""
         meter = self.meters.setdefault(f"{node}/{worker.incarnation}", Meter())
         old, new = meter.sent, worker.sent
-        if new.up + new.down + new.d2d + new.cast + new.ctl >= old.up + old.down + old.d2d + old.cast + old.ctl:
+        if new.total >= old.total:
             meter.sent = new
         meter.ideal = max(meter.ideal, worker.ideal_bytes)
 
@@ -246,8 +264,8 @@ class Job(Struct):
         """Payload of all planes."""
         found: dict[str, float] = {}
         for name, meter in self.meters.items():
-            node, sent = name.rpartition("/")[0], meter.sent
-            found[node] = found.get(node, 0.0) + sent.up + sent.down + sent.d2d + sent.cast
+            node = name.rpartition("/")[0]
+            found[node] = found.get(node, 0.0) + meter.sent.payload
         return found
 
     def ideal_bytes(self) -> int:
@@ -261,83 +279,9 @@ class Job(Struct):
         return Row("jobs", (self.id,), _encoder.encode(self))
 
 
-class Round(Struct, frozen=True):
-    """One row of the history. at: coordinator time when it was heard; bytes: of all planes by then."""
-
-    record: RoundRecord
-    at: float
-    bytes: int
-    joules: float | None = None
-    """Energy of the job by then; None if nothing is known of it."""
-
-
-class Line(Struct, frozen=True):
-    """One event of a job's log."""
-
-    number: int
-    at: float
-    text: str
-
-
 _encoder = msgspec.msgpack.Encoder()
 _job_decoder = msgspec.msgpack.Decoder(Job)
-_round_decoder = msgspec.msgpack.Decoder(Round)
-_line_decoder = msgspec.msgpack.Decoder(Line)
 
 
 def decode_job(body: bytes) -> Job:
     return _job_decoder.decode(body)
-
-
-class History:
-    """Closed rounds by number, each with its own row. A round that is closed again (after a fall-back) replaces the older record."""
-
-    def __init__(self, job: str) -> None:
-        self._job = job
-        self.rounds: dict[int, Round] = {}
-        self.newest = 0
-        self.seen = 0
-        """What the root need not tell again; lower than `newest` after it fell back."""
-
-    def load(self, body: bytes) -> None:
-        item = _round_decoder.decode(body)
-        self.rounds[item.record.round] = item
-        self.newest = self.seen = max(self.newest, item.record.round)
-
-    def add(self, now: float, records: tuple[RoundRecord, ...], sent: int, joules: float | None = None) -> list[Row]:
-        """Rows of what is new."""
-        rows = []
-        for record in records:
-            if not 0 <= record.round <= MAX_ROUND:
-                continue
-            self.seen = max(self.seen, record.round)
-            old = self.rounds.get(record.round)
-            if old is not None and old.record == record:
-                continue
-            item = self.rounds[record.round] = Round(record, now, sent, joules)
-            self.newest = max(self.newest, record.round)
-            rows.append(Row("rounds", (self._job, record.round), _encoder.encode(item)))
-        return rows
-
-    def after(self, number: int) -> list[Round]:
-        return [self.rounds[key] for key in sorted(self.rounds) if key > number]
-
-
-class Log:
-    """The last events of a job, bounded."""
-
-    def __init__(self, job: str) -> None:
-        self._job = job
-        self.lines: deque[Line] = deque(maxlen=LOG_LINES)
-        self._next = 0
-
-    def load(self, bodies: list[bytes]) -> None:
-        for line in sorted((_line_decoder.decode(body) for body in bodies), key=lambda line: line.number):
-            self.lines.append(line)
-            self._next = line.number + 1
-
-    def add(self, now: float, text: str) -> Row:
-        line = Line(self._next, now, text)
-        self._next += 1
-        self.lines.append(line)
-        return Row("log", (self._job, line.number % LOG_LINES), _encoder.encode(line))

@@ -22,25 +22,25 @@ from fog_common.runtime.machine import Blob, Command, Failed, Handle, Measure, P
 from fog_learning.clusters.agreement import Agreement
 from fog_learning.clusters.messages import (
     Agreed,
-    Answer,
     Call,
     Child,
+    Contribution,
+    Input,
     Lacking,
     Line,
-    Pass,
+    NoContribution,
+    PassOn,
     Ready,
     Said,
     Settled,
     Stuck,
-    Trouble,
-    Update,
 )
-from fog_learning.clusters.tradeoff import Choice, LinkCosts, Objective, choose
+from fog_learning.clusters.tradeoff import Comparison, LinkCosts, Objective, choose
 from fog_learning.job.sections import Stragglers
 from fog_learning.rounds.closing import deadline, ends_at, needed
 
 
-class Head(Struct):
+class ClusterHead(Struct):
     """State of one cluster, from the side of its parent. Every method returns commands; the owner looks at `agreed` and `failed`."""
 
     me: str
@@ -77,7 +77,7 @@ class Head(Struct):
     """Members that have the Call of this round: they answered, or got it from here."""
     relayers: tuple[str, ...] = ()
     """Members that were asked to pass the Call on."""
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Input] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
     """Members that head clusters where nobody is."""
@@ -217,7 +217,7 @@ class Head(Struct):
                     near.setdefault(self.children[name].site, name)
             for site, giver in near.items():
                 if served := tuple(name for name in names if self.children[name].site == site):
-                    commands.append(Send(giver, Pass(self.number, self.line, served)))
+                    commands.append(Send(giver, PassOn(self.number, self.line, served)))
                     self._relays(giver)
             names = tuple(name for name in names if self.children[name].site not in near)
         if names and self.d2d and self.downlink == "relay":
@@ -290,7 +290,7 @@ class Head(Struct):
             choice = self.choice()
             self.d2d, self.why = choice.d2d, choice.why
 
-    def choice(self) -> Choice:
+    def choice(self) -> Comparison:
         """What `auto` weighs for the members called now."""
         graph = self.agreement.graph(len(self.called))
         size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
@@ -315,16 +315,16 @@ class Head(Struct):
             case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
                 # not `latest`: that would take the place of a Call that this member is to pass on
                 return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
-            case Ready() | Update(epoch=()):
+            case Ready() | Contribution(epoch=()):
                 return self._answered(sender, said, now)
-            case Trouble(number, line, why, empty) if (
+            case NoContribution(number, line, why, empty) if (
                 (number, line) == (self.number, self.line) and sender in self.called and sender not in self.answers
             ):
                 if empty:
                     self.empty = tuple(sorted({*self.empty, sender}))
                     return self._close_if_ready(now)
                 return self._troubled(sender, why, now)
-            case Trouble(number, line, why) if (number, line) == (self.number, self.line) and self._agrees(sender):
+            case NoContribution(number, line, why) if (number, line) == (self.number, self.line) and self._agrees(sender):
                 return self._troubled(sender, why, now)
             case Settled(epoch) if epoch == agreement.epoch and self._agrees(sender) and said.turn >= agreement.turns:
                 if agreement.settle(sender, said):
@@ -333,7 +333,7 @@ class Head(Struct):
             case Stuck(epoch, missing) if epoch == agreement.epoch and self._agrees(sender):
                 agreement.stuck(sender, missing)
                 return [Measure("broken_links", len(missing)), *self._agree(now)]
-            case Update(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(said.part) == sender:
+            case Contribution(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(said.part) == sender:
                 if agreement.take(said.part, said.weights):
                     return self._join()
         return []
@@ -341,7 +341,7 @@ class Head(Struct):
     def _agrees(self, name: str) -> bool:
         return self.phase == "agreeing" and name in self.agreement.members
 
-    def _answered(self, sender: str, said: Ready | Update, now: float) -> list[Command]:
+    def _answered(self, sender: str, said: Ready | Contribution, now: float) -> list[Command]:
         if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
             return [Measure("late_updates", 1)]
         if isinstance(said, Ready) != self.d2d:  # called before the way of averaging changed
@@ -356,11 +356,11 @@ class Head(Struct):
         self.recent.append(now - self.opened_at)
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
-        self.answers[sender] = Answer(said.slots, said.examples, said.numbers, said.counts)
+        self.answers[sender] = Input(said.slots, said.examples, said.numbers, said.counts)
         if self.phase == "agreeing":  # it is back in time: the others begin again, with it
             return self._agree(now)
         adding: list[Command] = []
-        if isinstance(said, Update):
+        if isinstance(said, Contribution):
             self.sum = Handle(f"sum{self.number}-{self.opening}")
             refs = {"sum": self.sum, "add": said.weights}
             adding = [Run("accumulate", refs, ("added", self.number, self.opening, sender), {"n": said.examples}, {"sum": self.sum})]

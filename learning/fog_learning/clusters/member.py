@@ -8,13 +8,13 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import Blob, Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
-from fog_learning.clusters.messages import Call, Consensus, Line, Links, More, Pass, Pull, Ready, Settled, Stuck, Trouble, Update
+from fog_learning.clusters.messages import Call, Consensus, Contribution, Line, Links, More, NoContribution, PassOn, Pull, Ready, Settled, Stuck
 from fog_learning.clusters.mixing import Epoch, Mixing, Share
 
-Heard = Pass | Links | More | Pull | Share
+Heard = PassOn | Links | More | Pull | Share
 
 
-class Member(Struct):
+class ClusterMember(Struct):
     """State of one member, from its own side. The owner decides which calls to follow, and computes the input of a round."""
 
     seed: int
@@ -22,7 +22,7 @@ class Member(Struct):
     head: str = ""
     call: Call | None = None
     """The newest call, to be passed on."""
-    passes: list[Pass] = field(default_factory=list)
+    passes: list[PassOn] = field(default_factory=list)
     """Asked for before the call itself came."""
     number: int = -1
     """Round of the input below."""
@@ -86,14 +86,16 @@ class Member(Struct):
         return self.give_again(call)
 
     def elsewhere(self, call: Call) -> list[Command]:
-        return [Send(call.head, Trouble(call.number, call.line, f"its part of round {call.root} is with {self.given_to}", empty=True), latest=True)]
+        return [
+            Send(call.head, NoContribution(call.number, call.line, f"its part of round {call.root} is with {self.given_to}", empty=True), latest=True)
+        ]
 
     def give_again(self, call: Call) -> list[Command]:
         """To a head that began anew, or did not hear it."""
         assert self.weights is not None
         if call.d2d:
             return [Send(call.head, Ready(call.number, call.line, self.examples, self.slots, self.numbers, self.counts), keep=call.root)]
-        update = Update(call.number, call.line, self.weights, self.examples, self.slots, self.numbers, counts=self.counts)
+        update = Contribution(call.number, call.line, self.weights, self.examples, self.slots, self.numbers, counts=self.counts)
         return [Send(call.head, update, keep=call.root)]
 
     def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
@@ -106,7 +108,7 @@ class Member(Struct):
                 return self._after(self.mixing.extend(turns), now)
             case Pull(epoch, part, of) if epoch == self.mixing.epoch and self.mixing.phase == "settled" and self.mixing.value is not None:
                 return [Run("settle", {"value": self.mixing.value}, ("pulled", part, of, *epoch), {"m": self.mixing.mass, "part": part, "of": of})]
-            case Pass(number, line, relay):
+            case PassOn(number, line, relay):
                 if self.call is not None and (self.call.number, self.call.line) == (number, line):
                     return [Send(name, self.call, latest=True) for name in relay]
                 self.passes = [*self.passes[-7:], said]
@@ -120,7 +122,9 @@ class Member(Struct):
                 exact = event.numbers.get("exact", 0.0) == 1.0
                 return [Send(self.head, Settled(self.mixing.epoch, self.mixing.turn, self.mixing.mass, event.refs["sketch"], exact))]
             case ("pulled", int() as part, int() as of, *epoch) if tuple(epoch) == self.mixing.epoch:
-                whole = Update(self.number, self.line, event.refs["weights"], self.examples, self.slots, epoch=self.mixing.epoch, part=part, of=of)
+                whole = Contribution(
+                    self.number, self.line, event.refs["weights"], self.examples, self.slots, epoch=self.mixing.epoch, part=part, of=of
+                )
                 return [Send(self.head, whole)]
         return []
 
@@ -129,7 +133,11 @@ class Member(Struct):
         match event.tag:
             case ("paired" | "mixed" | "sketched" | "pulled" as what, *rest) if tuple(rest[-len(self.mixing.epoch) :]) == self.mixing.epoch:
                 self.mixing.stop()
-                return [Send(self.head, Trouble(self.number, self.line, f"averaging with its neighbours failed ({what}): {event.why}"), latest=True)]
+                return [
+                    Send(
+                        self.head, NoContribution(self.number, self.line, f"averaging with its neighbours failed ({what}): {event.why}"), latest=True
+                    )
+                ]
         return []
 
     def woke(self, now: float) -> list[Command]:

@@ -49,7 +49,7 @@ Line = tuple[int, ...]
 for what an earlier one had, and what was meant for the earlier one does not count for it."""
 
 
-class Call(Struct, frozen=True, tag=True):
+class Call(Struct, frozen=True, tag="Call"):
     """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these.
 
     whole: `weights` holds all blocks; else all but those that stay with the trainers for now. base: a whole model with these blocks, for
@@ -66,7 +66,7 @@ class Call(Struct, frozen=True, tag=True):
     base: Ref | None = None
 
 
-class Pass(Struct, frozen=True, tag=True):
+class PassOn(Struct, frozen=True, tag="Pass"):
     """Head -> member: pass the round's Call on to these neighbours (they joined, or lost the one who should have)."""
 
     number: int
@@ -74,15 +74,15 @@ class Pass(Struct, frozen=True, tag=True):
     relay: tuple[str, ...]
 
 
-class Lacking(Struct, frozen=True, tag=True):
+class Lacking(Struct, frozen=True, tag="Lacking"):
     """Member -> head: the Call is not whole, and I have no blocks of my own that fit it (I am new, or missed the last whole round)."""
 
     number: int
     line: Line
 
 
-class Ready(Struct, frozen=True, tag=True):
-    """Member -> head (d2d): my input of this round is there and durable. counts: as in Update."""
+class Ready(Struct, frozen=True, tag="Ready"):
+    """Member -> head (d2d): my input of this round is there and durable. counts: as in Contribution."""
 
     number: int
     line: Line
@@ -92,7 +92,7 @@ class Ready(Struct, frozen=True, tag=True):
     counts: tuple[int, ...] = ()
 
 
-class Update(Struct, frozen=True, tag=True):
+class Contribution(Struct, frozen=True, tag="Update"):
     """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on.
 
     counts: examples of each slot, in their order, if there are in-block rounds (which may hold different slots).
@@ -110,7 +110,7 @@ class Update(Struct, frozen=True, tag=True):
     counts: tuple[int, ...] = ()
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class NoContribution(Struct, frozen=True, tag="Trouble"):
     """Member -> head: nothing from me in this round, and why. empty: nobody is in the cluster that I head; should somebody come, I answer yet."""
 
     number: int
@@ -119,7 +119,7 @@ class Trouble(Struct, frozen=True, tag=True):
     empty: bool = False
 
 
-class Links(Struct, frozen=True, tag=True):
+class Links(Struct, frozen=True, tag="Links"):
     """Head -> member: average with these neighbours (task -> weight). A new epoch begins from the inputs."""
 
     epoch: Epoch
@@ -127,7 +127,7 @@ class Links(Struct, frozen=True, tag=True):
     links: dict[str, float]
 
 
-class Settled(Struct, frozen=True, tag=True):
+class Settled(Struct, frozen=True, tag="Settled"):
     """Member -> head: my turns are done."""
 
     epoch: Epoch
@@ -137,14 +137,14 @@ class Settled(Struct, frozen=True, tag=True):
     exact: bool = False
 
 
-class More(Struct, frozen=True, tag=True):
+class More(Struct, frozen=True, tag="More"):
     """Head -> member: not close enough; go on until so many turns are done."""
 
     epoch: Epoch
     turns: int
 
 
-class Pull(Struct, frozen=True, tag=True):
+class Pull(Struct, frozen=True, tag="Pull"):
     """Head -> member: send slice `part` of `of` of your estimate."""
 
     epoch: Epoch
@@ -152,14 +152,14 @@ class Pull(Struct, frozen=True, tag=True):
     of: int = 1
 
 
-class Stuck(Struct, frozen=True, tag=True):
+class Stuck(Struct, frozen=True, tag="Stuck"):
     """Member -> head: these neighbours have been silent for too long."""
 
     epoch: Epoch
     missing: tuple[str, ...]
 
 
-Said = Lacking | Ready | Update | Trouble | Settled | Stuck
+Said = Lacking | Ready | Contribution | NoContribution | Settled | Stuck
 
 # -- what the head knows of them -----------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Child(Struct, frozen=True):
         return cls(peer.role, peer.site, peer.bytes_s, peer.rtt_s, peer.byte_j)
 
 
-class Answer(Struct):
+class Input(Struct):
     slots: Slots
     examples: int
     numbers: Numbers

@@ -29,7 +29,7 @@ Epoch = tuple[int, ...]
 """Ordered: a later one replaces an earlier one. fog: the head's line, its view and incarnation, a count, the round."""
 
 
-class Share(Struct, frozen=True, tag=True):
+class Share(Struct, frozen=True, tag="Share"):
     """Member -> neighbour: my pair (y, m) before the turn. Of another epoch than the receiver's: older is dropped, newer kept."""
 
     epoch: Epoch

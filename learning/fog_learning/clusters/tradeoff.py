@@ -28,7 +28,7 @@ class LinkCosts(Struct, frozen=True, forbid_unknown_fields=True):
     """Energy for a byte between neighbours, both ends together."""
 
 
-class Choice(Struct, frozen=True):
+class Comparison(Struct, frozen=True):
     """What the members of a cluster pay for one round, both ways. Seconds, joules, bytes over the uplink (up and down)."""
 
     d2d: bool
@@ -41,7 +41,7 @@ class Choice(Struct, frozen=True):
     d2d_up_bytes: int
 
 
-def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objective: Objective, slices: int = 1, relay: bool = True) -> Choice:
+def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objective: Objective, slices: int = 1, relay: bool = True) -> Comparison:
     """graph: of the members; turns: of the consensus; slices: in how many parts, by as many members, the result goes up.
 
     Vertical: every member receives the weights over the uplink and sends its own. d2d: one receives them and passes them on (not relay:
@@ -67,4 +67,4 @@ def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objectiv
     }[objective]
     d2d = mine < other
     why = f"{objective}: d2d {mine:.3g} {unit} ({turns} turn{'' if turns == 1 else 's'} on {links // 2} links), vertical {other:.3g} {unit}"
-    return Choice(d2d, why, 2 * up_s, d2d_s, vertical_j, d2d_j, vertical_bytes, d2d_bytes)
+    return Comparison(d2d, why, 2 * up_s, d2d_s, vertical_j, d2d_j, vertical_bytes, d2d_bytes)

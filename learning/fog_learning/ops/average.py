@@ -1,35 +1,33 @@
 """Weighted means of models, exactly the same whatever the order in which they come.
 
-A sum holds Σ n·w in float64, and Σ n under `#n`. Who makes a float32 update (train, mean) puts its weights on a grid of 2^-32
-(`on_grid`), so that n·w is a whole multiple of the grid; such numbers add without rounding while they fit into 53 bits, so the
-result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond that, for an update that is not on the
-grid and for float64 models, it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10
-on its way to the grid. Memory does not grow with the number of updates.
+A sum holds Σ n·w in float64, and Σ n under `#n`. The ops that make a float32 update (train, mean) put its weights on a grid of 2^-32
+(`on_grid`), so that n·w is a whole multiple of the grid. Such numbers add without rounding while they fit into 53 bits: the result is
+the same for every order of arrival as long as |Σ n·w| < 2^21. Larger sums, updates off the grid and float64 models get float64's
+ordinary rounding. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid. Memory does not grow with the number of updates.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from fog_common.errors import OpError
+from fog_learning.backend.base import Numbers, Result
+from fog_learning.backend.tensors import TensorBackend
 from fog_learning.ops.values import Weights
-
-if TYPE_CHECKING:
-    from fog_learning.backend.torch import Numbers, Result, Workbench
 
 COUNT: Final = "#n"
 COUNT_GRID: Final = 2.0**20
-"""n of a late update is no whole number; on this grid Σ n too is exact in every order."""
+"""Steps per 1, for n: that of a late update is a fraction, and on this grid Σ n is exact in every order."""
 GRID: Final = 2.0**32
-"""Steps per 1."""
+"""Steps per 1, for weights."""
 BLOCK: Final = 131_072
 """Values at a time: the block in float64 stays in the second-level cache between its two passes. Measured with 4 Ki to 256 Ki values."""
 
 
-def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def accumulate(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """sum += n·add, in place. sum None: a new one. add may be a sum itself (of a part of the tree); then n is not used.
 
     OpError if names or shapes differ: the sum is unchanged then.
@@ -57,16 +55,16 @@ def accumulate(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Num
 
 
 def add_multiple(total: Tensor, tensor: Tensor, n: float) -> None:
-    """total += n · tensor. total: contiguous float64. An n that is no whole number leaves the grid: its products are put back on it."""
+    """total += n · tensor. total: contiguous float64. A fractional n leaves the grid: its products are put back on it."""
     for part, out in zip(tensor.reshape(-1).split(BLOCK), total.reshape(-1).split(BLOCK), strict=True):
         if n == int(n):
-            out.add_(part, alpha=n)  # torch widens the block, and no more than that, in memory that is still in the cache
+            out.add_(part, alpha=n)  # torch widens one block at a time, which is still in the cache
         else:
             out.add_(part.to(torch.float64).mul_(n * GRID).round_(), alpha=1.0 / GRID)
 
 
 def on_grid(weights: Weights) -> Weights:
-    """Its float32 tensors rounded to the grid, in place (the caller's own memory). What is too large to have one stays as it is."""
+    """Its float32 tensors rounded to the grid, in place (the caller's own memory). A value too large for the grid stays as it is."""
     for tensor in weights.values():
         if tensor.dtype == torch.float32:
             for part in tensor.reshape(-1).split(BLOCK):
@@ -75,7 +73,7 @@ def on_grid(weights: Weights) -> Weights:
     return weights
 
 
-def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def mean(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """weights: Σ n·w / Σ n in the dtype of the model; blocks that the sum lacks come from `base`, if given. bytes: their size.
 
     OpError if there is no update or the mean is not finite.
@@ -84,12 +82,12 @@ def mean(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) 
     if total is None or not float(total[COUNT]):
         raise OpError("no update to average; the method should have kept the round open")
     n = float(total[COUNT])
-    state = bench.first_weights()
+    state = backend.models.first_weights()
     base = inputs.get("base") or {}
     weights = Weights({name: tensor for name, tensor in base.items() if name not in total})
     for name, tensor in total.items():
         if name != COUNT:
-            dtype = state[name].dtype if name in state else bench.dtype
+            dtype = state[name].dtype if name in state else backend.dtype
             weights[name] = divided(tensor, n, dtype)
             if not bool(torch.isfinite(weights[name]).all()):
                 raise OpError(f"the mean of {name} is not finite: an update holds NaN, infinity or values beyond 1e28")
@@ -106,7 +104,7 @@ def divided(total: Tensor, by: float, dtype: torch.dtype) -> Tensor:
     return result.reshape(total.shape)
 
 
-def server_opt(bench: Workbench, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
+def server_opt(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
     """Server optimisers of Reddi et al. 2021 (FedOpt), with Δ = mean - weights.
 
     momentum (Hsu et al. 2019): m = beta1 m + Δ, w += lr m. adam: m = beta1 m + (1-beta1) Δ, v = beta2 v + (1-beta2) Δ²,

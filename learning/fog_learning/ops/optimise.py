@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import sqrt
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from fog_learning.job.sections import Train
+from fog_learning.ops.values import Weights
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 State = dict[str, Tensor]
 """`momentum/NAME`, or `m/NAME` and `v/NAME`: same shape and dtype as the parameter. Empty before the first step."""
+
+STEPS: Final = "#steps"
+"""Steps taken, in a state that goes on from op to op."""
+
+
+def state_of(opt: Weights | None) -> Weights:
+    """A state that goes on: `opt`, writable; None: a new one."""
+    return Weights({STEPS: torch.zeros((), dtype=torch.int64)}) if opt is None else opt.own()
 
 
 def update(parameters: Iterable[tuple[str, Tensor]], gradients: Iterable[Tensor | None], state: State, train: Train, lr: float, step: int) -> None:

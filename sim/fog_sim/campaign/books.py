@@ -1,7 +1,7 @@
 """Op backends that keep a book of whose training is in which mean, for fault schedules: what is reported must be what was counted.
 
-`StarBook` wraps the stand-in's whole numbers (fedavg): the final weights are led back, round by round, to the updates they are made of.
-`TreeBook` wraps the plain ops (methods that average among neighbours): weights carry each slot's share.
+`StarBook` is the stand-in with its whole numbers (fedavg): the final weights are led back, round by round, to the updates they are made of.
+`TreeBook` is the plain ops (methods that average among neighbours): weights carry each slot's share.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fog_learning.backend import plain_ops
-from fog_learning.backend.plain import PlainBench
-from fog_learning.backend.standin import Workbench, examples
+from fog_learning.backend.plain import PlainBackend
+from fog_learning.backend.standin import StandinBackend, examples
 from fog_learning.job.sections import Job
 
 Numbers = dict[str, float]
@@ -40,39 +40,23 @@ class Verdict(NamedTuple):
     """(slot, round) of every update that was made from the weights that the round ended up beginning with."""
 
 
-class StarBook:
+class StarBook(StandinBackend):
     """The stand-in ops, and what went into each sum and mean."""
 
-    def __init__(self, job: Job, slots: dict[str, int], roster_size: int) -> None:
-        self._bench = Workbench(job, slots, roster_size)
+    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int) -> None:
+        super().__init__(job, slots, roster_size)
         self._late = job.stragglers.late == "accept"
         self._made: dict[bytes, Trained] = {}
         self._sums: dict[int, tuple[Any, tuple[Trained, ...]]] = {}  # id of a sum -> (the sum, so that it lives; what is in it)
         self._means: dict[int, list[Mean]] = {}  # round -> as often as it was closed; a server that fell back closes one again
         self.violations: list[str] = []
 
-    @property
-    def size(self) -> int:
-        return self._bench.size
-
-    def preflight(self) -> list[str]:
-        return self._bench.preflight()
-
-    def assign(self, slots: dict[str, int], roster_size: int) -> None:
-        self._bench.assign(slots, roster_size)
-
-    def encode(self, value: Any) -> bytearray:
-        return self._bench.encode(value)
-
-    def decode(self, content: Any) -> Any:
-        return self._bench.decode(content)
-
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], Numbers]:
         inside = self._sums.pop(id(inputs.get("sum")), (None, ()))[1]
-        outputs, gives = self._bench.run(op, task, inputs, numbers)
+        outputs, gives = super().run(op, task, inputs, numbers)
         match op:
             case "train":
-                slot = int(numbers.get("slot", self._bench.slots.get(task, -1)))
+                slot = int(numbers.get("slot", self.slots.get(task, -1)))
                 trained = Trained(slot, int(numbers["round"]), inputs["weights"].numbers[0])
                 self._made[bytes(self.encode(outputs["weights"]))] = trained
             case "accumulate":
@@ -116,13 +100,14 @@ class StarBook:
         return Verdict(found, whole, frozenset(counted), frozenset(trained))
 
 
-class TreeBook(PlainBench):
+class TreeBook(PlainBackend):
     """The plain ops. Whatever a node trains from must be a mean in which each slot stands once, with its own weight."""
 
     TOLERANCE = 1e-6
     """Consensus ends with an error; see docs/fog.md."""
 
-    def __init__(self, job: Job, slots: dict[str, int], roster_size: int) -> None:
+    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int) -> None:
+        super().__init__(job, slots, roster_size)
         self.violations: list[str] = []
 
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], Numbers]:

@@ -18,13 +18,13 @@ from fog_common.runtime.machine import Peer, RoundRecord
 from fog_common.runtime.saves import Record
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
-from fog_sim.costs import Costs
+from fog_sim.costs import OpenBackend
 from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Link, NodeModel
 from fog_sim.network import Connection, Lane, Port, SimBroker
-from fog_sim.node import Prepared, SimNode, SimWorker
+from fog_sim.node import SimNode
+from fog_sim.worker import SharedBackend, SimWorker
 
 CLOUD = NodeModel(flops=50e9, disk_bytes_s=200e6)
 
@@ -97,7 +97,7 @@ class Stage:
         *,
         links: Callable[[Task], tuple[Link, Link | None]] = lambda task: (WIRED, None),
         model: Callable[[Task], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
-        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]] | None = None,
+        backend: OpenBackend | None = None,
         seed: int = 0,
         redraw_s: float = 0.0,
         spread: float = 0.0,
@@ -107,15 +107,15 @@ class Stage:
         self.kernel = Kernel()
         self.broker: SimBroker = StageBroker(self.kernel, seed)
         self.job = job_from(spec, "the experiment's job")
-        if bench is None:
-            from fog_sim.experiments.bench import on_cpu
+        if backend is None:
+            from fog_sim.experiments.backend import on_cpu
 
-            bench = on_cpu
-        self.spec, self._bench, self._tasks = spec, bench, tuple(tasks)
+            backend = on_cpu
+        self.spec, self._backend, self._tasks = spec, backend, tuple(tasks)
         self._random, self._redraw_s, self._spread = random.Random(f"stage-{seed}"), redraw_s, spread
         method, _ = resolve_method(self.job)
         self.root = next(task.name for task in tasks if task.role == method.root)
-        self._prepared: Prepared | None = None
+        self._prepared: SharedBackend | None = None
         self.nodes: dict[str, SimNode] = {}
         self.workers: dict[str, SimWorker] = {}
         for task in self._tasks:
@@ -125,12 +125,12 @@ class Stage:
             self.nodes[task.name] = node
             self.workers[task.name] = node.workers[self.job.name] = SimWorker(node, self.job.name, 1)
 
-    # -- what nodes ask (fog_sim.node.World) -------------------------------------------------
+    # -- what nodes ask (fog_sim.worker.World) -------------------------------------------------
 
-    def prepared(self, desired: DesiredJob) -> Prepared:
+    def prepared(self, desired: DesiredJob) -> SharedBackend:
         if self._prepared is None:
             roster = {task.name: task.slot for task in self._tasks if task.slot >= 0}
-            self._prepared = Prepared(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
+            self._prepared = SharedBackend(self.job, *self._backend(self.job, roster, len(set(roster.values()))))
         return self._prepared
 
     def saved(self, node: str, record: Record, replica: bool) -> None:
@@ -145,8 +145,8 @@ class Stage:
     def run(self, limit_s: float = 1e6, done: Callable[[tuple[RoundRecord, ...]], bool] = lambda history: False) -> Finished:
         """Until the root has finished, or done(history). JobFailed with its reason; TimedOut after limit_s virtual seconds."""
         self._place(1, live=False)
-        self._until(60.0, lambda: all(worker.phase in ("ready", "refused") for worker in self.workers.values()))
-        if problems := sorted({problem for worker in self.workers.values() for problem in worker.problems}):
+        self._until(60.0, lambda: all(worker.core.phase in ("ready", "refused") for worker in self.workers.values()))
+        if problems := sorted({problem for worker in self.workers.values() for problem in worker.core.problems}):
             raise ConfigError("; ".join(problems))
         began = self.kernel.now
         if self._redraw_s:
@@ -170,9 +170,9 @@ class Stage:
             far={name: _moved(node.port) for name, node in self.nodes.items()},
             near={name: _moved(node.port.local) for name, node in self.nodes.items()},
             op_joules={name: node.op_joules for name, node in self.nodes.items()},
-            sent={plane: sum(worker.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
-            ideal_bytes=sum(worker.host.mail.ideal_bytes for worker in workers if worker.host is not None),
-            ideal_cast_bytes=sum(worker.host.mail.ideal_cast_bytes for worker in workers if worker.host is not None),
+            sent={plane: sum(worker.core.sent[plane] for worker in workers) for plane in ("up", "down", "d2d", "cast")},
+            ideal_bytes=sum(worker.core.host.mail.ideal_bytes for worker in workers if worker.core.host is not None),
+            ideal_cast_bytes=sum(worker.core.host.mail.ideal_cast_bytes for worker in workers if worker.core.host is not None),
         )
 
     def _until(self, limit_s: float, reached: Callable[[], bool]) -> bool:
@@ -185,7 +185,7 @@ class Stage:
         return True
 
     def _state(self) -> TaskState:
-        host = self.workers[self.root].host
+        host = self.workers[self.root].core.host
         assert host is not None
         return next((state for state in host.task_states(self.kernel.now) if state.task == self.root), TaskState(self.root, 0))
 

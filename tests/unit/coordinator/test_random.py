@@ -8,7 +8,7 @@ import pytest
 
 from fog_common.wire.messages import Presence
 from fog_coordinator.core import Core
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 from support.stand_ins import StandIn, World
 
 pytestmark = pytest.mark.thorough
@@ -48,6 +48,11 @@ def act(world: World, dice: random.Random) -> None:
             world.train()
 
 
+def check_state(world: World) -> None:
+    if world.core is not None and (broken := world.core.validate_state()):
+        raise AssertionError("\n".join([*broken, *world.core.story("digits")]))
+
+
 def check_tables(world: World) -> None:
     tables: dict[tuple[str, int], object] = {}
     instances: dict[tuple[str, str, int], tuple[str, int]] = {}
@@ -82,6 +87,7 @@ def test_any_order_of_events(seed: int):
         if dice.random() < 0.6:
             act(world, dice)
         world.run(dice.choice([0.05, 0.2, 1.0, 4.0]))
+        check_state(world)
         if world.core is not None and dice.random() < 0.3:
             status = world.status()
             ended = status["state"] in {"finished", "failed", "cancelled"}
@@ -121,14 +127,16 @@ def test_a_core_from_the_journal_behaves_like_the_original(seed: int):
     assert world.core is not None
     copy = Core("copy", world.tables, RULES)
     copy.on_connected(world.now)
-    assert sorted(copy.jobs) == sorted(world.core.jobs)
-    for name, job in world.core.jobs.items():
-        other = copy.jobs[name]
+    assert copy.validate_state() == []
+    assert copy.book.names == world.core.book.names
+    for entry in world.core.book:
+        job, known = entry.job, copy.book[entry.job.id]
+        other = known.job
         assert copy.placement(other) == world.core.placement(job)
         for key in ("state", "roster", "view", "rewind", "rewind_view", "spec", "token", "started_at", "ended_at", "digest"):
             assert getattr(other, key) == getattr(job, key), key
-        assert copy.histories[name].rounds == world.core.histories[name].rounds
-        assert list(copy.logs[name].lines) == list(world.core.logs[name].lines)
+        assert known.history.rounds == entry.history.rounds
+        assert list(known.log.lines) == list(entry.log.lines)
 
 
 def test_two_runs_with_one_seed_are_the_same():

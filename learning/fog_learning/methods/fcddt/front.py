@@ -19,7 +19,7 @@ from fog_common.runtime.machine import (
     Started,
     Waiting,
 )
-from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble
+from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step
 
 LOCAL, OPT, GRAPH, TAIL = (Handle(name) for name in ("local", "opt", "graph", "tail"))
 
@@ -72,7 +72,7 @@ class Front(Machine):
                 self.graph = GRAPH if "graph" in refs else None
                 self.batch = int(numbers["examples"])
                 self._wait("gradient of the cut" if not self.plan.frozen else "step", now)
-                return [Send(self.trunk, Rows(self.life, int(number), int(attempt), self.slot, refs["rows"], self.batch), once=True)]
+                return [Send(self.trunk, FrontRows(self.life, int(number), int(attempt), self.slot, refs["rows"], self.batch), once=True)]
             case Ran(("head", *at), refs, numbers) if at == [*self._tag()]:
                 self.tail = TAIL
                 self._wait("gradient of the cut", now)
@@ -89,7 +89,7 @@ class Front(Machine):
                 return [Send(self.trunk, Local(self.life, *self.at, self.slot, self.local, self.seen), once=True)]
             case Failed((what, life, number, attempt), why) if life == self.life and self._is_wanted(int(number), int(attempt)):
                 self._wait("step", now)
-                return [Send(self.trunk, Trouble(self.life, int(number), int(attempt), self.slot, f"{what} failed: {why}"))]
+                return [Send(self.trunk, NoStep(self.life, int(number), int(attempt), self.slot, f"{what} failed: {why}"))]
         return []
 
     def waiting(self, now: float) -> Waiting | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Ref
 from fog_learning.job.sections import Count
-
-AUTO: Final = "auto"
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +68,7 @@ def cut_at(plan: Plan, blocks: tuple[str, ...]) -> tuple[int, int]:
 # -- what they say. life: which trunk instance; (number, attempt): which step, and how often it was begun ---------------------
 
 
-class Step(Struct, frozen=True, tag=True):
+class Step(Struct, frozen=True, tag="Step"):
     """Trunk -> fronts: forward steps number..until with these weights."""
 
     life: str
@@ -80,7 +78,7 @@ class Step(Struct, frozen=True, tag=True):
     until: int
 
 
-class Go(Struct, frozen=True, tag=True):
+class Go(Struct, frozen=True, tag="Go"):
     """Trunk -> fronts: forward steps number..until with the weights you have."""
 
     life: str
@@ -89,7 +87,7 @@ class Go(Struct, frozen=True, tag=True):
     until: int
 
 
-class Rows(Struct, frozen=True, tag=True):
+class FrontRows(Struct, frozen=True, tag="Rows"):
     life: str
     number: int
     attempt: int
@@ -98,7 +96,7 @@ class Rows(Struct, frozen=True, tag=True):
     examples: int
 
 
-class Features(Struct, frozen=True, tag=True):
+class Features(Struct, frozen=True, tag="Features"):
     """Trunk -> front (u_shaped): what the trunk makes of your rows. total: rows of all fronts in this step."""
 
     life: str
@@ -108,7 +106,7 @@ class Features(Struct, frozen=True, tag=True):
     total: int
 
 
-class Heads(Struct, frozen=True, tag=True):
+class Heads(Struct, frozen=True, tag="Heads"):
     """Front -> trunk (u_shaped): dl/dfeatures, and this front's part of the loss."""
 
     life: str
@@ -119,7 +117,7 @@ class Heads(Struct, frozen=True, tag=True):
     loss: float
 
 
-class Cut(Struct, frozen=True, tag=True):
+class Cut(Struct, frozen=True, tag="Cut"):
     """Trunk -> front: dl/dz of your rows (None: they came too late). next: the step to go on with by yourself; 0: wait for Step."""
 
     life: str
@@ -129,7 +127,7 @@ class Cut(Struct, frozen=True, tag=True):
     next: int = 0
 
 
-class Local(Struct, frozen=True, tag=True):
+class Local(Struct, frozen=True, tag="Local"):
     """Front -> trunk: its gradient (sync_every 1), or its weights and the examples that they have seen since the last sync."""
 
     life: str
@@ -140,7 +138,7 @@ class Local(Struct, frozen=True, tag=True):
     examples: int
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class NoStep(Struct, frozen=True, tag="Trouble"):
     """Front -> trunk: I cannot do this step, and why."""
 
     life: str

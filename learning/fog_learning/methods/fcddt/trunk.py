@@ -35,7 +35,7 @@ from fog_common.runtime.machine import (
     Waiting,
 )
 from fog_learning.job.sections import Evaluation
-from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble
+from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step
 
 LOCAL, TRUNK, OPT, GRADS, GRAPH = (Handle(name) for name in ("local", "trunk", "opt", "grads", "graph"))
 """Values that ops update in place, so that a step allocates nothing that stays."""
@@ -67,7 +67,7 @@ class Trunk(Machine):
     """Live fronts: task -> slot."""
     active: dict[int, str] = field(default_factory=dict)
     """Those that have the weights and take part: slot -> task."""
-    rows: dict[int, dict[int, Rows]] = field(default_factory=dict)
+    rows: dict[int, dict[int, FrontRows]] = field(default_factory=dict)
     """step -> slot -> what came, for the step that runs and, with a frozen front, the next."""
     chosen: list[int] = field(default_factory=list)
     """Slots whose rows make up the step, in order."""
@@ -103,10 +103,10 @@ class Trunk(Machine):
                     self.rows.get(self.number, {}).pop(peer.slot, None)
                     return []
                 return self._without(peer.slot, now)
-            case Delivered(_, Trouble() as trouble) if self._is_now(trouble) and trouble.slot in self.active:
+            case Delivered(_, NoStep() as trouble) if self._is_now(trouble) and trouble.slot in self.active:
                 self.troubled[trouble.slot] = trouble.why
                 return [Measure("troubled_steps", 1), *self._without(trouble.slot, now)]
-            case Delivered(sender, Rows() as rows):
+            case Delivered(sender, FrontRows() as rows):
                 return self._rows_came(sender, rows, now)
             case Delivered(_, Heads() as heads) if self._is_now(heads) and self.phase == "heads" and heads.slot in self.chosen:
                 self.heads[heads.slot] = heads
@@ -218,7 +218,7 @@ class Trunk(Machine):
     def _is_at(self, at: list[str | int]) -> bool:
         return tuple(at) == self._at()
 
-    def _is_now(self, message: Heads | Local | Trouble) -> bool:
+    def _is_now(self, message: Heads | Local | NoStep) -> bool:
         return (message.life, message.number, message.attempt) == self._at()
 
     def _clear(self, now: float) -> None:
@@ -249,7 +249,7 @@ class Trunk(Machine):
         self.phase = "rows"
         return [Cast("front", self._call(), latest=True)]
 
-    def _rows_came(self, sender: str, rows: Rows, now: float) -> list[Command]:
+    def _rows_came(self, sender: str, rows: FrontRows, now: float) -> list[Command]:
         if rows.life != self.life or self.active.get(rows.slot) != sender:
             return [Measure("late_rows", 1)]
         open_ = self.number if self.phase == "rows" else self.number + 1

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from fog_common.runtime.machine import Numbers, Ref, Slots
-from fog_learning.job.sections import Count, NotNegative, Positive
+from fog_learning.job.sections import BlockName, Count, NotNegative, Positive
 
 Decay = Annotated[float, Meta(ge=0, lt=1)]
-BlockName = Annotated[str, Meta(pattern=r"^[^,]+$", description="the name of a block of the model")]
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +45,7 @@ def branch_of(before: Branch, parts: Iterable[Part]) -> Branch:
     return hashlib.blake2b(repr((before, sorted(parts))).encode(), digest_size=8).hexdigest()
 
 
-class Round(Struct, frozen=True, tag=True):
+class RoundCall(Struct, frozen=True, tag="Round"):
     """Server -> trainers: start from these weights. rate: evaluate them first on the held-out part; train=False: only that."""
 
     number: int
@@ -57,8 +56,8 @@ class Round(Struct, frozen=True, tag=True):
     """Of these weights."""
 
 
-class Update(Struct, frozen=True, tag=True):
-    """Trainer -> who sent the Round. `slots`: whose data is in it. numbers: loss; with `rate` accuracy, rated_loss, rated_examples."""
+class Update(Struct, frozen=True, tag="Update"):
+    """Trainer -> sender of the RoundCall. `slots`: whose data is in it. numbers: loss; with `rate` accuracy, rated_loss, rated_examples."""
 
     round: int
     weights: Ref | None
@@ -69,7 +68,7 @@ class Update(Struct, frozen=True, tag=True):
     """Of the weights that it began with: it counts in a round only if they are that round's."""
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class NoUpdate(Struct, frozen=True, tag="Trouble"):
     """Trainer -> server: no update of mine in this round, and why."""
 
     round: int

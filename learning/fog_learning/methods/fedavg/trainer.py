@@ -27,14 +27,14 @@ from fog_common.runtime.machine import (
     Started,
     Waiting,
 )
-from fog_learning.methods.fedavg.messages import Branch, Plan, Round, Trouble, Update
+from fog_learning.methods.fedavg.messages import Branch, NoUpdate, Plan, RoundCall, Update
 
 
-class Call(Struct, frozen=True):
-    """A Round and who sent it: that is who gets the answer."""
+class Called(Struct, frozen=True):
+    """A RoundCall and its sender, who gets the answer."""
 
     sender: str
-    round: Round
+    round: RoundCall
 
 
 class Trainer(Machine):
@@ -46,8 +46,8 @@ class Trainer(Machine):
     """The newest round that was begun."""
     branch: Branch = ""
     """Of the weights that it was begun with."""
-    doing: Call | None = None
-    next: Call | None = None
+    doing: Called | None = None
+    next: Called | None = None
     """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
     own: Ref | None = None
     """The blocks that are not averaged, as they were before round `at`, the newest that was trained, and `grown`, after it."""
@@ -68,8 +68,8 @@ class Trainer(Machine):
                 self.since, self.renewed = now, True  # the server may have fallen back together with us
             case Joined(peer) if peer.role == "server":
                 self.renewed = True
-            case Delivered(sender, Round() as call):
-                return self._called(Call(sender, call))
+            case Delivered(sender, RoundCall() as call):
+                return self._called(Called(sender, call))
             case Ran(("scored", number), _, numbers) if self._does(number):
                 return self._scored({"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"], "rated_examples": numbers["examples"]}, now)
             case Ran(("trained", number), refs, numbers) if self._does(number):
@@ -87,7 +87,7 @@ class Trainer(Machine):
     def _does(self, number: str | int) -> bool:
         return self.doing is not None and self.doing.round.number == number
 
-    def _called(self, call: Call) -> list[Command]:
+    def _called(self, call: Called) -> list[Command]:
         number = call.round.number
         anew = number == self.newest and call.round.branch != self.branch  # the server fell back and closed the round before once more
         fresh = number > self.newest or (self.renewed and number <= self.newest) or anew or not call.round.train
@@ -99,7 +99,7 @@ class Trainer(Machine):
             self.next = call
         return []
 
-    def _begin(self, call: Call) -> list[Command]:
+    def _begin(self, call: Called) -> list[Command]:
         self.doing, self.newest, self.branch, self.renewed, self.scores = call, call.round.number, call.round.branch, False, {}
         number = call.round.number
         weights: dict[str, Ref] = {"weights": call.round.weights}
@@ -144,7 +144,7 @@ class Trainer(Machine):
         if what == "scored":
             what = "evaluation"
         tag = ("trained", number)
-        trouble = Send(sender, Trouble(number, Slots.of(self.slot), f"{'training' if what == 'trained' else what} failed: {why}"), latest=True)
+        trouble = Send(sender, NoUpdate(number, Slots.of(self.slot), f"{'training' if what == 'trained' else what} failed: {why}"), latest=True)
         self.newest = number - 1  # asked again, it tries again
         return [Cancel(tag), trouble, *self._go_on(now)]
 

@@ -21,17 +21,17 @@ from fog_common.runtime.machine import (
     Waiting,
     Woke,
 )
-from fog_learning.clusters.member import Member
-from fog_learning.clusters.messages import Call, Lacking, Trouble
+from fog_learning.clusters.member import ClusterMember
+from fog_learning.clusters.messages import Call, Lacking, NoContribution
 from fog_learning.methods.fog.plan import Blocks, Plan
 from fog_learning.rounds.alarm import Alarm
 
 
-class Trainer(Alarm, kw_only=True):
+class Leaf(Alarm, kw_only=True):
     plan: Plan
     blocks: Blocks
     slot: int
-    member: Member
+    member: ClusterMember
     newest: int = 0
     doing: Call | None = None
     begun: int = 0
@@ -65,7 +65,7 @@ class Trainer(Alarm, kw_only=True):
             case Failed(("trained", _, begun), why) if begun == self.begun and self.doing is not None:
                 call = self.doing
                 self.newest = call.number - 1  # asked again, it tries again
-                return [Send(call.head, Trouble(call.number, call.line, f"training failed: {why}"), latest=True), *self._go_on(now)]
+                return [Send(call.head, NoContribution(call.number, call.line, f"training failed: {why}"), latest=True), *self._go_on(now)]
             case Ran():
                 return self.member.ran(event, now)
             case Failed():

@@ -37,7 +37,7 @@ Cut = tuple[Instance, Instance]
 """The two ends of a link that carries nothing, in order. It holds as long as both instances live."""
 
 
-class Here(Struct, frozen=True, tag=True):
+class Here(Struct, frozen=True, tag="Here"):
     """Peer -> all peers, when the crew has changed: the round that I do next. new: I have never trained."""
 
     crew: int
@@ -49,7 +49,7 @@ class Here(Struct, frozen=True, tag=True):
     """Links that the sender leaves out."""
 
 
-class Silent(Struct, frozen=True, tag=True):
+class Silent(Struct, frozen=True, tag="Silent"):
     """Peer -> all peers: these neighbours have been silent for too long. Who has long given what is missed here knows that the link is dead."""
 
     crew: int
@@ -58,14 +58,14 @@ class Silent(Struct, frozen=True, tag=True):
     missing: tuple[str, ...]
 
 
-class Model(Struct, frozen=True, tag=True):
+class Model(Struct, frozen=True, tag="Model"):
     """Peer -> newcomer: go on from here."""
 
     crew: int
     weights: Ref
 
 
-class Report(Struct, frozen=True, tag=True):
+class Report(Struct, frozen=True, tag="Report"):
     """Peer -> observer: this round is done here. examples = 0: it was skipped, the others were further."""
 
     round: int
@@ -79,19 +79,19 @@ class Report(Struct, frozen=True, tag=True):
     """Of the rounds that were skipped, up to `round`; 0: it speaks of `round` alone."""
 
 
-class Trouble(Struct, frozen=True, tag=True):
+class Halted(Struct, frozen=True, tag="Trouble"):
     """Peer -> observer: I cannot go on, and why."""
 
     why: str
 
 
-class Ask(Struct, frozen=True, tag=True):
+class AskModel(Struct, frozen=True, tag="Ask"):
     """Observer -> peer: send me your model."""
 
     round: int
 
 
-class Told(Struct, frozen=True, tag=True):
+class Told(Struct, frozen=True, tag="Told"):
     """Peer -> observer: my model as it is now."""
 
     round: int

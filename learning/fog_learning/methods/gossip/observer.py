@@ -30,7 +30,7 @@ from fog_common.runtime.machine import (
     Waiting,
 )
 from fog_learning.job.sections import Evaluation
-from fog_learning.methods.gossip.messages import Ask, Report, Told, Trouble
+from fog_learning.methods.gossip.messages import AskModel, Halted, Report, Told
 
 
 class Observer(Machine):
@@ -101,7 +101,7 @@ class Observer(Machine):
                 if self.evaluation.where == "central":
                     return [Run("evaluate", {"weights": weights}, ("rated", number), {"round": number})]
                 return self._rated(number, {})
-            case Delivered(sender, Trouble(why)) if sender in self.peers:  # its neighbours would wait for it for ever
+            case Delivered(sender, Halted(why)) if sender in self.peers:  # its neighbours would wait for it for ever
                 return self._fail(f"{sender} cannot go on: {why}")
             case Ran(("spread", number), _, numbers):
                 return self._measured(int(number), numbers["error"])
@@ -173,7 +173,7 @@ class Observer(Machine):
             self.asked[number] = ""
             return []
         self.asked[number] = random.Random(f"ask/{self.seed}/{number}/{len(self.peers)}").choice(list(self.peers))
-        return [Send(self.asked[number], Ask(number))]
+        return [Send(self.asked[number], AskModel(number))]
 
     def _ask_again(self) -> list[Command]:
         lost = [number for number, name in self.asked.items() if name not in self.peers]

@@ -12,7 +12,7 @@ from fog_agent.worker.store import JobStore
 from fog_common.runtime.machine import Blob
 from fog_common.runtime.saves import Record
 from fog_common.runtime.shelf import Shelf, kept
-from fog_sim.node import JobDisk
+from fog_sim.disk import JobDisk
 
 TASKS = ("server", "trainer-0", "trainer-1")
 

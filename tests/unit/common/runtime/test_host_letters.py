@@ -15,13 +15,13 @@ from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
-from fog_learning.backend.standin import Workbench
+from fog_learning.backend.standin import StandinBackend
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.server import Server
 from fog_sim.campaign import chaos
-from fog_sim.node import JobDisk
+from fog_sim.disk import JobDisk
 
 JOB: Job = job_from({**chaos.JOB, "evaluation": {"where": "none"}}, "job")
 SITES = {"cloud-1": "cloud", "cloud-2": "cloud", "node-1": "home", "node-2": "home"}
@@ -53,7 +53,7 @@ class Net:
             self.boot(node)
 
     def boot(self, node: str, incarnation: int = 1) -> Host:
-        bench = Workbench(JOB, {"trainer-0": 0, "trainer-1": 1}, 2)
+        bench = StandinBackend(JOB, {"trainer-0": 0, "trainer-1": 1}, 2)
         first = table(1, "cloud-1")
         disk = self.disks[node]
         host = self.hosts[node] = hosting.open_host(
@@ -126,7 +126,7 @@ def record_of(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -
     weights = machine.weights = Blob(blake3.blake3(content).hexdigest(), len(content))
     host.refs.blobs.put(weights.digest, content)
     commands = [Finish({"weights": weights}) if isinstance(command, Finish) else command for command in rest]
-    return host._codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
+    return host._hosted.codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
 
 
 def saved(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -> Record:

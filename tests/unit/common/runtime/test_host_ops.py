@@ -18,7 +18,8 @@ from fog_common.runtime.saves import Program
 from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint
 from fog_common.wire.messages import DesiredJob, Placement
-from fog_learning.methods.fedavg.server import Plan, Round, Trainer, Trouble, Update
+from fog_learning.methods.fedavg.messages import NoUpdate, Plan, RoundCall, Update
+from fog_learning.methods.fedavg.trainer import Trainer
 
 WEIGHTS = Blob("0" * 64, 8)
 
@@ -56,7 +57,7 @@ class Shell:
             me,
             job="j",
             incarnation=1,
-            program=Program({"server": Puppet, "trainer": Trainer}, (Round, Update, Trouble)),
+            program=Program({"server": Puppet, "trainer": Trainer}, (RoundCall, Update, NoUpdate)),
             build=lambda peer: machines[peer.role],
             refs=Refs(NoCodec(), blobs, "n-1"),
             endpoint=Endpoint(me, "main", "j", 1, blobs),
@@ -130,7 +131,7 @@ def test_a_task_that_falls_back_takes_its_waiting_ops_with_it():
 
 def test_a_trainer_whose_evaluation_failed_trains_when_it_is_asked_again():
     """It cancels its training, and the server's next try of the same round has the same tag."""
-    ask: list[Command] = [Send("trainer", Round(1, WEIGHTS, rate=True))]
+    ask: list[Command] = [Send("trainer", RoundCall(1, WEIGHTS, rate=True))]
     shell = Shell(ask, ask, trainer=Trainer(plan=Plan(), slot=0))
     evaluation = shell.begin()
     shell.host.on_failed(0.0, evaluation, "no memory")

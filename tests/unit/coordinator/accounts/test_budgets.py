@@ -125,7 +125,7 @@ def test_bytes_of_one_node_count():
         world.train()
         world.run(2.0)
     assert world.core is not None
-    by_node = world.core.jobs["digits"].sent_by_node()
+    by_node = world.core.book["digits"].job.sent_by_node()
     assert by_node["cloud-1"] >= 250 and sum(by_node.values()) == world.status()["bytes"]["total"]
     assert stops(world) == {f"stopped, it used {by_node['cloud-1']:.0f} of 250 B of its node_bytes budget (cloud-1)"}
 

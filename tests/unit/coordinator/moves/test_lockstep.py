@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from fog_coordinator.moves.moves import NOTHING
+from fog_coordinator.state.rules import NOTHING
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
 from fog_learning.methods import METHODS

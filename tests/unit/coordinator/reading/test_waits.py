@@ -8,9 +8,9 @@ import pytest
 
 from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
-from fog_coordinator.moves.moves import Rules
+from fog_coordinator.state.rules import Rules
 from fog_sim.campaign import chaos
-from fog_sim.costs import standin_bench
+from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation
 from fogctl.show.watch import details
@@ -53,7 +53,7 @@ def test_a_full_disk_is_a_wait_of_its_node_with_the_next_try():
 
 
 def test_a_full_disk_in_virtual_time():
-    world = Simulation(2, chaos.SLOW, standin_bench, seed=1)
+    world = Simulation(2, chaos.SLOW, standin_backend, seed=1)
     name = world.submit(chaos.JOB)
     world.inject(Schedule([Fault(3.0, "disk_full", "cloud-1", 9.0)]))
     world.kernel.run(world.kernel.now + 9.0)
@@ -97,7 +97,7 @@ def test_a_worker_that_starts_again_says_when():
 def test_a_task_that_waits_for_its_state_says_from_whom():
     world = running(StandIn("cloud-2", "cloud", "cloud"))
     assert world.core is not None
-    seat = world.core.jobs["digits"].seat("server")
+    seat = world.core.book["digits"].job.seat("server")
     assert seat is not None
     seat.fetch, seat.fetched, seat.live_at = "pi-1", False, world.now
     view = world.status()["view"]
@@ -131,9 +131,9 @@ def test_a_server_without_a_copy_says_when_it_begins_anew(gone_s: float):
 
 
 def test_a_job_that_waits_for_its_workers_to_end_has_its_own_limit():
-    from fog_coordinator.accounts.reports import Closing
+    from fog_coordinator.accounts.reports import Ending
 
-    closing = Closing(2.0)
-    closing.add(1.0, "first", {"pi-1"})
-    closing.add(5.0, "second", {"pi-1"})
-    assert (closing.until("first"), closing.until("second"), closing.until("third")) == (3.0, 7.0, None)
+    ending = Ending(2.0)
+    ending.add(1.0, "first", {"pi-1"})
+    ending.add(5.0, "second", {"pi-1"})
+    assert (ending.until("first"), ending.until("second"), ending.until("third")) == (3.0, 7.0, None)

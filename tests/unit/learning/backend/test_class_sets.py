@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.wire.messages import ClassSet, WorkerState
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.reading import job_from
-from fog_learning.ops import Workbench
 from support.stand_ins import StandIn, World
 
 JOB: dict[str, Any] = {
@@ -28,11 +28,11 @@ def reported(folder: Path, labels: str, **model: Any) -> ClassSet:
     rows = [f"{row},{len(label)},{label}" for label in labels.split() for row in range(10)]
     (folder / "pets.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
     job = job_from({"name": "pets", **JOB, "model": {**JOB["model"], **model}})
-    bench = Workbench(job, {"trainer-0": 0}, 2, {"pets": str(folder)}, env={})
-    assert bench.classes is None
-    assert bench.preflight() == []
-    assert bench.classes is not None
-    return bench.classes
+    backend = TorchBackend(job, {"trainer-0": 0}, 2, {"pets": str(folder)}, env={})
+    assert backend.classes is None
+    assert backend.preflight() == []
+    assert backend.classes is not None
+    return backend.classes
 
 
 @dataclass

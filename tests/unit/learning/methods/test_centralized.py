@@ -9,10 +9,12 @@ import torch
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.centralized.method import Ask, Center, Samples, Source, Trouble
-from fog_learning.ops import Workbench
+from fog_learning.methods.centralized.center import Center
+from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Samples
+from fog_learning.methods.centralized.source import SampleSource
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat
 
@@ -51,17 +53,17 @@ def test_a_bad_plan_is_named(more: dict[str, Any], text: str) -> None:
 
 
 def test_the_node_is_asked_for_consent_too() -> None:
-    bench = Workbench(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
+    backend = TorchBackend(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
     with pytest.raises(Refused, match="share_samples"):
-        bench.run("samples", "source-0", {}, {"slot": 0})
+        backend.run("samples", "source-0", {}, {"slot": 0})
 
 
 def test_a_source_that_was_asked_answers_once_per_question() -> None:
-    source = Source(slot=2)
+    source = SampleSource(slot=2)
     source.step(Started(), 0.0)
-    (run,) = source.step(Delivered("center", Ask()), 1.0)
+    (run,) = source.step(Delivered("center", AskSamples()), 1.0)
     assert isinstance(run, Run)
-    assert source.step(Delivered("center", Ask()), 1.0) == []
+    assert source.step(Delivered("center", AskSamples()), 1.0) == []
 
 
 def test_it_waits_visibly_until_every_live_source_has_sent() -> None:
@@ -75,8 +77,8 @@ def test_it_waits_visibly_until_every_live_source_has_sent() -> None:
     assert waiting is not None
     assert (waiting.what, waiting.have, waiting.need, waiting.who) == ("samples", 1, 2, ("bob",))
     assert center.step(Joined(peer("ada", 0)), 2.0) == [], "its samples are here already"
-    assert center.step(Joined(peer("cyd", 2)), 2.0) == [Send("cyd", Ask(), latest=True)]
-    (finish,) = center.step(Delivered("bob", Trouble(1, "samples stay on this node")), 3.0)
+    assert center.step(Joined(peer("cyd", 2)), 2.0) == [Send("cyd", AskSamples(), latest=True)]
+    (finish,) = center.step(Delivered("bob", NoSamples(1, "samples stay on this node")), 3.0)
     assert isinstance(finish, Finish)
     assert "slot 1 does not share its samples: samples stay on this node" in finish.why
 
@@ -101,7 +103,7 @@ OPS: dict[str, Op] = {
 
 
 def watch(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
-    if isinstance(seat.machine, Source):
+    if isinstance(seat.machine, SampleSource):
         assert not any(isinstance(command, Save) for command in commands)
 
 
@@ -139,8 +141,8 @@ def losses(
         privacy=CONSENT,
         seed=4,
     )
-    bench = Workbench(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
-    inline = Inline(the_job, bench, 3)
+    backend = TorchBackend(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
+    inline = Inline(the_job, backend, 3)
     inline.run()
     return inline.measured["loss"], inline
 

@@ -29,7 +29,7 @@ from fog_common.runtime.machine import (
 from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt.front import Front
-from fog_learning.methods.fcddt.messages import Cut, Features, Go, Heads, Local, Plan, Rows, Step, Trouble, cut_at
+from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
 from fog_learning.methods.fcddt.trunk import Trunk
 from support.schedules import Faults, Op, Schedule, Seat, Stuck
 
@@ -162,8 +162,8 @@ def begun(*fronts: Peer, **method: Any) -> Trunk:
     return trunk
 
 
-def rows(slot: int, number: int = 1, attempt: int = 1) -> Rows:
-    return Rows(LIFE, number, attempt, slot, Blob(f"~{slot}", 4), 10)
+def rows(slot: int, number: int = 1, attempt: int = 1) -> FrontRows:
+    return FrontRows(LIFE, number, attempt, slot, Blob(f"~{slot}", 4), 10)
 
 
 def kinds(commands: list[Command]) -> list[str]:
@@ -225,7 +225,7 @@ def test_a_front_that_leaves_with_its_gradient_makes_the_step_begin_again_withou
 
 def test_when_no_front_can_go_on_the_job_fails_with_the_reason() -> None:
     trunk = begun(ADA)
-    commands = trunk.step(Delivered("ada", Trouble(LIFE, 1, 1, 0, "forward failed: no data set mnist")), 1.0)
+    commands = trunk.step(Delivered("ada", NoStep(LIFE, 1, 1, 0, "forward failed: no data set mnist")), 1.0)
     (finish,) = [command for command in commands if isinstance(command, Finish)]
     assert "slot 0: forward failed: no data set mnist" in finish.why
 
@@ -263,7 +263,7 @@ def test_a_front_forwards_its_batch_and_finishes_the_backward_with_the_gradient_
     (run,) = machine.step(Delivered("trunk", Step(LIFE, 1, 1, Blob("w", 4), 1)), 1.0)
     assert isinstance(run, Run)
     assert run.numbers == {"slot": 0, "step": 1}
-    assert forwarded(machine) == [Send("trunk", Rows(LIFE, 1, 1, 0, Handle("r"), 10), once=True)]
+    assert forwarded(machine) == [Send("trunk", FrontRows(LIFE, 1, 1, 0, Handle("r"), 10), once=True)]
     cut = Delivered("trunk", Cut(LIFE, 1, 1, Blob("~c", 4)))
     assert kinds(machine.step(cut, 2.0)) == ["front_backward"]
     assert machine.step(cut, 2.0) == [], "the same gradient twice"
@@ -317,7 +317,7 @@ def test_in_the_u_shape_the_loss_is_the_fronts() -> None:
 def test_trouble_is_reported() -> None:
     machine = front()
     machine.step(Delivered("trunk", Step(LIFE, 1, 1, Blob("w", 4), 1)), 1.0)
-    assert machine.step(Failed(("forward", LIFE, 1, 1), "no data"), 2.0) == [Send("trunk", Trouble(LIFE, 1, 1, 0, "forward failed: no data"))]
+    assert machine.step(Failed(("forward", LIFE, 1, 1), "no data"), 2.0) == [Send("trunk", NoStep(LIFE, 1, 1, 0, "forward failed: no data"))]
 
 
 # -- the plan ----------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from fog_common.errors import ConfigError, OpError
 from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, Send
 from fog_learning.backend import plain_ops
 from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
-from fog_learning.clusters.messages import Call, Update
+from fog_learning.clusters.messages import Call, Contribution
 from fog_learning.job.sections import Job, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
-from fog_sim.costs import torch_bench
+from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
@@ -137,7 +137,7 @@ class Watch:
 
     def __call__(self, schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Send) and isinstance(command.message, Call | Update):
+            if isinstance(command, Send) and isinstance(command.message, Call | Contribution):
                 message = command.message
                 root = message.root if isinstance(message, Call) else message.number
                 ref = schedule._blob(seat, message.weights)
@@ -198,7 +198,7 @@ def test_sideways_too(peers: tuple[Peer, ...], uplink: str):
 def test_only_whole_rounds_carry_the_deep_blocks():
     _, _, watch = run(tree(2, 3), job(mode="vertical"), 0, Faults(duplicate=0.0))
     for number in range(1, ROUNDS + 1):
-        up = {blocks for kind, root, blocks in watch.sizes if kind == "Update" and root == number}
+        up = {blocks for kind, root, blocks in watch.sizes if kind == "Contribution" and root == number}
         down = {blocks for kind, root, blocks in watch.sizes if kind == "Call" and root == number}
         assert up == {2 if number in WHOLE else 1}
         assert down == {2 if number == 1 or number - 1 in WHOLE else 1}
@@ -321,7 +321,7 @@ def test_a_job_that_is_stopped_between_whole_rounds_hands_out_a_whole_model():
 def simulated(**method: Any) -> tuple[float, dict[str, int], bytes]:
     """(accuracy, bytes by plane, the model) of 12 rounds on digits: 6 things at 2 sites, an edge node each, the cloud."""
     shape = places([Group("thing", 2, 3), Group("edge", 2)])
-    world = Simulation(shape, Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)), torch_bench, seed=2)
+    world = Simulation(shape, Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)), torch_backend, seed=2)
     spec = {
         "name": "deep",
         "method": {"name": "fog", "mode": "vertical", "local_steps": 20, **method},

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fog_learning.backend.torch import Result, Workbench
+from fog_learning.backend.base import Result
+from fog_learning.backend.torch import TorchBackend
 from fog_learning.clusters.graphs import metropolis, ring, transfer
 from fog_learning.job.sections import Job
 from fog_learning.ops.values import Weights
 from fog_sim.costs import Costs, model_costs
-from fog_sim.exact import ExactBench
+from fog_sim.exact import ExactBackend
 from fog_sim.experiments.stage import Stage, Task, star
 
 TRAINERS, ROUNDS = 6, 3
 
 
-class Spied(Workbench):
+class Spied(TorchBackend):
     """Keeps what went into averages and ratings."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -36,7 +37,7 @@ class Spied(Workbench):
         return super().run(op, task, inputs, numbers)
 
 
-class SpiedExact(Spied, ExactBench):
+class SpiedExact(Spied, ExactBackend):
     """As the simulator measures."""
 
 
@@ -55,11 +56,11 @@ def played(method: dict[str, Any], tasks: list[Task] | None = None, kind: type[S
     """(what the ops saw, the consensus error that each round reports)"""
     spies: list[Spied] = []
 
-    def bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
+    def backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
         spies.append(kind(job, slots, roster_size, device="cpu", threads=1, evaluates=True))
-        return spies[0], model_costs(job, spies[0].spec, 1, roster_size)
+        return spies[0], model_costs(job, spies[0].models.spec, 1, roster_size)
 
-    done = Stage(spec(method), tasks or star(spec(method), TRAINERS), bench=bench, seed=1).run()
+    done = Stage(spec(method), tasks or star(spec(method), TRAINERS), backend=backend, seed=1).run()
     return spies[0], [record.numbers.get("consensus_error", 0.0) for record in done.history]
 
 

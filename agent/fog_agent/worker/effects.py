@@ -1,0 +1,46 @@
+"""What the worker's core wants done beside the host's own effects: values, performed in order by a shell (threads live, the simulator)."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from fog_agent.worker.frames import State
+from fog_common.runtime.effects import Compute, Persist, Withdraw
+from fog_common.transfer.endpoint import Publish
+from fog_common.wire.messages import DesiredJob
+
+
+class Prepare(Struct, frozen=True):
+    """Build the job's backend and run its preflight; ends as on_prepared or on_refused."""
+
+    desired: DesiredJob
+
+
+class Connect(Struct, frozen=True):
+    """Open the worker's own connection to the broker with these subscriptions; from now on on_bus hears its events."""
+
+    filters: tuple[str, ...]
+
+
+class Subscribe(Struct, frozen=True):
+    filters: tuple[str, ...]
+
+
+class Unsubscribe(Struct, frozen=True):
+    filters: tuple[str, ...]
+
+
+class Reslot(Struct, frozen=True):
+    """Tell the backend the data slots of this table, before the ops that follow."""
+
+    desired: DesiredJob
+
+
+class Note(Struct, frozen=True):
+    """One fact for the log."""
+
+    text: str
+    warning: bool = False
+
+
+Effect = Prepare | Connect | Subscribe | Unsubscribe | Reslot | Note | State | Publish | Compute | Withdraw | Persist

@@ -1,0 +1,24 @@
+"""A running job stops when one of its budgets is used up. Pure."""
+
+from __future__ import annotations
+
+from fog_coordinator.accounts import budgets
+from fog_coordinator.lifecycle.docket import Docket
+from fog_coordinator.state.book import Entry
+from fog_coordinator.state.jobs import RUNNING
+
+
+def spend(now: float, entry: Entry, docket: Docket) -> None:
+    """Warn when most of a budget is used; ask the root for the model as it is when all of one is."""
+    job = entry.job
+    if job.state != RUNNING or job.stop:
+        return
+    for use in budgets.nearly_spent(job, entry.file.budgets, entry.tally, now):
+        if use.ratio >= 1.0:
+            job.stop = f"stopped, it used {use.text}"
+            docket.raise_view(now, job, f"view {job.view + 1}: {job.stop}; {job.root} hands in the model that it has")
+            return
+        if use.name not in job.warned:
+            job.warned.append(use.name)
+            docket.log(now, job, f"warning: it used {use.text}; at 100 % it stops")
+            docket.write(job)

@@ -1,0 +1,63 @@
+"""A better plan than the one that stands: before the start by what the workers measured, while the job runs by what holds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from fog_coordinator.placement import choice, planner
+from fog_coordinator.placement.eligible import eligible, task_of, worker_of
+from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.nodes import Node, Registry
+from fog_learning.job.sections import Job as JobFile
+from fog_learning.methods.base import Method
+
+
+def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
+    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands.
+
+    Of a user's own module it is the first plan: a worker has described its blocks by now.
+    """
+    if not job.blocks and "import" in file.model:
+        workers = (worker_of(job, registry.get(name)) for name in sorted(job.participants()))
+        job.blocks = next((worker.blocks for worker in workers if worker is not None and worker.blocks), ())
+    if job.replanned or (job.plan is None and not planner.can_plan(file, job.blocks)):
+        return ""
+    job.replanned = True
+    known = {node.node: node for node in registry}
+    standing, better = choice.again(file, method, job, known, _open(job, registry, taken))
+    job.plan = standing or job.plan
+    if standing is None or better is None:
+        return ""
+    job.runner_up, job.plan = standing, better
+    if job.settled and better.settings != job.settled:  # what the file fixes itself is not settled here
+        job.settled = dict(better.settings)
+        job.stale = {name: worker.incarnation for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) is not None}
+    job.needs = {**job.needs, **better.memory}
+    for seat in job.seats:
+        node = known.get(better.places.get(seat.task, ""))
+        if seat.bound == "free" and node is not None:
+            seat.node, seat.site, seat.tier = node.node, node.profile.site, node.profile.tier
+    return f"measured: a step takes {standing.seconds * 1000:.1f} ms with {standing.title}; better: {better.title}, {better.seconds * 1000:.1f} ms"
+
+
+def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
+    """What is to move because a better place has held for long enough; '' = nothing."""
+    seats = [seat for seat in job.seats if seat.bound == "free"]
+    if not seats or file.placement is None or not planner.can_plan(file, job.blocks):
+        return ""
+    if any(not seat.incarnation or seat.successor or seat.wanted for seat in seats):
+        return ""
+    known = {node.node: node for node in registry}
+    if job.plan is not None and any(job.plan.places.get(seat.task) != seat.node for seat in seats):  # moved: the prediction follows
+        job.plan = choice.priced(file, method, job, known) or job.plan
+    moving = choice.elsewhere(now, file, method, job, known, _open(job, registry, taken))
+    for seat in seats:
+        seat.wanted = moving.get(seat.task, "")
+    return "; ".join(f"{seat.task} would be better off on {seat.wanted}: it moves there" for seat in seats if seat.wanted)
+
+
+def _open(job: Job, registry: Registry, taken: Mapping[str, str]) -> dict[str, list[Node]]:
+    """Free task -> nodes that may take it; memory is counted with the plan."""
+    return {seat.task: eligible(registry, replace(task_of(job, seat), need=0), job, taken) for seat in job.seats if seat.bound == "free"}
