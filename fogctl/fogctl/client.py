@@ -36,6 +36,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Id = "main"
     user: Id = "operator"
     broker: BrokerConfig = BrokerConfig()
+    methods: tuple[str, ...] = ()
+    """Learning methods of installed packages that a job file may name, beside those of this program (entry points of the group `foglearn.methods`)."""
 
 
 def settings(
@@ -56,7 +58,7 @@ def settings(
         at = replace(at, username=name, password=secret, password_file="")
     elif at.password_file and not at.password:
         at = replace(at, password=_first_line(str(file.parent / Path(at.password_file).expanduser())), password_file="")
-    return Settings(checked_id(fleet, "--fleet") if fleet is not None else found.fleet, name, at)
+    return Settings(checked_id(fleet, "--fleet") if fleet is not None else found.fleet, name, at, found.methods)
 
 
 def address(text: str) -> tuple[str, int]:

@@ -56,6 +56,13 @@ class Session:
 
         return settings(self.config, broker=self.broker, fleet=self.fleet, user=self.user, password_file=self.password_file)
 
+    def allow_methods(self) -> None:
+        """Let this process load the methods that the settings name. ConfigError if settings or methods are wrong."""
+        from fog_learning.methods import METHODS
+        from fogctl.client import settings
+
+        METHODS.allow(settings(self.config or os.environ.get("FOGLEARN_CONFIG")).methods)
+
     def client(self) -> Client:
         """A connection, used as a context manager. Unreachable when it is entered and the broker does not answer."""
         import logging

@@ -191,7 +191,9 @@ class Worker:
     def _build(self, desired: DesiredJob) -> Prepared | list[str]:
         """The backend and what the preflight found; its problems if there are any."""
         from fog_learning.job.reading import job_from
+        from fog_learning.methods import METHODS
 
+        METHODS.allow(self._setup.methods)
         setup, job = self._setup, job_from(desired.spec, f"job {desired.job}")
         backend = open_backend(
             setup.backend,

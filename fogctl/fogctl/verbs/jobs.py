@@ -35,6 +35,7 @@ def submit(
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
 
+    session.allow_methods()
     spec = job_spec(load_job(file))
     if token is not None and not 0 < len(token) <= 64:
         raise ConfigError("--token: expected 1 to 64 characters")

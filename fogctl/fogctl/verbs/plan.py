@@ -21,6 +21,7 @@ def plan(session: Session, file: Annotated[Path, typer.Argument(metavar="JOB", h
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
 
+    session.allow_methods()
     spec = job_spec(load_job(file))
     with session.client() as client:
         body = client.request("job.plan", spec=spec)
