@@ -20,6 +20,9 @@ from fog_common.runtime.saves import Record
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
 from fog_common.wire import messages, topics
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.states import ENDED
+from fog_common.wire.api.verbs import Body, Question, ReadJob
 from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator.core import Core
 from fog_coordinator.reading import verbs
@@ -80,7 +83,16 @@ class SimCoordinator:
             self.connection.kill()
 
     def request(self, verb: str, **arguments: Any) -> Reply:
-        """As fogctl would, without the wire: the answer comes at once."""
+        """As fogctl would, without the wire: the answer comes at once, its body as the JSON that fogctl prints."""
+        reply = self._reply(verb, arguments)
+        return Reply(reply.id, shown(reply.body) if reply.body is not None else {}, reply.exit_code, reply.error)
+
+    def ask(self, question: Question[Body]) -> Body:
+        """As `request`, for a question that the coordinator does not refuse."""
+        body: Body = self._reply(question.verb, msgspec.to_builtins(question)).body
+        return body
+
+    def _reply(self, verb: str, arguments: dict[str, Any]) -> Reply:
         assert self.core is not None
         self._asked += 1
         session = f"s{self._asked}"
@@ -364,7 +376,8 @@ class Simulation:
             self.kernel.after(seconds, lambda: self._drain(node, seconds, undo=True))
 
     def status(self, job: str) -> dict[str, Any]:
-        return self.coordinator.request("job.status", job=job).body
+        """The job's STATUS as fogctl prints it."""
+        return shown(self.coordinator.ask(ReadJob(job)))
 
     def run(self, job: str, limit_s: float, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Until the job has ended, or limit_s virtual seconds passed; its STATUS. look: called every second."""
@@ -379,7 +392,7 @@ class Simulation:
         return self.status(job)
 
     def _ended(self, job: str) -> bool:
-        return self.status(job)["state"] in {"finished", "failed", "cancelled"}
+        return self.coordinator.ask(ReadJob(job)).state in ENDED
 
 
 def _scaled(link: Link, factor: float) -> Link:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fog_common.wire.api.states import ENDED
 from fog_learning.job.reading import load_job
 from fog_learning.job.sections import Job, job_spec
 from fogctl.client import Client
@@ -26,7 +27,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "fcddt.yaml"
 PATIENCE_S = 120.0
 HEADER_BYTES = 400
 """Of a message: its frames' topics and heads, its acknowledgements, and its share of the copies of Saves."""
-ENDED = ("finished", "failed", "cancelled")
 
 
 @pytest.fixture(scope="module")
