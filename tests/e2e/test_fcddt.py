@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fog_common.wire.api.states import ENDED
+from fog_common.wire.api.verbs import ReadJob
 from fog_learning.job.reading import load_job
 from fog_learning.job.sections import Job, job_spec
 from fogctl.client import Client
@@ -20,7 +21,7 @@ from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.show.watch import summary
 from support import uncut
 from support.broker import needs
-from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
+from support.uncut import BOUNDS, STEPS, backend_of, job_for, whole, worst
 
 NODES = 3
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fcddt.yaml"
@@ -84,7 +85,7 @@ def test_live_losses_are_those_of_the_uncut_model(client: Client, toy: Path, mod
     job = job_for(model, optimizer, NODES, dtype, round_steps=1, cut=cut, u_shaped=shaped)
     live = losses(finished(client, submitted(client, job, f"equal-{model}")))
     assert len(live) == STEPS[dtype]
-    assert worst(live, whole(job, bench_of(job, toy, NODES), STEPS[dtype], NODES)) < BOUNDS[dtype]
+    assert worst(live, whole(job, backend_of(job, toy, NODES), STEPS[dtype], NODES)) < BOUNDS[dtype]
 
 
 def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -> None:
@@ -94,7 +95,7 @@ def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -
     step, messages = status["step_bytes"], 3 * NODES + 1
     assert step["formula"] <= step["tensors"] <= 1.05 * step["formula"]
     assert step["measured"] <= 1.05 * step["formula"] + HEADER_BYTES * messages
-    assert "by formula" in dict(summary(status))["bytes a step"]
+    assert "by formula" in dict(summary(client.ask(ReadJob(status["job"]))))["bytes a step"]
 
 
 def test_a_front_killed_in_a_step_gives_its_rows_again_and_the_job_goes_on(fleet: LocalFleet, client: Client) -> None:

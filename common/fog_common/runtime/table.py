@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fog_common.runtime import rewind
 from fog_common.runtime.machine import Peer
 from fog_common.transfer.endpoint import Address
 from fog_common.wire.messages import Placement
@@ -30,7 +31,7 @@ class Table:
     @property
     def limit(self) -> int | None:
         """The newest label at which a task may begin."""
-        return self.placement.rewind if self.placement.rewind_view == self.view else None
+        return rewind.limit(self.placement)
 
     def live(self) -> tuple[Peer, ...]:
         return tuple(peer for peer in self.peers.values() if peer.live)

@@ -26,9 +26,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fog_common.runtime.saves import Record
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
-from fog_sim.costs import Costs
+from fog_sim.costs import Costs, nominal_costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, Place, places, uniform
@@ -94,6 +95,8 @@ SIDEWAYS = Scenario(
     "sideways", {**TREE, "method": {**TREE["method"], "mode": "d2d"}}, CAMPUS, SITES, TreeBook, (*ON_NODES, *ON_FLEET, "cut_site"), slots=6
 )
 SCENARIOS: Final = (STAR, LATE, UPWARDS, SIDEWAYS)
+STORY_LINES: Final = 20
+"""Of each host."""
 
 
 class Outcome(Struct, frozen=True):
@@ -109,6 +112,8 @@ class Outcome(Struct, frozen=True):
     whole: bool
     """Every round held every slot's update."""
     violations: tuple[str, ...]
+    story: tuple[str, ...] = ()
+    """What the hosts heard last, if there was a violation."""
 
 
 class _Look:
@@ -138,20 +143,27 @@ class _Look:
             for worker in node.workers.values():
                 if worker.core.host is None:
                     continue
-                held, waiting = worker.core.host.refs.blobs.size_bytes, worker.core.host.backlog
+                host = worker.core.host
+                held, waiting = host.refs.blobs.size_bytes, host.backlog
+                for wrong in host.validate():
+                    self.too_much[wrong] = f"{node.name}: {wrong}"
                 if held > self.max_bytes or waiting > MAX_BACKLOG:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
+
+    def story(self) -> tuple[str, ...]:
+        hosts = [(node.name, worker.core.host) for node in self.world.nodes.values() for worker in node.workers.values()]
+        return tuple(f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:])
 
 
 def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Outcome, bytes]:
     """(what happened, the final weights). reference: the undisturbed run's weights."""
     books: list[Any] = []
 
-    def bench(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+    def backend(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
         books.append(scenario.book(file, slots, roster_size))
-        return books[-1], Costs(1e6, 256, file.train.batch_size, 100)
+        return books[-1], nominal_costs(file, 256)
 
-    world = Simulation(scenario.nodes, scenario.fleet, bench, seed=seed)
+    world = Simulation(scenario.nodes, scenario.fleet, backend, seed=seed)
     name = world.submit(scenario.job)
     look = _Look(world, name, scenario.max_bytes)
     began = world.kernel.now
@@ -174,7 +186,8 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
             violations += _lost(look.durable, verdict, schedule, began, world.kernel.now, status)
         if whole and scenario is STAR and reference is not None and weights != reference:
             violations.append("every update was counted, and the weights differ from the undisturbed run's")
-    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations))
+    story = look.story() if violations else ()
+    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations), story)
     return outcome, weights
 
 
@@ -228,6 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     for outcome in bad:
         faults = [f"{fault.at:g} {fault.kind} {fault.node} {fault.seconds:g}" for fault in outcome.faults]
         said = {"seed": outcome.seed, "scenario": outcome.scenario, "violations": outcome.violations, "line": outcome.line, "faults": faults}
+        said["story"] = outcome.story
         print(json.dumps(said))  # noqa: T201
     for scenario in SCENARIOS:
         some = [outcome for outcome in outcomes if outcome.scenario == scenario.name]

@@ -126,7 +126,7 @@ def record_of(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -
     weights = machine.weights = Blob(blake3.blake3(content).hexdigest(), len(content))
     host.refs.blobs.put(weights.digest, content)
     commands = [Finish({"weights": weights}) if isinstance(command, Finish) else command for command in rest]
-    return host._codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
+    return host._hosted.codebook.encode_record("server", "server", label, float(label), machine, commands, [], None)
 
 
 def saved(net: Net, node: str, label: int, rest: tuple[Command, ...] = ()) -> Record:

@@ -1,0 +1,28 @@
+"""What came into a host lately, for a person who looks for the cause of a fault. Pure, bounded, cheap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+KEPT: Final = 200
+"""Stimuli that are remembered."""
+
+
+class Stimuli:
+    def __init__(self) -> None:
+        self._log: deque[tuple[float, str, str, Any]] = deque(maxlen=KEPT)
+
+    def note(self, now: float, kind: str, task: str, detail: Any = "") -> None:
+        """task: '' for what concerns all tasks. detail is turned into text only when a story is told."""
+        self._log.append((now, kind, task, detail))
+
+    def story(self, task: str = "") -> Iterator[str]:
+        """Lines `time kind task detail`, oldest first: what concerns the task, or all of it."""
+        for now, kind, name, detail in self._log:
+            if not task or name in ("", task):
+                yield f"{now:.3f} {kind} {name} {detail}".rstrip()
+
+    def __len__(self) -> int:
+        return len(self._log)
