@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.effects import Connect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import WorkerSetup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BrokerConfig, BusEvent
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
@@ -19,7 +19,7 @@ from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.disk import SimDisk
-from fog_sim.kernel import Wakeup, Kernel
+from fog_sim.kernel import Kernel, Wakeup
 from fog_sim.links import NodeModel
 from fog_sim.network import Connection, Port, SimBroker
 

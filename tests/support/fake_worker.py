@@ -12,7 +12,7 @@ import sys
 import threading
 
 from fog_agent.worker import pipe
-from fog_agent.worker.frames import Assign, WorkerSetup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_common.wire.messages import Planes, WorkerState
 
 

@@ -25,7 +25,7 @@ from msgspec import Struct
 from fog_agent.config import AgentConfig
 from fog_agent.process.forked import Forked
 from fog_agent.worker import pipe
-from fog_agent.worker.frames import Assign, WorkerSetup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from fog_agent.worker import hosting
 from fog_agent.worker.effects import Connect, Effect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import WorkerSetup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
 from fog_common.errors import FogError, WireError
 from fog_common.ids import TIERS

@@ -29,7 +29,7 @@ from fog_agent.worker import hosting, pipe
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.disk import DiskThread, Saved, SaveRefused
 from fog_agent.worker.effects import Connect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Assign, WorkerSetup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_agent.worker.opqueue import OpQueue
 from fog_agent.worker.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received

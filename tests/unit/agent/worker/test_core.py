@@ -9,7 +9,7 @@ import pytest
 from fog_agent.worker import core as rules
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.effects import Connect, Effect, Prepare, Reslot, Subscribe
-from fog_agent.worker.frames import WorkerSetup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, Received
 from fog_common.runtime.effects import Compute, Persist
 from fog_common.runtime.machine import Peer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fog_agent.worker import pipe
-from fog_agent.worker.frames import WorkerSetup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_agent.worker.threads import Worker
 from fog_common.bus.base import BrokerConfig, Denied
 
