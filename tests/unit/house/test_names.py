@@ -21,7 +21,7 @@ KNOWN: Final[dict[str, int]] = {
     "Lane": 2,
     "Letter": 2,
     "Limits": 2,
-    "Line": 4,
+    "Line": 3,
     "Link": 2,
     "Mean": 2,
     "Meter": 2,
