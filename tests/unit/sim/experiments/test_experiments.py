@@ -183,8 +183,8 @@ def _without_files(job: Any, slots: dict[str, int], roster_size: int) -> Any:
     from fog_learning.backend.torch import TorchBackend
     from fog_sim.costs import model_costs
 
-    bench = TorchBackend(job, slots, roster_size, device="cpu", threads=1, env={}, evaluates=True)
-    return bench, model_costs(job, bench.models.spec, 100)
+    backend = TorchBackend(job, slots, roster_size, device="cpu", threads=1, env={}, evaluates=True)
+    return backend, model_costs(job, backend.models.spec, 100)
 
 
 def test_a_job_that_diverges_ends_the_run_with_its_reason():
