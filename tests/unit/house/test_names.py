@@ -37,7 +37,6 @@ KNOWN: Final[dict[str, int]] = {
     "Result": 2,
     "Row": 2,
     "Settings": 2,
-    "Speed": 2,
     "StopAsked": 2,
     "Table": 2,
     "Task": 3,
