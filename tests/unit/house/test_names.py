@@ -41,7 +41,6 @@ KNOWN: Final[dict[str, int]] = {
     "Table": 2,
     "Task": 3,
     "Waiting": 2,
-    "Weights": 2,
 }
 """Names that are still used for several classes -> how many. The list and its numbers only shrink."""
 
