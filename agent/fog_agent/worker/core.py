@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from fog_agent.worker import hosting
 from fog_agent.worker.effects import Connect, Effect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Setup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
 from fog_common.errors import FogError, WireError
 from fog_common.ids import TIERS
@@ -74,7 +74,7 @@ class Prepared(Struct, frozen=True):
 class WorkerCore:
     """See the module text. All times are `now` as given, in seconds of one monotonic clock."""
 
-    def __init__(self, setup: Setup, now: float) -> None:
+    def __init__(self, setup: WorkerSetup, now: float) -> None:
         self.setup = setup
         self.phase = "starting"
         self.host: Host | None = None
