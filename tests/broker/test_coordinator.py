@@ -24,7 +24,8 @@ from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, PublishFrame
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Desired, Presence, Profile
-from fogctl.client import Client, Settings
+from fogctl.client import Client
+from fogctl.settings import Settings
 from support.stand_ins import SPEC, StandIn
 from support.wire_agents import WireAgent
 
