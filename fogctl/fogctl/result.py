@@ -11,7 +11,7 @@ from typing import Any, Final
 from fog_common.errors import ConfigError, FogError, TimedOut, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
+from fog_common.transfer.endpoint import Address, Arrived, Endpoint, PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.api.shown import shown
 from fog_common.wire.api.verbs import FetchResult
@@ -89,7 +89,7 @@ class Letterbox:
     def _perform(self) -> None:
         for effect in self._endpoint.take():
             match effect:
-                case Publish(topic, payload):
+                case PublishFrame(topic, payload):
                     self.client.publish(topic, payload)
                 case Arrived(letter):
                     self._endpoint.accept(letter)

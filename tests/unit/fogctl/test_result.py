@@ -11,7 +11,7 @@ import pytest
 from fog_common.bus.base import Connected, OnEvent, Received
 from fog_common.errors import ConfigError, TimedOut
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint, Publish
+from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint, PublishFrame
 from fog_common.wire import messages, topics
 from fog_common.wire.api.jobs import JobResult
 from fog_common.wire.messages import Reply, Request
@@ -74,7 +74,7 @@ class Desk:
 
     def _perform(self) -> None:
         for effect in self.endpoint.take():
-            if isinstance(effect, Publish):
+            if isinstance(effect, PublishFrame):
                 self.on_event(Received(effect.topic, bytes(effect.payload)))
 
     def close(self, farewell: object = None) -> None: ...
