@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from fog_agent.worker import hosting
 from fog_agent.worker.effects import Connect, Effect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Setup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
 from fog_common.errors import FogError, WireError
 from fog_common.ids import TIERS
@@ -34,7 +34,7 @@ from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Numbers
 from fog_common.runtime.refs import Disk
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 from fog_learning.backend.base import Backend
@@ -74,7 +74,7 @@ class Prepared(Struct, frozen=True):
 class WorkerCore:
     """See the module text. All times are `now` as given, in seconds of one monotonic clock."""
 
-    def __init__(self, setup: Setup, now: float) -> None:
+    def __init__(self, setup: WorkerSetup, now: float) -> None:
         self.setup = setup
         self.phase = "starting"
         self.host: Host | None = None
@@ -305,7 +305,7 @@ class WorkerCore:
                     if len(self._saves) == 1:
                         self._effects.append(effect)
                 case _:
-                    if isinstance(effect, Publish):
+                    if isinstance(effect, PublishFrame):
                         self.sent[effect.plane] += len(effect.payload)
                         self._add(f"sent_messages_{effect.plane}", 1)
                     elif isinstance(effect, Compute):

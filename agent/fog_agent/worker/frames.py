@@ -8,7 +8,7 @@ from fog_common.bus.base import BrokerConfig
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 
-class Setup(Struct, frozen=True, tag="setup"):
+class WorkerSetup(Struct, frozen=True, tag="setup"):
     """First frame to a worker: all that the worker needs to know of its node."""
 
     node: str
@@ -23,6 +23,8 @@ class Setup(Struct, frozen=True, tag="setup"):
     datasets: dict[str, str] = {}
     weights: dict[str, str] = {}
     allow_models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """Names of methods of installed packages that the worker may load."""
     chunk_bytes: int = 256 * 1024
     backend: str = "torch"
     """Op backend: torch, or `standin` (torch-free, for chaos tests)."""
@@ -50,4 +52,4 @@ class State(Struct, frozen=True, tag="state"):
     urgent: bool = False
 
 
-Frame = Setup | Assign | Stop | State
+Frame = WorkerSetup | Assign | Stop | State

@@ -29,14 +29,14 @@ from fog_agent.worker import hosting, pipe
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.disk import DiskThread, Saved, SaveRefused
 from fog_agent.worker.effects import Connect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Assign, Setup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_agent.worker.opqueue import OpQueue
 from fog_agent.worker.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob
 from fog_learning.backend.base import Backend, Speed, open_backend
 
@@ -68,7 +68,7 @@ class DaemonGone(Struct, frozen=True):
 class Worker:
     """One worker process: performs what the core wants, tells it what happens."""
 
-    def __init__(self, sock: socket.socket, setup: Setup) -> None:
+    def __init__(self, sock: socket.socket, setup: WorkerSetup) -> None:
         self.core = WorkerCore(setup, time.monotonic())
         self._sock = sock
         self._setup = setup
@@ -143,7 +143,7 @@ class Worker:
         while effects := self.core.take():
             for effect in effects:
                 match effect:
-                    case Publish(topic, payload, _):
+                    case PublishFrame(topic, payload, _):
                         self._connection.publish(topic, payload)
                     case Compute():
                         self._ops.put(effect)
@@ -191,7 +191,9 @@ class Worker:
     def _build(self, desired: DesiredJob) -> Prepared | list[str]:
         """The backend and what the preflight found; its problems if there are any."""
         from fog_learning.job.reading import job_from
+        from fog_learning.methods import METHODS
 
+        METHODS.allow(self._setup.methods)
         setup, job = self._setup, job_from(desired.spec, f"job {desired.job}")
         backend = open_backend(
             setup.backend,
@@ -293,7 +295,7 @@ def main(fd: int) -> int:
     """Run the worker on the socket `fd`; returns the exit code."""
     sock = socket.socket(fileno=fd)
     setup = pipe.receive(sock)
-    if not isinstance(setup, Setup):
+    if not isinstance(setup, WorkerSetup):
         return 1
     logging.basicConfig(level=setup.log_level, stream=sys.stderr, format=f"%(levelname)s worker {setup.node}/{setup.job}: %(message)s", force=True)
     return Worker(sock, setup).run()

@@ -1,4 +1,4 @@
-"""Ops of decomposed training (fog_learning.methods.fcddt.method, whose table says what goes in and out).
+"""Ops of a model that is cut in front, trunk and perhaps tail, for decomposed training (rows: fog_learning.ops).
 
 A step of the split model is a step of the whole one on the union batch: the trunk takes all rows in the order of their slots as
 one batch, fronts finish the backward with dl/dz, gradients are summed before the optimiser. Only wire: float16 or int8 rounds.
