@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError, FogError, Refused
-from fog_common.wire.api.fleet import Drained, NodeList, Pong, Tree, TreeEntry
+from fog_common.wire.api.fleet import Drained, NodeList, Pong, TreeEntry, TreeReply
 from fog_common.wire.api.jobs import Cancelled, JobEvent, JobList, JobLog, JobResult, Submitted
 from fog_common.wire.api.states import ENDED, FAILED, FINISHED
 from fog_common.wire.api.verbs import (
@@ -201,7 +201,7 @@ def _drain(core: Core, now: float, question: DrainNode) -> Drained:
     return Drained(node=node.node, state=node.state, moving=() if question.undo else tuple(tasks_on(core, node.node)))
 
 
-def _tree(core: Core, now: float, question: ReadTree) -> Tree:
+def _tree(core: Core, now: float, question: ReadTree) -> TreeReply:
     if question.job and question.spec is not None:
         raise ConfigError("spec: either a job or a job file, not both")
     entries: list[TreeEntry] = []
@@ -215,7 +215,7 @@ def _tree(core: Core, now: float, question: ReadTree) -> Tree:
             entries = topology.of_job(core, job)
     else:
         name, entries = "", topology.of_fleet(core)
-    return Tree(now=now, job=name, nodes=tuple(entries))
+    return TreeReply(now=now, job=name, nodes=tuple(entries))
 
 
 def _job(core: Core, name: str) -> Job:

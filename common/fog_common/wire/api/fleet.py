@@ -88,7 +88,7 @@ class TreeEntry(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class Tree(Struct, frozen=True, kw_only=True):
+class TreeReply(Struct, frozen=True, kw_only=True):
     """Of a job's tasks, of a job file as it would be placed now, or of the fleet (job '')."""
 
     now: float

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from fog_common.wire.api.fleet import Drained, NodeDetails, NodeList, Pong, Top, Tree
+from fog_common.wire.api.fleet import Drained, NodeDetails, NodeList, Pong, Top, TreeReply
 from fog_common.wire.api.jobs import Cancelled, JobList, JobLog, JobResult, JobStatus, Submitted
 from fog_common.wire.api.plans import DryRun
 
@@ -95,10 +95,10 @@ class DrainNode(Question[Drained], frozen=True):
     undo: bool = False
 
 
-class ReadTree(Question[Tree], frozen=True):
+class ReadTree(Question[TreeReply], frozen=True):
     """Of a job, of a job file (spec), or of the fleet."""
 
-    verb, body = "topology", Tree
+    verb, body = "topology", TreeReply
     job: str = ""
     spec: dict[str, Any] | None = None
 
