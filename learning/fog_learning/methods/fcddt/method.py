@@ -55,12 +55,13 @@ from fog_learning.methods.fcddt.front import Front
 from fog_learning.methods.fcddt.messages import AUTO, Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
 from fog_learning.methods.fcddt.trunk import Trunk
 from fog_learning.models import MODELS, nominal_spec
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "trunk":
-        return Trunk(plan=plan, evaluation=job.evaluation, rounds=job.train.rounds)
+        return Trunk(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation))
     return Front(plan=plan, slot=peer.slot)
 
 

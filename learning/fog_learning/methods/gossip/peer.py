@@ -41,7 +41,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Save,
     Send,
@@ -58,6 +57,7 @@ from fog_learning.methods.base import Method, Role
 from fog_learning.methods.gossip.messages import AskModel, Cut, Halted, Here, Instance, Model, Plan, Report, Silent, Told
 from fog_learning.methods.gossip.observer import Observer
 from fog_learning.rounds.alarm import Alarm
+from fog_learning.rounds.ledger import Ledger
 
 _OPS = {
     "init": "making the first weights",
@@ -185,8 +185,8 @@ class GossipPeer(Alarm, kw_only=True):
     def times(self) -> tuple[float | None, ...]:
         return (self.stuck_at,)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.done, ()
+    def progress(self) -> int:
+        return self.done
 
     def _know(self, roster: tuple[Peer, ...]) -> None:
         self.peers = {peer.task: peer for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
@@ -359,7 +359,7 @@ class GossipPeer(Alarm, kw_only=True):
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "observer":
-        return Observer(evaluation=job.evaluation, rounds=job.train.rounds, seed=job.seed)
+        return Observer(ledger=Ledger(job.train.rounds, job.evaluation), seed=job.seed)
     return GossipPeer(plan=plan, me=peer.task, slot=peer.slot, seed=job.seed, rounds=job.train.rounds)
 
 

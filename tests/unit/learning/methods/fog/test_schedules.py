@@ -117,7 +117,8 @@ class BlockWatch(Watch):
         super().check(number, weights, root)
         given = [update for (round_, _), update in self.given.items() if round_ == number]
         total = sum(update.examples for update in given)
-        record = next(record for record in [*root.unrated, *root.history] if record.round == number)
+        record = root.ledger.record(number)
+        assert record is not None
         assert (record.examples, record.numbers["slots"]) == (total, sum(len(update.slots) for update in given))
         assert sum(weights[1:]) == pytest.approx(1.0, abs=1e-6)
         for update in given:
