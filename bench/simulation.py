@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
-from fog_sim.costs import Costs, standin_bench, torch_bench
+from fog_sim.costs import Costs, standin_backend, torch_backend
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 from fogctl.client import Client
@@ -82,7 +82,7 @@ def against_live(rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
 
 
 def _simulated(spec: dict[str, Any], model: Fleet) -> dict[str, Any]:
-    world = Simulation(NODES, model, torch_bench)
+    world = Simulation(NODES, model, torch_backend)
     return world.run(world.submit(spec), LIMIT_S)
 
 
@@ -164,7 +164,7 @@ def calibrated(spec: dict[str, Any], rounds: int, seconds: dict[str, float], sav
 
 
 def _costs(job: Job) -> Costs:
-    _, costs = torch_bench(job, {f"trainer-{slot}": slot for slot in range(NODES)}, NODES)
+    _, costs = torch_backend(job, {f"trainer-{slot}": slot for slot in range(NODES)}, NODES)
     return costs
 
 
@@ -204,11 +204,11 @@ def _timed(nodes: int, rounds: int, bench: Callable[..., tuple[Any, Costs]]) -> 
 
 def events() -> dict[str, Any]:
     """Events per second of CPU time: the simulator alone, with stand-in ops."""
-    timed = _timed(100, 10, standin_bench)
+    timed = _timed(100, 10, standin_backend)
     return {**timed, "value": timed["events_s"], "cpu_s": timed["value"], "nodes": 100, "rounds": 10}
 
 
 def thousand() -> dict[str, Any]:
     """Seconds of CPU time for 1 000 nodes and 20 rounds, torch included."""
     torch.set_num_threads(1)
-    return {**_timed(1000, 20, torch_bench), "nodes": 1000, "rounds": 20}
+    return {**_timed(1000, 20, torch_backend), "nodes": 1000, "rounds": 20}

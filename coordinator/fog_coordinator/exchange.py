@@ -1,152 +1,187 @@
-"""Letters with blobs: results of jobs come in, results for operators go out. One endpoint per job and per operator's session."""
+"""Everything between the bus and the core: what arrives is checked and handed to the core, what the core says becomes frames. Pure.
+
+The live service and the simulator drive it the same way: call a handler, then perform what `take()` returns, in order, until it returns
+nothing; call `on_timer(now)` when `next_timer()` is reached. A result is told to the core after it is stored, and accepted after the
+core's record of it is durable: a crash between the steps loses nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
 
-import msgspec
+from msgspec import Struct
 
-from fog_common.errors import WireError
-from fog_common.ids import CLOUD_SITE, COORDINATOR
-from fog_common.runtime.effects import RESULT, Result, decode_result
-from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
-from fog_common.wire import topics
-
-TO_OPERATOR: Final = "@result"
-"""Addressee of the letter that brings a result to fogctl."""
-SESSION_S: Final = 600.0
-"""An operator who has not fetched a result by then is gone."""
+from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
+from fog_common.errors import ConfigError, WireError
+from fog_common.ids import CLOUD_SITE, COORDINATOR, TIERS, checked_id
+from fog_common.wire import messages, topics
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
+from fog_coordinator.core import Core
+from fog_coordinator.letters import Came, Letters
+from fog_coordinator.reading import verbs
+from fog_coordinator.state.effects import Answer, SendResult, Tell
+from fog_coordinator.state.effects import Effect as CoreEffect
 
 
-@dataclass(slots=True)
-class Line:
-    """An endpoint and what it holds."""
+class Store(Struct, frozen=True):
+    """Make the result durable, then call on_stored; performed at once, not behind records that wait for the journal."""
 
-    endpoint: Endpoint
-    blobs: MemoryBlobs
-    until: float | None = None
-    """Of a session; a job's line stays as long as the job is known."""
+    came: Came
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
-    """A result has come, its blob is in memory. To be answered with accept() or refuse()."""
+class Accept(Struct, frozen=True):
+    """Call on_accepted, after the records before this effect are durable."""
 
-    line: Line
-    letter: Letter
-    result: Result
+    came: Came
 
-    @property
-    def weights(self) -> memoryview | None:
-        ref = self.result.refs.get("weights") or next(iter(self.result.refs.values()), None)
-        return self.line.blobs.get(ref.digest) if ref is not None else None
 
-    @property
-    def digest(self) -> str:
-        ref = self.result.refs.get("weights") or next(iter(self.result.refs.values()), None)
-        return ref.digest if ref is not None else ""
+class Turned(Struct, frozen=True):
+    """A result was refused; the node keeps it no longer."""
 
-    def accept(self) -> None:
-        self.line.endpoint.accept(self.letter)
-        for meta in self.letter.content.blobs:
-            self.line.blobs.pop(meta.digest, None)
+    job: str
+    node: str
+    reason: str
 
-    def refuse(self, reason: str) -> None:
-        self.line.endpoint.refuse(self.letter, reason)
+
+Effect = CoreEffect | Store | Accept | Turned
+
+
+def filters(fleet: str) -> tuple[str, ...]:
+    """Topic filters of the coordinator's inbox."""
+    return topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR), topics.PRESENCE.filter(fleet=fleet), topics.REQUEST.filter(fleet=fleet)
+
+
+def frame_of(fleet: str, effect: Tell | Answer) -> tuple[str, bytes]:
+    """(topic, payload) of a control message, for QoS 1."""
+    if isinstance(effect, Tell):
+        return topics.from_coordinator(fleet, effect.site, effect.node), messages.encode(effect.message)
+    topic = topics.TO.at(fleet=fleet, site=CLOUD_SITE, node=effect.user, sender=COORDINATOR, kind=f"reply~{effect.session}")
+    return topic, messages.encode(effect.reply)
 
 
 class Exchange:
-    def __init__(self, fleet: str, boots: int, publish: Callable[[str, bytes], None]) -> None:
-        """boots: grows with every start of the coordinator: its incarnation as a sender."""
-        self._fleet = fleet
-        self._boots = boots
-        self._publish = publish
-        self._lines: dict[str, Line] = {}
+    """Owns the letters; the core belongs to the shell."""
 
-    def on_frame(self, now: float, route: topics.Route, payload: bytes, known: bool) -> list[Came]:
-        """known: the job (or nothing, for a session) may send us letters. WireError for a frame that is none of ours."""
-        if route.kind not in self._lines:
-            if not known:
-                raise WireError(f"frame of an unknown job or session: {route.kind!r}", "unknown_job")
-            self._open(route.kind)
-        line = self._lines[route.kind]
-        line.endpoint.on_frame(now, route, payload)
-        return self._pump(line)
+    def __init__(self, fleet: str, core: Core, boots: int, publish: Callable[[str, bytes], None]) -> None:
+        """boots: grows with every start of the coordinator. publish: takes every frame of letters, as (topic, payload), for QoS 0."""
+        self._core = core
+        self._letters = Letters(fleet, boots, publish)
+        self._out: list[Effect] = []
+        self._jobs = 0
 
-    def send(self, now: float, user: str, session: str, job: str, numbers: dict[str, float], digest: str, weights: bytes) -> None:
-        """A job's result to a session of an operator; once, however often it is asked for."""
-        kind = f"{topics.BULK}~{session}"
-        if kind in self._lines:
-            return
-        line = self._open(kind, until=now + SESSION_S)
-        line.blobs.put(digest, weights)
-        body = msgspec.msgpack.encode({"job": job, "numbers": numbers})
-        content = Content(sender=COORDINATOR, to=TO_OPERATOR, body=body, blobs=(BlobMeta(digest, len(weights)),))
-        line.endpoint.send(now, Address(user, CLOUD_SITE, "cloud", kind), content, (session, job))
-        self._pump(line)
+    # -- out ---------------------------------------------------------------------------------
 
-    def connected(self, now: float) -> None:
-        for line in self._lines.values():
-            line.endpoint.connected(now)
-        self.pump()
-
-    def disconnected(self, now: float) -> None:
-        for line in self._lines.values():
-            line.endpoint.disconnected(now)
-
-    def on_timer(self, now: float) -> list[Came]:
-        came = []
-        for kind, line in list(self._lines.items()):
-            line.endpoint.on_timer(now)
-            came += self._pump(line)
-            if line.until is not None and now >= line.until:
-                self._lines.pop(kind, None)
-        return came
+    def take(self) -> list[Effect]:
+        """Effects to perform now, in order."""
+        self._collect()
+        if self._jobs != len(self._core.book):
+            self._jobs = len(self._core.book)
+            self._letters.forget_all_but(self._core.book.names)
+        effects, self._out = self._out, []
+        return effects
 
     def next_timer(self) -> float | None:
-        times = [time for line in self._lines.values() for time in (line.endpoint.next_timer(), line.until) if time is not None]
-        return min(times, default=None)
+        """None: only another event can change anything."""
+        times = (self._core.next_timer(), self._letters.next_timer())
+        return min((time for time in times if time is not None), default=None)
 
-    def forget_all_but(self, jobs: set[str]) -> None:
-        """Jobs that nobody remembers need no line."""
-        kinds = {f"{topics.BULK}~{job}" for job in jobs}
-        self._lines = {kind: line for kind, line in self._lines.items() if line.until is not None or kind in kinds}
+    # -- in ----------------------------------------------------------------------------------
 
-    def pump(self) -> None:
-        """Send what accept() and refuse() left to be said."""
-        for line in list(self._lines.values()):
-            self._pump(line)
+    def on_bus(self, now: float, event: BusEvent) -> None:
+        """WireError for a message that is dropped; its `reason` says why."""
+        match event:
+            case Connected(_, refused):
+                self._core.denied = refused
+                self._core.on_connected(now)
+                self._letters.connected(now)
+            case Denied(refused):
+                self._core.denied = (*self._core.denied, *refused)
+            case Disconnected():
+                self._core.on_disconnected(now)
+                self._letters.disconnected(now)
+            case Received(topic, payload):
+                self._receive(now, topics.parse(topic), payload)
 
-    def _open(self, kind: str, until: float | None = None) -> Line:
-        blobs = MemoryBlobs()
-        me = Address(COORDINATOR, CLOUD_SITE, "cloud", kind)
-        line = self._lines[kind] = Line(Endpoint(me, self._fleet, kind.split("~", 1)[1], self._boots, blobs), blobs, until)
-        return line
+    def on_timer(self, now: float) -> None:
+        at = self._core.next_timer()
+        if at is not None and at <= now:
+            self._core.on_timer(now)
+        at = self._letters.next_timer()
+        if at is not None and at <= now:
+            for came in self._letters.on_timer(now):
+                self.on_result(now, came)
 
-    def _pump(self, line: Line) -> list[Came]:
-        came = []
-        while outputs := line.endpoint.take():
-            for output in outputs:
-                match output:
-                    case Publish(topic, payload, _):
-                        self._publish(topic, bytes(payload))
-                    case Arrived(letter):
-                        if (found := self._arrived(line, letter)) is not None:
-                            came.append(found)
-                    case Acked() | Refused():
-                        if line.until is not None:  # fetched, or not wanted: the session's line has done its work
-                            self._lines = {kind: other for kind, other in self._lines.items() if other is not line}
-        return came
+    def on_result(self, now: float, came: Came) -> None:
+        """A result arrived; called again for one that the shell could not store."""
+        result, node = came.result, came.letter.node
+        why = self._core.expects(result.job, result.task, node)
+        if why is None:
+            self._out.append(Store(came))
+        elif why:
+            self._out.append(Turned(result.job, node, why))
+            came.refuse(why)
+        else:
+            came.accept()  # stored already: the acknowledgement was lost
+        self._letters.pump()
 
-    def _arrived(self, line: Line, letter: Letter) -> Came | None:
-        if letter.content.to != RESULT:
-            line.endpoint.refuse(letter, "not_for_us")
-            return None
-        try:
-            return Came(line, letter, decode_result(letter.content.body))
-        except WireError as error:
-            line.endpoint.refuse(letter, error.reason)
-            return None
+    def on_stored(self, now: float, came: Came) -> None:
+        """The result is durable."""
+        result = came.result
+        self._core.on_result(now, result.job, result.numbers, came.digest, result.why, result.history)
+        self._collect()
+        self._out.append(Accept(came))
+
+    def on_accepted(self, came: Came) -> None:
+        """The core's record of the result is durable: the node may forget the result."""
+        came.accept()
+        self._letters.pump()
+
+    def send_result(self, now: float, effect: SendResult, weights: bytes) -> None:
+        """Performs a SendResult. weights: as stored."""
+        numbers = self._core.book[effect.job].job.numbers
+        self._letters.send(now, effect.user, effect.session, effect.job, numbers, effect.digest, weights)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        self._out += self._core.take()
+
+    def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
+        core = self._core
+        if route.kind.startswith(f"{topics.BULK}~"):
+            known = route.kind.removeprefix(f"{topics.BULK}~") in core.book and core.registry.get(route.sender) is not None
+            for came in self._letters.on_frame(now, route, payload, known):
+                self.on_result(now, came)
+            return
+        message = messages.decode(payload)
+        if isinstance(message, Request):
+            if route.plane != "ctl" or not route.kind.startswith("request~"):
+                raise WireError("a request outside the operators' topic", "not_allowed")
+            verbs.answer(core, now, route.sender, route.kind.removeprefix("request~"), message)
+            return
+        if isinstance(message, Presence | Announce | Heartbeat | Goodbye) and message.node != route.sender:
+            raise WireError(f"{type(message).__name__} of {message.node!r} came from {route.sender!r}", "wrong_sender")
+        if isinstance(message, Announce):
+            _check_announced(message)
+        match message:
+            case Presence() if route.plane == "node":
+                core.on_presence(now, message)
+            case Announce() if route.kind == topics.CONTROL:
+                core.on_announce(now, message)
+            case Heartbeat() if route.kind == topics.CONTROL:
+                core.on_heartbeat(now, message)
+            case Goodbye() if route.kind == topics.CONTROL:
+                core.on_goodbye(now, message)
+            case _:
+                raise WireError(f"the coordinator takes no {type(message).__name__} on this topic", "not_for_coordinator")
+
+
+def _check_announced(announce: Announce) -> None:
+    """WireError for an id or a site that cannot become a level of a topic, and for an unknown tier."""
+    try:
+        checked_id(announce.node, "node")
+        checked_id(announce.profile.site, "site")
+    except ConfigError as error:
+        raise WireError(str(error), "bad_id") from None
+    if announce.node == COORDINATOR or announce.profile.tier not in TIERS:
+        raise WireError(f"announced as node {announce.node!r} of tier {announce.profile.tier!r}; tiers are {', '.join(TIERS)}", "bad_id")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from msgspec import Struct
 
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_learning.models.spec import ModelSpec
 
@@ -72,23 +73,27 @@ def _cut(job: Job, spec: ModelSpec) -> tuple[float, float]:
     return float(sum(flops[:first])), float(sum(flops[end:]))
 
 
-def torch_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+OpenBackend = Callable[[Job, dict[str, int], int], tuple[Backend, Costs]]
+"""(job, slots by task, slots of the whole job) -> the backend that all nodes of a simulated job share, and what its ops cost."""
+
+
+def torch_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """The real ops, shared by all simulated nodes, and what they cost."""
     from fog_sim.exact import ExactBackend
 
-    bench = ExactBackend(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
-    return bench, model_costs(job, bench.models.spec, len(bench.rows.test()), roster_size)
+    backend = ExactBackend(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
+    return backend, model_costs(job, backend.models.spec, len(backend.rows.test()), roster_size)
 
 
-def standin_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+def standin_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """Exact integers in the place of tensors: for fault schedules."""
     from fog_learning.backend.standin import StandinBackend
 
-    bench = StandinBackend(job, slots, roster_size)
-    return bench, Costs(1e6, bench.size, job.train.batch_size, 100)
+    backend = StandinBackend(job, slots, roster_size)
+    return backend, Costs(1e6, backend.size, job.train.batch_size, 100)
 
 
-def plain_bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+def plain_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
     from fog_learning.backend.plain import PlainBackend
 

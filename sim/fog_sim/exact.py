@@ -1,4 +1,4 @@
-"""The simulator measures consensus errors exactly: what travels is the sketch, bytes and all; what is measured is what it was made from."""
+"""The simulator measures consensus errors exactly: sketches travel, bytes and all, and errors come from the values behind them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fog_learning.backend.base import Result
 from fog_learning.backend.torch import TorchBackend
 
 HELD_BYTES: Final = 1 << 30
-"""Of values whose error was not asked for yet (a consensus that began again never asks). Beyond it the oldest are dropped."""
+"""Limit of the values whose error is still to be asked for; the oldest are dropped (a consensus that begins again never asks)."""
 
 
 class ExactBackend(TorchBackend):

@@ -12,191 +12,33 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from fog_agent.core import Limits
-from fog_common.bus.base import BusEvent, Connected, Disconnected, Received
-from fog_common.errors import ConfigError, WireError
-from fog_common.ids import CLOUD_SITE, COORDINATOR
-from fog_common.runtime.effects import RESULT, decode_result
+from fog_common.errors import ConfigError
+from fog_common.ids import CLOUD_SITE
 from fog_common.runtime.saves import Record
-from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
-from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
-from fog_coordinator.core import Core
-from fog_coordinator.reading import verbs
-from fog_coordinator.state import effects as core_effects
+from fog_common.wire.messages import DesiredJob, Profile
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
-from fog_sim.costs import Costs
+from fog_sim.coordinator import SimCoordinator
+from fog_sim.costs import OpenBackend
 from fog_sim.faults import Fault, Schedule
-from fog_sim.kernel import Alarm, Kernel
+from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
-from fog_sim.network import Connection, Lane, Port, SimBroker
+from fog_sim.network import Lane, Port, SimBroker
 from fog_sim.node import SimNode
 from fog_sim.shape import Place, uniform
 from fog_sim.worker import SharedBackend
 
-USER = "operator"
 NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead", "clock_behind", "join"}
 """Kinds of faults that are not of a node of the simulation."""
 
 
-class SimCoordinator:
-    """The coordinator's process: its core, its journal (kept in memory as the rows that SQLite would hold), its endpoint."""
-
-    def __init__(self, world: Simulation) -> None:
-        self.world = world
-        self.port = Port(WIRED)
-        self.rows: dict[str, dict[tuple[str | int, ...], bytes]] = {}
-        self.results: dict[str, bytes] = {}
-        self.replies: dict[str, Reply] = {}
-        self.alive = False
-        self.connection: Connection | None = None
-        self.core: Core | None = None
-        self.endpoints: dict[str, Endpoint] = {}
-        self._blobs = MemoryBlobs()
-        self._boots = 0
-        self._asked = 0
-        self._alarm = Alarm(world.kernel, self._timer)
-
-    def boot(self) -> None:
-        self._boots += 1
-        self.alive = True
-        tables = {table: sorted(rows.items()) for table, rows in self.rows.items()}
-        self.core = Core(f"coordinator-{self._boots}", tables)
-        self.endpoints.clear()
-        self.connection = Connection(self.world.broker, self.port, self._bus_event)
-        fleet = self.world.fleet
-        self.connection.subscribe(
-            topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR),
-            topics.PRESENCE.filter(fleet=fleet),
-            topics.REQUEST.filter(fleet=fleet),
-        )
-        self.connection.start()
-
-    def kill(self) -> None:
-        if self.alive and self.connection is not None:
-            self.alive = False
-            self._alarm.set(None)
-            self.connection.kill()
-
-    def request(self, verb: str, **arguments: Any) -> Reply:
-        """As fogctl would, without the wire: the answer comes at once."""
-        assert self.core is not None
-        self._asked += 1
-        session = f"s{self._asked}"
-        verbs.answer(self.core, self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
-        self._after()
-        return self.replies.pop(session)
-
-    def _bus_event(self, event: BusEvent) -> None:
-        core, now = self.core, self.world.kernel.now
-        if not self.alive or core is None:
-            return
-        match event:
-            case Connected():
-                core.on_connected(now)
-                for endpoint in self.endpoints.values():
-                    endpoint.connected(now)
-            case Disconnected():
-                core.on_disconnected(now)
-                for endpoint in self.endpoints.values():
-                    endpoint.disconnected(now)
-            case Received(topic, payload):
-                try:
-                    self._received(now, core, topics.parse(topic), payload)
-                except WireError:
-                    return
-        self._after()
-
-    def _received(self, now: float, core: Core, route: topics.Route, payload: bytes) -> None:
-        if route.kind.startswith(f"{topics.BULK}~"):
-            self._frame(now, core, route, payload)
-            return
-        match messages.decode(payload):
-            case Presence() as presence if route.sender == presence.node:
-                core.on_presence(now, presence)
-            case Announce() as announce if route.sender == announce.node:
-                core.on_announce(now, announce)
-            case Heartbeat() as heartbeat if route.sender == heartbeat.node:
-                core.on_heartbeat(now, heartbeat)
-            case Goodbye() as goodbye if route.sender == goodbye.node:
-                core.on_goodbye(now, goodbye)
-
-    def _frame(self, now: float, core: Core, route: topics.Route, payload: bytes) -> None:
-        job = route.kind.split("~", 1)[1]
-        if job not in self.endpoints:
-            me = Address(COORDINATOR, CLOUD_SITE, "cloud", route.kind)
-            self.endpoints[job] = Endpoint(me, self.world.fleet, job, self._boots, self._blobs)
-        endpoint = self.endpoints[job]
-        endpoint.on_frame(now, route, payload)
-        self._pump(now, core, endpoint)
-
-    def _pump(self, now: float, core: Core, endpoint: Endpoint) -> None:
-        for output in endpoint.take():
-            match output:
-                case Publish(topic, payload, _):
-                    assert self.connection is not None
-                    self.connection.publish(topic, payload)
-                case Arrived(letter) if letter.content.to == RESULT:
-                    self._result(now, core, endpoint, letter)
-        for output in endpoint.take():
-            if isinstance(output, Publish):
-                assert self.connection is not None
-                self.connection.publish(output.topic, output.payload)
-
-    def _result(self, now: float, core: Core, endpoint: Endpoint, letter: Any) -> None:
-        result = decode_result(letter.content.body)
-        if (why := core.expects(result.job, result.task, letter.node)) is not None:
-            if why:
-                endpoint.refuse(letter, why)
-            else:
-                endpoint.accept(letter)  # we have it: our acknowledgement was lost
-            return
-        digest = next((blob.digest for blob in result.refs.values()), "")
-        content = self._blobs.get(digest) if digest else None
-        self.results[result.job] = bytes(content) if content is not None else b""
-        endpoint.accept(letter)
-        core.on_result(now, result.job, result.numbers, digest, result.why, result.history)
-
-    def _timer(self) -> None:
-        now = self.world.kernel.now
-        if self.alive and self.core is not None:
-            self.core.on_timer(now)
-            for endpoint in self.endpoints.values():
-                endpoint.on_timer(now)
-                self._pump(now, self.core, endpoint)
-            self._after()
-
-    def _after(self) -> None:
-        core, connection = self.core, self.connection
-        assert core is not None
-        assert connection is not None
-        for effect in core.take():
-            match effect:
-                case core_effects.Record(rows):
-                    for row in rows:
-                        table = self.rows.setdefault(row.table, {})
-                        if row.body is None:
-                            for key in [key for key in table if key[: len(row.key)] == row.key]:
-                                del table[key]
-                        else:
-                            table[row.key] = row.body
-                case core_effects.Tell(node, site, message):
-                    connection.publish(topics.from_coordinator(self.world.fleet, site, node), messages.encode(message), 1)
-                case core_effects.Answer(_, session, reply):
-                    self.replies[session] = reply
-        times = [core.next_timer(), *(endpoint.next_timer() for endpoint in self.endpoints.values())]
-        self._alarm.set(min((time for time in times if time is not None), default=None))
-
-
 class Simulation:
-    """See the module text. `bench` makes the op backend of a job; one serves all nodes."""
+    """See the module text. backend: opens the op backend of a job, which all nodes share."""
 
     def __init__(
         self,
         nodes: int | Sequence[Place],
         fleet: Fleet,
-        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]],
+        backend: OpenBackend,
         *,
         seed: int = 0,
         chunk_bytes: int = 256 * 1024,
@@ -216,7 +58,7 @@ class Simulation:
         self.broker.on_message = self._message
         self.on_saved: Callable[[str, Record, bool], None] = lambda node, record, replica: None
         """Hears of every Save that is on a disk: (node, record, whether it is a copy)."""
-        self._bench = bench
+        self._backend = backend
         self._prepared: dict[str, SharedBackend] = {}
         self._specs: dict[str, dict[str, Any]] = {}
         self.coordinator = SimCoordinator(self)
@@ -267,7 +109,7 @@ class Simulation:
             self._specs[desired.job] = desired.spec
             job = job_from(desired.spec, f"job {desired.job}")
             roster = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
-            self._prepared[desired.job] = SharedBackend(job, *self._bench(job, roster, len(set(roster.values()))))
+            self._prepared[desired.job] = SharedBackend(job, *self._backend(job, roster, len(set(roster.values()))))
         return self._prepared[desired.job]
 
     def saved(self, node: str, record: Record, replica: bool) -> None:

@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from fog_agent.config import AgentConfig
 from fog_common.energy.readers import battery_folder
 from fog_common.wire.messages import Profile
+from fog_learning.backend.base import Speed
 
 SPEED_FILE: Final = "speed.json"
-
-
-class Speed(Struct, frozen=True):
-    """As a worker measured it (fog_learning.backend.speed)."""
-
-    flops: float
-    op_s: float
 
 
 def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_source: str, root: Path = Path("/")) -> Profile:

@@ -38,7 +38,7 @@ from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.transfer.endpoint import Publish
 from fog_common.wire.messages import DesiredJob
-from fog_learning.backend.base import Backend, open_backend
+from fog_learning.backend.base import Backend, Speed, open_backend
 
 log = logging.getLogger(__name__)
 
@@ -204,17 +204,15 @@ class Worker:
         if problems := backend.preflight():
             return problems
         self._backend = backend
-        return Prepared(job, backend, disk=self._store, shelf=self._store.load(), speed=self._measured_speed())
+        return Prepared(job, backend, disk=self._store, shelf=self._store.load(), speed=self._speed_of(backend))
 
-    def _measured_speed(self) -> dict[str, float]:
+    def _speed_of(self, backend: Backend) -> dict[str, float]:
         """The standard op, for placement; of a node that may compute a part of the time only, that part."""
-        if self._setup.backend != "torch":
+        whole, quota = backend.speed(), probes.cpu_quota()
+        if whole is None:
             return {}
-        from fog_learning.backend.speed import measure
-
-        whole, quota = measure(), probes.cpu_quota()
         share = self._setup.duty * (min(1.0, quota) if quota else 1.0)
-        speed = probes.Speed(whole.flops * share, whole.op_s / share)
+        speed = Speed(whole.flops * share, whole.op_s / share)
         with contextlib.suppress(OSError):
             probes.save_speed(Path(self._setup.state_dir), speed)
         return {"flops_per_second": speed.flops, "op_overhead_seconds": speed.op_s}

@@ -37,10 +37,20 @@ def still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules
         return found  # taken to run on
     if seat.gone_since is None:
         seat.gone_since = min(now, node.gone_at) if node.state == OFFLINE else now
-    if now - seat.gone_since < rules.return_s:
+    if now < given_up_at(seat.gone_since, rules):
         return seat.incarnation
     seat.gone_since = None
     return 0
+
+
+def given_up_at(gone_since: float, rules: Rules) -> float:
+    """When a data task that is gone stops to count as live."""
+    return gone_since + rules.return_s
+
+
+def finished_by(node: Node, rules: Rules) -> float:
+    """When a data task must have left a node that drains."""
+    return node.leaving_since + rules.finish_s
 
 
 def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> bool:
@@ -49,7 +59,7 @@ def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) 
     It has finished once a later report says that it is in another round, or that nothing of it is computed, saved or sent.
     """
     state = _state_on_leaving(job, seat, node)
-    if node is None or state is None or now >= node.leaving_since + rules.finish_s:
+    if node is None or state is None or now >= finished_by(node, rules):
         return False
     return seat.leaves_in is None or (state.busy and state.round == seat.leaves_in)
 

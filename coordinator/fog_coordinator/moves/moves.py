@@ -1,6 +1,5 @@
-"""What a job's table should be now: who is live, what moves where, what the job goes back to. Pure.
+"""Which tasks of a job move, and where to. Pure.
 
-Two steps for each change: `move` decides places, `raise_view` makes a new view of what is live at them, if anything changed.
 A task whose place is given by data waits for its node. Another one moves: in order (its node drains; the successor's worker is
 prepared first), or to a copy of its newest Save when its node is gone for `move_after_s`. Without any copy it waits for its node;
 if none was ever made, it starts anew elsewhere after `orphan_after_s`.
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.moves.live import finishes
+from fog_coordinator.moves.recovery import holders, inherited_at, newest, recovery
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.eligible import eligible, is_there, note_refusal, refusals, refused, task_of, worker_of
 from fog_coordinator.placement.simple import best
@@ -49,8 +49,7 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[s
                 note_refusal(place, job)
         if seat.away_since is not None:
             seat.successor = ""
-            if now - seat.away_since >= rules.move_after_s:
-                done += _recover(now, job, seat, registry, rules, busy)
+            done += _recover(now, job, seat, registry, rules, busy)
         elif node is not None and job.state == RUNNING and not node.held and refused(node, job):
             done += _recover(now, job, seat, registry, rules, busy)
         elif node is not None and (node.leaving or _is_wanted(job, seat, registry, busy)):
@@ -77,7 +76,8 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
     leaves = node is not None and node.online and node.leaving
     if leaves and finishes(now, job, seat, node, rules):
         return []
-    if not leaves and (seat.away_since is None or now - seat.away_since < rules.orphan_after_s):
+    taken_at = inherited_at(seat, seat.away_since, rules) if seat.away_since is not None else None
+    if not leaves and (taken_at is None or now < taken_at):
         return []
     load: dict[str, int] = {}
     for other in job.seats:
@@ -88,7 +88,7 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
         return []
     target = min(peers, key=lambda peer: (load[peer.node], tree.connected(peer)))
     copies = holders(job, seat.task, registry, but=seat.node)
-    source = seat.node if leaves else max(copies, key=lambda name: (copies[name], name), default="")
+    source = seat.node if leaves else newest(copies)
     text = f"{seat.task} moves from {seat.node}, which {'leaves' if leaves else 'is gone'}, to its neighbour {target.node}, with its samples"
     job.roster[seat.slot] = target.node
     _place(seat, target, source if source != target.node else "")
@@ -115,33 +115,17 @@ def _data_nodes(job: Job) -> set[str]:
     return {seat.node for seat in job.seats if seat.slot >= 0}
 
 
-def holders(job: Job, task: str, registry: Registry, but: str = "") -> dict[str, int]:
-    """Online nodes with a copy of the task's Saves -> newest label."""
-    found = {}
-    for name, labels in sorted(job.saves.get(task, {}).items()):
-        node = registry.get(name)
-        if labels and name != but and node is not None and node.online:
-            found[name] = labels[-1]
-    return found
-
-
 def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules, busy: Mapping[str, str]) -> list[str]:
     """The task's node is gone, or cannot run it."""
-    source = ""
-    if seat.ran and any(job.saves.get(seat.task, {}).values()):
-        copies = holders(job, seat.task, registry, but=seat.node)
-        if copies:
-            source = max(copies, key=lambda name: (copies[name], name))
-        elif not seat.home[0]:
-            return []
-    elif seat.ran and not seat.home[0] and seat.away_since is not None and now - seat.away_since < rules.orphan_after_s:
-        return []  # the head of a cluster may begin anew at once: its members still have what they gave it
-    target = _target(job, seat, registry, busy, source)
+    way = recovery(job, seat, seat.away_since if seat.away_since is not None else now, registry, rules)
+    if way.at is None or (seat.away_since is not None and now < way.at):
+        return []
+    target = _target(job, seat, registry, busy, way.source)
     if target is None:
         return []
     text = f"{seat.task} moves from {seat.node}, which {'is gone' if seat.away_since is not None else 'refuses it'}, to {target.node}"
-    _place(seat, target, source if source != target.node else "")
-    return [text + (f", from Save {copies[source]} on {source}" if source else ", from the beginning" if seat.ran else "")]
+    _place(seat, target, way.source if way.source != target.node else "")
+    return [text + (f", from Save {way.label} on {way.source}" if way.source else ", from the beginning" if seat.ran else "")]
 
 
 def _drain(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) -> list[str]:
@@ -177,7 +161,7 @@ def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: R
     copies = holders(job, seat.task, registry, but=seat.fetch)
     if not copies and not seat.home[0] and not seat.heir:
         return []
-    name = max(copies, key=lambda copy: (copies[copy], copy), default="")
+    name = newest(copies)
     seat.fetch = name if name != seat.node else ""
     seat.last = ("", seat.last[1])  # a new instance: the host asks again
     how = f"is restored from {name}" if name else "begins anew"
@@ -193,8 +177,5 @@ def _place(seat: Seat, node: Node, fetch: str) -> None:
 def take_over(job: Job, seat: Seat, node: Node, registry: Registry) -> None:
     """A node takes the place of one that is gone for good, from a copy of the newest Save if there is one."""
     copies = holders(job, seat.task, registry, but=seat.node)
-    source = max(copies, key=lambda name: (copies[name], name), default="")
+    source = newest(copies)
     _place(seat, node, source if source != node.node else "")
-
-
-# -- the view ------------------------------------------------------------------------------

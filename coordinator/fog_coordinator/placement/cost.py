@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import Struct
 
 from fog_learning.costs.demands import Demands, Phase
-from fog_learning.job.sections import Placing, Weights
+from fog_learning.job.sections import Placing, Prices
 
 CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
@@ -60,9 +60,9 @@ class Cost(Struct, frozen=True):
 def value(cost: Cost, rules: Placing) -> float:
     """What is to be as small as possible. Ties are broken by seconds, a little."""
     weights = {
-        "latency": Weights(1.0, 0.0, 0.0),
-        "energy": Weights(1e-9, 1.0, 0.0),
-        "bytes": Weights(1e-9, 0.0, 1.0),
+        "latency": Prices(1.0, 0.0, 0.0),
+        "energy": Prices(1e-9, 1.0, 0.0),
+        "bytes": Prices(1e-9, 0.0, 1.0),
         "weighted": rules.weights,
     }[rules.objective]
     return weights.latency * cost.seconds + weights.energy * cost.joules + weights.bytes * cost.bytes / 1e6

@@ -96,7 +96,7 @@ def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
 
 
 def model_of(file: Job, told: Told = ()) -> ModelSpec:
-    from fog_learning.data import known_shape
+    from fog_learning.data.known import known_shape
 
     shape, classes = known_shape(file.data.name) or (None, None)
     if "import" not in file.model or not told:
@@ -113,7 +113,7 @@ def model_of(file: Job, told: Told = ()) -> ModelSpec:
 
 
 def test_examples(file: Job) -> int:
-    from fog_learning.data import known_test_examples
+    from fog_learning.data.known import known_test_examples
 
     count = known_test_examples(file.data.name)
     return min(count, file.data.test_limit) if file.data.test_limit is not None else count

@@ -18,7 +18,7 @@ from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import ENDED, FINISHED, Job
 from fog_learning.costs import traffic
-from fog_learning.data import known_value_bytes
+from fog_learning.data.known import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing
 from fog_learning.methods import resolve_method

@@ -6,48 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from fog_common.errors import ConfigError
-from fog_common.wire.messages import TaskState, WorkerState
+from fog_common.wire.messages import WorkerState
 from fog_coordinator.accounts import budgets
 from fog_coordinator.core import Core
-from fog_coordinator.lifecycle.alike import misfit
-from fog_coordinator.lifecycle.preflight import Pending, preflight
-from fog_coordinator.moves.moves import holders
 from fog_coordinator.placement.eligible import worker_of
 from fog_coordinator.reading import plans
+from fog_coordinator.reading.waits import Said, root_state, waits
 from fog_coordinator.state.history import ClosedRound
-from fog_coordinator.state.jobs import ENDED, PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job, Seat
+from fog_coordinator.state.jobs import ENDED, PLACED, QUEUED, RUNNING, WAITING, Job, Seat
 from fog_coordinator.state.nodes import OFFLINE, Node
-from fog_coordinator.state.rules import READY
+from fog_coordinator.state.troubles import merged
 from fog_learning.job.sections import Budgets
 
 MAX_ROUNDS = 2000
 """Rounds of the history in one reply; ask again with `after` for more."""
-
-
-class Wait(Struct, frozen=True):
-    """What something waits for. Times are the coordinator's; until is None when nothing bounds it."""
-
-    what: str
-    who: tuple[str, ...] = ()
-    since: float = 0.0
-    until: float | None = None
-    minor: bool = False
-    """A task waits for another one that waits itself: told with the others, but not in the one line."""
-
-    def body(self, now: float) -> dict[str, Any]:
-        left = None if self.until is None else max(0.0, self.until - now)
-        return {
-            "what": self.what,
-            "who": list(self.who),
-            "since": self.since,
-            "until": self.until,
-            "since_s": max(0.0, now - self.since),
-            "until_s": left,
-            "minor": self.minor,
-        }
 
 
 # -- jobs ----------------------------------------------------------------------------------
@@ -85,7 +59,7 @@ def status(core: Core, now: float, job: Job, after: int = 0) -> dict[str, Any]:
         "wall_s": 0.0 if job.started_at is None else max(0.0, (job.ended_at if job.ended_at is not None else now) - job.started_at),
         "refused": job.refused,
         "problems": [*job.problems, *_troubles(core, job)],
-        "waits": [wait.body(now) for wait in waits(core, now, job)],
+        "waits": [_wait(said, now) for said in waits(core, now, job)],
         "watching": [name for name in job.watching if (node := core.registry.get(name)) and node.online] if job.state in PLACED else [],
         "tasks": [_task(core, job, seat) for seat in job.seats],
         "history": [_round(job, item) for item in core.book[job.id].history.after(after)[:MAX_ROUNDS]],
@@ -119,7 +93,7 @@ def _step_bytes(core: Core, job: Job) -> dict[str, Any] | None:
 def current_round(core: Core, job: Job) -> int:
     """The round that is open, or the last one that was closed."""
     newest = core.book[job.id].history.newest
-    state = _root_state(core, job)
+    state = root_state(core, job)
     return newest if state is None or job.state != RUNNING else max(newest, state[0].round)
 
 
@@ -141,186 +115,35 @@ def line(core: Core, now: float, job: Job) -> str:
     return "; ".join(texts) or job.state
 
 
-def _sentence(wait: Wait, now: float) -> str:
+def _sentence(wait: Said, now: float) -> str:
     if wait.until is None:
         return wait.what + _ago(now, wait.since)
     return f"{wait.what} {max(0.0, wait.until - now):.0f} s at the latest"
 
 
-def waits(core: Core, now: float, job: Job) -> list[Wait]:
-    """All that the job waits for now, the most telling first."""
-    if job.id in core.ending:
-        who = core.ending.nodes(job.id)
-        return [Wait(f"the result is here; {_listed(who)} finish", who, job.since, core.ending.until(job.id))]
-    if job.state in ENDED:
-        return []
-    if job.state == WAITING:
-        return [Wait(f"waiting for nodes: {job.why}", since=job.since)]
-    if job.state == QUEUED:
-        return [Wait(f"queued: {job.why}", since=job.since)]
-    if job.state == PREPARING:
-        pending, problems = preflight(job, core.registry)
-        same: dict[str, list[Pending]] = {}
-        for item in pending:
-            same.setdefault(item.what, []).append(item)
-        found = []
-        for what, items in same.items():
-            who, since = tuple(item.node for item in items), min(item.since for item in items)
-            found.append(Wait(f"waiting for {_listed(who)}: {what}", who, since))
-        if not pending:
-            found.append(Wait("preflight done, training is about to begin" if not problems else "; ".join(problems), since=job.since))
-        return found
-    found = []
-    root = _root_state(core, job)
-    if job.stop and not (root is not None and root[0].finished):
-        seat = job.seat(job.root)
-        who = (seat.node,) if seat is not None else ()
-        found.append(Wait(f"{job.stop}; waiting for the model from {_listed(who)}", who, job.since))
-    if root is not None and root[0].finished:
-        found.append(Wait(f"the result is on its way from {root[1].node}", (root[1].node,), root[1].heard_at))
-    elif root is not None and root[0].waiting is not None:
-        found.append(_root_wait(job, *root))
-    found += [wait for seat in job.seats if (wait := _seat_wait(core, now, job, seat)) is not None]
-    found += _disk_waits(core, job)
-    return sorted(found, key=lambda wait: wait.minor)
-
-
-def _disk_waits(core: Core, job: Job) -> list[Wait]:
-    """Nodes that cannot save: what they have done since leaves when they can."""
-    found = []
-    for name in sorted(job.participants()):
-        node = core.registry.get(name)
-        worker = worker_of(job, node)
-        if node is not None and node.online and worker is not None and worker.phase == READY and worker.waited_s is not None:
-            found.append(Wait(f"{name}: {'; '.join(worker.problems)}, tries again in", (name,), *_span(node, worker)))
-    return found
-
-
-def _span(node: Node, worker: WorkerState) -> tuple[float, float | None]:
-    """(since, until) of what a worker waits for itself, in the coordinator's time."""
-    heard = node.reported_at
-    return heard - (worker.waited_s or 0.0), None if worker.retry_s is None else heard + worker.retry_s
-
-
-def _root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
-    """What the root says of itself, if it is live where it is placed."""
-    seat = job.seat(job.root)
-    node = core.registry.get(seat.node) if seat is not None and seat.incarnation else None
-    worker = worker_of(job, node)
-    if seat is None or node is None or worker is None or worker.incarnation != seat.incarnation:
-        return None
-    return next(((state, node) for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
-
-
-def _root_wait(job: Job, state: TaskState, node: Node) -> Wait:
-    """The task's own words, its task ids as nodes, its job time as coordinator time."""
-    waiting = state.waiting
-    assert waiting is not None
-    places = {seat.task: seat.node for seat in job.seats}
-    who = tuple(dict.fromkeys(places.get(task, task) for task in waiting.who))
-    text = f"{waiting.have} of {waiting.need} {waiting.what}" if waiting.need else waiting.what
-    if who:
-        text += f", waiting for {_listed(who)}"
-    if waiting.until is not None:
-        text += ", closes in"  # the sentence goes on with the seconds
-    worker = worker_of(job, node)
-    offset = node.reported_at - (worker.age_s if worker is not None else 0.0) - state.now
-    return Wait(text, who, waiting.since + offset, None if waiting.until is None else waiting.until + offset)
-
-
-def _seat_wait(core: Core, now: float, job: Job, seat: Seat) -> Wait | None:
-    """Why a task does not run, or that it is about to move."""
-    node = core.registry.get(seat.node)
-    rules = core.rules
-    if seat.incarnation:
-        if node is not None and node.leaving and seat.movable:
-            text = f"{seat.successor} is prepared to take it" if seat.successor else "no other node can take it"
-            return Wait(
-                f"{seat.task} is to leave {seat.node}, which drains: {text}", (seat.successor or seat.node,), node.leaving_since or node.since
-            )
-        if node is not None and node.leaving:
-            text = f"{seat.task} finishes its round on {seat.node}, which drains, and leaves in"
-            return Wait(text, (seat.node,), node.leaving_since, node.leaving_since + rules.finish_s)
-        if node is None or node.held:
-            who = (seat.node,)
-            if seat.gone_since is not None and node is not None:
-                why = node.why or "its connection ended"
-                return Wait(
-                    f"{seat.node} is gone, {why}; the round goes on without {seat.task} in", who, seat.gone_since, seat.gone_since + rules.return_s
-                )
-            since = node.since if node is not None else job.since
-            return Wait(f"{seat.task} is taken to run on {seat.node}, which was not heard of yet", who, since, since + rules.silent_s)
-        worker = worker_of(job, node)
-        if seat.gone_since is not None:
-            text = f"{seat.task} waits for {seat.node}: {_worker_text(job, worker)}; the round goes on without it in"
-            return Wait(text, (seat.node,), seat.gone_since, seat.gone_since + rules.return_s)
-        return _own_wait(job, seat, node, worker)
-    if node is None:
-        return Wait(f"{seat.task} waits for {seat.node}: never seen", (seat.node,), job.since)
-    if node.state == OFFLINE:
-        text, until = f"{seat.task} waits for {seat.node}: offline, {node.why}", None
-        if seat.movable:
-            saved = any(job.saves.get(seat.task, {}).values())
-            copies = holders(job, seat.task, core.registry, but=seat.node)
-            if seat.ran and saved and not copies:
-                text += "; its only Save is there"
-            else:
-                until = node.since + (rules.move_after_s if copies or not seat.ran else rules.orphan_after_s)
-                if until > now:
-                    text += "; it moves to another node in"
-                else:
-                    text, until = text + "; no other node is there to take it", None
-        elif seat.heir:
-            until = (seat.away_since if seat.away_since is not None else node.since) + rules.orphan_after_s
-            if until > now:
-                text += "; a neighbour takes its samples over in"
-            else:
-                text, until = text + "; no neighbour is there to take its samples over", None
-        return Wait(text, (seat.node,), node.since, until)
-    if node.leaving and not seat.movable:
-        return Wait(f"{seat.task} waits for {seat.node}: draining", (seat.node,), node.leaving_since or node.since)
-    worker = worker_of(job, node)
-    if worker is None or node.held:
-        return Wait(f"{seat.task} waits for {seat.node}: its worker is not started yet", (seat.node,), node.since)
-    if worker.phase == READY and not misfit(job, worker):
-        return Wait(f"{seat.task} is about to join on {seat.node}", (seat.node,), node.heard_at)
-    since, until = _span(node, worker)
-    again = ", starts again in" if until is not None else ""
-    return Wait(f"{seat.task} waits for {seat.node}: {_worker_text(job, worker)}{again}", (seat.node,), since, until)
-
-
-def _worker_text(job: Job, worker: WorkerState | None) -> str:
-    if worker is None:
-        return "its worker is not started yet"
-    if why := misfit(job, worker):
-        return why
-    return f"worker {worker.phase}" + (f": {'; '.join(worker.problems)}" if worker.problems else "")
-
-
-def _own_wait(job: Job, seat: Seat, node: Node, worker: WorkerState | None) -> Wait | None:
-    """What a live task itself waits for: its state from another node, or what its machine says."""
-    state = None
-    if worker is not None and worker.incarnation == seat.incarnation:
-        state = next((state for state in worker.tasks if state.task == seat.task and state.since == seat.since), None)
-    if state is None and seat.fetch and not seat.fetched:
-        return Wait(f"{seat.task} is restored on {node.node} from {seat.fetch}", (seat.fetch,), seat.live_at)
-    if state is None or state.waiting is None or state.finished or seat.task == job.root:
-        return None
-    said = _root_wait(job, state, node)
-    verb = "has" if state.waiting.need else "waits for"
-    return Wait(f"{seat.task} on {node.node} {verb} {said.what}", said.who or (node.node,), said.since, said.until, minor=True)
+def _wait(said: Said, now: float) -> dict[str, Any]:
+    left = None if said.until is None else max(0.0, said.until - now)
+    return {
+        "what": said.what,
+        "who": list(said.who),
+        "since": said.since,
+        "until": said.until,
+        "since_s": max(0.0, now - said.since),
+        "until_s": left,
+        "minor": said.minor,
+    }
 
 
 def _troubles(core: Core, job: Job) -> list[str]:
-    """Problems that workers report while they run (a full disk)."""
+    """Problems that workers report while they run (a full disk), the same one of several nodes once."""
     if job.state in ENDED:
         return []
-    found = []
+    found: list[tuple[str, str]] = []
     for name in sorted(job.participants()):
         worker = worker_of(job, core.registry.get(name))
         if worker is not None and worker.problems and worker.phase != "exited" and worker.waited_s is None:
-            found += [f"{name}: {text}" for text in worker.problems if f"{name}: {text}" not in job.problems]
-    return found
+            found += [(name, text) for text in worker.problems if f"{name}: {text}" not in job.problems]
+    return merged(found)
 
 
 def notes(core: Core, job: Job) -> dict[str, str]:
@@ -441,7 +264,3 @@ def _ago(now: float, since: float) -> str:
     if seconds < 120:
         return f" for {seconds:.0f} s"
     return f" for {seconds / 60:.0f} min" if seconds < 7200 else f" for {seconds / 3600:.1f} h"
-
-
-def _listed(names: tuple[str, ...], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

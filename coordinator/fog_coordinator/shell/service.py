@@ -7,25 +7,22 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received
-from fog_common.errors import ConfigError, FogError, WireError
-from fog_common.ids import CLOUD_SITE, COORDINATOR, TIERS, checked_id
+from fog_common.bus.base import Bus, BusEvent, Connected, Denied, Disconnected, Received
+from fog_common.errors import FogError, WireError
 from fog_common.program.notify import notify, watchdog_s
-from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
 from fog_coordinator.core import Core
-from fog_coordinator.exchange import Came, Exchange
-from fog_coordinator.reading import verbs
+from fog_coordinator.exchange import Accept, Effect, Exchange, Store, Turned, filters, frame_of
+from fog_coordinator.letters import Came
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Look, LookAsked
-from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tell
+from fog_coordinator.state.effects import Answer, Record, SendResult, Tell
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +74,8 @@ class Service:
     def __init__(self, fleet: str, *, core: Core, journal: Journal, results: Results, bus: Bus, inbox: Inbox, clock: Callable[[], float]) -> None:
         self._fleet = fleet
         self._core, self._journal, self._results, self._bus, self._inbox, self._clock = core, journal, results, bus, inbox, clock
-        self._exchange = Exchange(fleet, journal.boots, self._send)
-        self._waiting: deque[Effect | Came] = deque()
+        self._exchange = Exchange(fleet, core, journal.boots, self._send)
+        self._waiting: deque[Effect] = deque()
         self._retry_at: float | None = None
         self._unsaved: list[Came] = []
         self._jobs = 0
@@ -94,9 +91,7 @@ class Service:
 
     def run(self) -> int:
         """Until SIGTERM. Jobs go on without us. 0."""
-        fleet = self._fleet
-        inbox = topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR)
-        self._bus.subscribe(inbox, topics.PRESENCE.filter(fleet=fleet), topics.REQUEST.filter(fleet=fleet), qos=1)
+        self._bus.subscribe(*filters(self._fleet), qos=1)
         self._bus.start()
         notify("READY=1", "STATUS=connecting")
         try:
@@ -115,24 +110,20 @@ class Service:
 
     def _wake_at(self) -> float:
         now = self._clock()
-        times = [self._core.next_timer(), self._exchange.next_timer(), self._retry_at, now + LONGEST_SLEEP_S]
+        times = [self._exchange.next_timer(), self._retry_at, now + LONGEST_SLEEP_S]
         if self._watchdog_s is not None:
             times.append(now + self._watchdog_s)
         return min(time for time in times if time is not None)
 
     def _keep_time(self, now: float) -> None:
-        at = self._core.next_timer()
-        if at is not None and at <= now:
-            self._core.on_timer(now)
         at = self._exchange.next_timer()
         if at is not None and at <= now:
-            for came in self._exchange.on_timer(now):
-                self._result(now, came)
+            self._exchange.on_timer(now)
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             unsaved, self._unsaved = self._unsaved, []
             for came in unsaved:
-                self._result(now, came)
+                self._exchange.on_result(now, came)
         if now >= self._keep_at:
             self._keep(now)
         if self._watchdog_s is not None and now >= self._watchdog_at:
@@ -145,25 +136,24 @@ class Service:
         match item:
             case Connected(_, refused):
                 log.info("connected")
-                if refused:
-                    log.error("the coordinator is deaf: the broker refuses %s; correct its access list", ", ".join(refused))
-                self._core.denied = refused
+                self._say_deaf(refused)
                 notify(f"STATUS=connected, fleet {self._fleet}")
                 self._connected = True
-                self._core.on_connected(now)
-                self._exchange.connected(now)
+                self._exchange.on_bus(now, item)
+            case Denied(refused):
+                self._say_deaf(refused)
+                self._exchange.on_bus(now, item)
             case Disconnected(why):
                 log.warning("disconnected why=%s", why)
                 self._connected = False
-                self._core.on_disconnected(now)
-                self._exchange.disconnected(now)
+                self._exchange.on_bus(now, item)
             case Received(topic, payload):
                 self._bytes["received"] += len(payload)
                 try:
-                    self._receive(now, topics.parse(topic), payload)
+                    self._exchange.on_bus(now, item)
                 except WireError as error:
                     self._reject(error.reason, topic, error)
-                except Exception as error:  # whatever a message does to us, the others are heard
+                except Exception as error:  # one bad message must not keep the others from being heard
                     log.exception("a message could not be handled topic=%s", topic[:200])
                     self._reject("internal", topic, error)
             case StopAsked():
@@ -175,33 +165,9 @@ class Service:
                     self._keep(now)
                 item.answer(self._look(now, item.samples))
 
-    def _receive(self, now: float, route: topics.Route, payload: bytes) -> None:
-        if route.kind.startswith(f"{topics.BULK}~"):
-            known = route.kind.removeprefix(f"{topics.BULK}~") in self._core.book and self._core.registry.get(route.sender) is not None
-            for came in self._exchange.on_frame(now, route, payload, known):
-                self._result(now, came)
-            return
-        message = messages.decode(payload)
-        if isinstance(message, Request):
-            if route.plane != "ctl" or not route.kind.startswith("request~"):
-                raise WireError("a request outside the operators' topic", "not_allowed")
-            verbs.answer(self._core, now, route.sender, route.kind.removeprefix("request~"), message)
-            return
-        if isinstance(message, Presence | Announce | Heartbeat | Goodbye) and message.node != route.sender:
-            raise WireError(f"{type(message).__name__} of {message.node!r} came from {route.sender!r}", "wrong_sender")
-        if isinstance(message, Announce):
-            _check_announced(message)
-        match message:
-            case Presence() if route.plane == "node":
-                self._core.on_presence(now, message)
-            case Announce() if route.kind == topics.CONTROL:
-                self._core.on_announce(now, message)
-            case Heartbeat() if route.kind == topics.CONTROL:
-                self._core.on_heartbeat(now, message)
-            case Goodbye() if route.kind == topics.CONTROL:
-                self._core.on_goodbye(now, message)
-            case _:
-                raise WireError(f"{type(message).__name__} is nothing that we are told", "not_for_us")
+    def _say_deaf(self, refused: tuple[str, ...]) -> None:
+        if refused:
+            log.error("the coordinator is deaf: the broker refuses %s; correct its access list", ", ".join(refused))
 
     def _keep(self, now: float) -> None:
         """Not while the journal refuses: what waits for it must not pile up."""
@@ -227,42 +193,11 @@ class Service:
         if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a flood must not fill the log
             log.warning("message rejected topic=%s reason=%s count=%d error=%s", topic[:200], reason, count, error)
 
-    def _result(self, now: float, came: Came) -> None:
-        """Store it, then tell the core, then accept it: in this order, so that a crash between them loses nothing."""
-        result = came.result
-        if (why := self._core.expects(result.job, result.task, came.letter.node)) is not None:
-            if why:
-                log.warning("result refused job=%s node=%s reason=%s", result.job, came.letter.node, why)
-                came.refuse(why)
-            else:
-                came.accept()  # we have it: our acknowledgement was lost
-            self._exchange.pump()
-            return
-        history = _records(result.history)
-        figures = {
-            "job": result.job,
-            "numbers": result.numbers,
-            "why": result.why,
-            "digest": came.digest,
-            "history": [msgspec.to_builtins(record) for record in history],
-            "spec": self._core.book[result.job].job.spec,
-        }
-        try:
-            self._results.save(result.job, came.weights, figures)
-        except OSError as error:
-            log.error("result cannot be stored, trying again job=%s error=%s", result.job, error)
-            self._unsaved.append(came)
-            self._retry_at = now + RETRY_S
-            return
-        self._core.on_result(now, result.job, result.numbers, came.digest, result.why, history)
-        self._waiting.extend(self._core.take())
-        self._waiting.append(came)
-
     # -- out ---------------------------------------------------------------------------------
 
     def _perform(self, now: float) -> None:
         """Effects in order; all wait while the journal cannot be written."""
-        self._waiting.extend(self._core.take())
+        self._collect(now)
         if self._retry_at is not None and self._waiting and isinstance(self._waiting[0], Record):
             self._shed()
             return
@@ -276,32 +211,58 @@ class Service:
                         log.error("%s; trying again in %.0f s", error, RETRY_S)
                         self._retry_at = now + RETRY_S
                         return
-                case Tell(node, site, message):
-                    self._send(topics.from_coordinator(self._fleet, site, node), messages.encode(message), qos=1)
-                case Answer(user, session, reply):
-                    topic = topics.TO.at(fleet=self._fleet, site=CLOUD_SITE, node=user, sender=COORDINATOR, kind=f"reply~{session}")
-                    self._send(topic, messages.encode(reply), qos=1)
-                case SendResult(job, user, session, digest):
-                    self._send_result(now, job, user, session, digest)
-                case Came():
-                    effect.accept()
-                    self._exchange.pump()
+                case Tell() | Answer():
+                    self._send(*frame_of(self._fleet, effect), qos=1)
+                case SendResult():
+                    self._send_result(now, effect)
+                case Accept(came):
+                    self._exchange.on_accepted(came)
             self._waiting.popleft()
         if self._jobs != len(self._core.book):
             self._jobs = len(self._core.book)
-            self._exchange.forget_all_but(self._core.book.names)
             self._results.forget_all_but(self._core.book.names)
+
+    def _collect(self, now: float) -> None:
+        """Results are stored at once; everything else waits its turn."""
+        while effects := self._exchange.take():
+            for effect in effects:
+                match effect:
+                    case Store(came):
+                        self._store(now, came)
+                    case Turned(job, node, reason):
+                        log.warning("result refused job=%s node=%s reason=%s", job, node, reason)
+                    case _:
+                        self._waiting.append(effect)
+
+    def _store(self, now: float, came: Came) -> None:
+        result = came.result
+        figures = {
+            "job": result.job,
+            "numbers": result.numbers,
+            "why": result.why,
+            "digest": came.digest,
+            "history": [msgspec.to_builtins(record) for record in result.history],
+            "spec": self._core.book[result.job].job.spec,
+        }
+        try:
+            self._results.save(result.job, came.weights, figures)
+        except OSError as error:
+            log.error("result cannot be stored, trying again job=%s error=%s", result.job, error)
+            self._unsaved.append(came)
+            self._retry_at = now + RETRY_S
+            return
+        self._exchange.on_stored(now, came)
 
     def _shed(self) -> None:
         if len(self._waiting) > MAX_HELD:
             self._waiting = deque(effect for effect in self._waiting if not isinstance(effect, Tell))
 
-    def _send_result(self, now: float, job: str, user: str, session: str, digest: str) -> None:
-        weights = self._results.weights(job)
+    def _send_result(self, now: float, effect: SendResult) -> None:
+        weights = self._results.weights(effect.job)
         if weights is None:
-            log.error("the weights of a finished job are not in the results folder job=%s", job)
+            log.error("the weights of a finished job are not in the results folder job=%s", effect.job)
             return
-        self._exchange.send(now, user, session, job, self._core.book[job].job.numbers, digest, weights)
+        self._exchange.send_result(now, effect, weights)
 
     def _send(self, topic: str, payload: bytes, qos: int = 0) -> None:
         self._bytes["sent"] += len(payload)
@@ -309,24 +270,3 @@ class Service:
             self._bus.publish(topic, payload, qos=qos)
         except (FogError, ValueError) as error:
             log.error("cannot send topic=%s error=%s", topic[:200], error)
-
-
-def _check_announced(announce: Announce) -> None:
-    """WireError for a node that cannot be one of ours: its id and its site become levels of topics."""
-    try:
-        checked_id(announce.node, "node")
-        checked_id(announce.profile.site, "site")
-    except ConfigError as error:
-        raise WireError(str(error), "bad_id") from None
-    if announce.node == COORDINATOR or announce.profile.tier not in TIERS:
-        raise WireError(f"announced as node {announce.node!r} of tier {announce.profile.tier!r}; tiers are {', '.join(TIERS)}", "bad_id")
-
-
-def _records(history: tuple[Any, ...]) -> tuple[Any, ...]:
-    from fog_common.runtime.machine import RoundRecord
-
-    try:
-        return msgspec.convert(history, tuple[RoundRecord, ...])
-    except msgspec.ValidationError as error:
-        log.warning("history of a result is malformed, ignored error=%s", error)
-        return ()

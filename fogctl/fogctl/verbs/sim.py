@@ -80,13 +80,13 @@ def simulate(
 ) -> tuple[Any, dict[str, Any]]:
     """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
     from fog_common.errors import TimedOut
-    from fog_sim.costs import torch_bench
+    from fog_sim.costs import torch_backend
     from fog_sim.faults import load_schedule
     from fog_sim.links import fleet
     from fog_sim.world import Simulation
 
     schedule = load_schedule(faults) if faults else None
-    world = Simulation(nodes, fleet(links), torch_bench, seed=seed, trace=trace, chunk_bytes=CHUNK_BYTES[level])
+    world = Simulation(nodes, fleet(links), torch_backend, seed=seed, trace=trace, chunk_bytes=CHUNK_BYTES[level])
     name = world.submit(spec)
     if schedule is not None:
         world.inject(schedule)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.job.sections import Job
 
@@ -28,6 +30,15 @@ BACKENDS: Final = {
     "plain": ("fog_learning.backend.plain", "PlainBackend"),
 }
 """Name -> (module, class). A module is imported when its backend is opened."""
+
+
+class Speed(Struct, frozen=True):
+    """How fast a node runs the standard op (fog_learning.backend.speed), for placement."""
+
+    flops: float
+    """FLOP/s."""
+    op_s: float
+    """Seconds of an op beside its FLOPs."""
 
 
 class Backend(Protocol):
@@ -50,6 +61,10 @@ class Backend(Protocol):
 
     def preflight(self) -> list[str]:
         """What keeps the job from running here, each as a sentence for a person; [] if nothing does."""
+        ...
+
+    def speed(self) -> Speed | None:
+        """Measured in about 50 ms; None for a backend whose ops stand for the real ones."""
         ...
 
     def assign(self, slots: Mapping[str, int], roster_size: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fog_common.errors import OpError
 from fog_learning.backend.device import Device
 from fog_learning.backend.stored import fitted, load_weights
-from fog_learning.data import DataError, known_shape
+from fog_learning.data import DataError
+from fog_learning.data.known import known_shape
 from fog_learning.data.streams import stream
 from fog_learning.job.sections import Job
 from fog_learning.models import ModelSpec, resolve_model
@@ -60,6 +61,15 @@ class Models:
             return self._shape()
         except DataError as error:
             raise DataError(f"{error}; or say model.input_shape and model.classes, which a node without the data cannot know") from None
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """In the order of the forward pass; those of a user's own module come from running it once. ConfigError if it cannot be cut."""
+        if not self.spec.factory:
+            return self.spec.block_names
+        from fog_learning.models.imported import block_names
+
+        return block_names(self.module(), self.spec.input_shape)
 
     def built(self, first: int = 0, last: int | None = None) -> nn.Module:
         """A new module of blocks first..last-1 in CPU memory, with the weights that the job's seed gives."""

@@ -1,4 +1,4 @@
-"""The plain ops as the backend of a simulated fleet: the weights at the end say whose training is in them, and how much of it."""
+"""The plain ops as the backend of a simulated fleet: the final weights show the share of every slot's training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from fog_common.errors import OpError
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.backend.base import Result
+from fog_learning.backend.base import Result, Speed
 from fog_learning.backend.plain_ops import OPS
 from fog_learning.job.sections import Job
 
@@ -26,6 +26,9 @@ class PlainBackend:
 
     def preflight(self) -> list[str]:
         return []
+
+    def speed(self) -> Speed | None:
+        return None
 
     def assign(self, slots: Mapping[str, int], roster_size: int) -> None:
         return None

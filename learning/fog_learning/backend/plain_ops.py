@@ -1,7 +1,7 @@
 """Tensor ops on plain lists of numbers, for schedules of methods that average among neighbours.
 
-Weights are [parameter, share of slot 0, share of slot 1, …]: training of a slot sets the parameter to half of what it was plus `gain(slot)`
-and the shares to that slot alone, so that any mean says whose training is in it, and how much of it.
+Weights are [parameter, share of slot 0, share of slot 1, …]: training of a slot halves the parameter, adds `gain(slot)` and sets the
+shares to that slot alone, so that any mean shows the share of every slot's training.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ OPS: dict[str, Any] = {
 
 
 def shares(slots: range | list[int]) -> list[float]:
-    """What a mean over these slots, each counted once by its examples, must hold."""
+    """The shares in a mean over these slots, each counted once by its examples."""
     total = sum(examples(slot) for slot in slots)
     return [examples(slot) / total if slot in slots else 0.0 for slot in range(SLOTS)]
 

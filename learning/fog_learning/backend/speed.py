@@ -1,7 +1,7 @@
-"""How fast a worker computes on this node: the standard op, for placement.
+"""The speed of a worker on this node, measured with the standard op.
 
-The standard op is a training step of the zoo's `cnn` on 28x28 images (forward, backward; float32, the worker's threads): what a node
-reaches on small convolutions is far below its peak on large matrices, and small convolutions are what nodes train. Timed with a
+The standard op is a training step of the zoo's `cnn` on 28x28 images (forward, backward; float32, the worker's threads):
+nodes train small convolutions, on which they are far slower than their peak on large matrices. Timed with a
 batch of 32, which gives FLOP/s, and of 1, which gives the overhead that every op has.
 """
 
@@ -11,9 +11,9 @@ import time
 from typing import Final
 
 import torch
-from msgspec import Struct
 from torch.nn.functional import cross_entropy
 
+from fog_learning.backend.base import Speed
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 
@@ -26,15 +26,8 @@ TRAIN: Final = 3
 """A training step in forward passes."""
 
 
-class Speed(Struct, frozen=True):
-    flops: float
-    """FLOP/s."""
-    op_s: float
-    """Seconds of an op beside its FLOPs."""
-
-
 def measure(budget_s: float = BUDGET_S) -> Speed:
-    """Of the fastest of several steps, within about budget_s: what others take away at this moment says little about later."""
+    """Of the fastest of several steps, within about budget_s: load by other processes at this moment says little about later."""
     spec = resolve_model({"name": "cnn"}, (1, 28, 28), 10)
     module = build(spec)
     parameters = list(module.parameters())

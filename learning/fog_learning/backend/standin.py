@@ -1,7 +1,7 @@
 """A backend without torch, for tests of everything but learning: whole numbers, so that every mean can be checked.
 
-A value is an `array('q')` of `size` numbers. `train` adds `gain(slot, round)` to each, `examples(slot)` says how much it
-counts, `mean` divides and rounds down: `expected(rounds, slots)` is what a job without losses must end with.
+A value is an `array('q')` of `size` numbers. `train` adds `gain(slot, round)` to each, `examples(slot)` is its
+weight, `mean` divides and rounds down: a job without losses ends with `expected(rounds, slots)`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fog_common.errors import OpError, WireError
 from fog_common.wire.messages import BlockReport, ClassSet
+from fog_learning.backend.base import Speed
 from fog_learning.job.sections import Job
 
 Result = tuple[dict[str, "array[int]"], dict[str, float]]
@@ -22,11 +23,11 @@ _HEAD: Final = struct.Struct("<8sqq")
 """magic, n (0: weights; else Σ of the weights' scaled n, the value is a sum), count."""
 SIZE: Final = 256
 SCALE: Final = 1024
-"""n of late updates is not whole: all n count in 1/1024."""
+"""All n count in 1/1024, since that of a late update is a fraction."""
 
 
 def gain(slot: int, round: int) -> int:
-    """What the training of a slot adds in a round."""
+    """The number that training of a slot adds in a round."""
     return (slot + 1) * 1000 + round
 
 
@@ -84,6 +85,9 @@ class StandinBackend:
     def preflight(self) -> list[str]:
         return []
 
+    def speed(self) -> Speed | None:
+        return None
+
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Value], dict[str, float]]:
         match op:
             case "init":
@@ -114,7 +118,7 @@ class StandinBackend:
         return content
 
     def decode(self, content: bytes | bytearray | memoryview) -> Value:
-        """WireError for what is no value."""
+        """WireError for bytes that are not a value."""
         if len(content) < _HEAD.size:
             raise WireError(f"a stand-in value needs {_HEAD.size} B, this has {len(content)}")
         magic, n, count = _HEAD.unpack_from(content)
@@ -127,7 +131,7 @@ class StandinBackend:
     def _weights(self, inputs: Mapping[str, Any], name: str) -> Value:
         value = inputs.get(name)
         if not isinstance(value, Value) or value.n:
-            raise OpError(f"{name} is no weights")
+            raise OpError(f"{name} is not a value of weights")
         return value
 
     def _accumulate(self, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Value:

@@ -16,7 +16,7 @@ SUFFIX = ".safetensors"
 
 
 def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Path]:
-    """Where weights of that name may be on this node."""
+    """Files on this node that may hold weights of that name."""
     if name in paths:
         return [Path(paths[name]).expanduser()]
     return [Path(env["FOGLEARN_DATA"]).expanduser() / f"{name}{SUFFIX}"] if env.get("FOGLEARN_DATA") else []
@@ -25,7 +25,7 @@ def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[
 def load_weights(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> tuple[Weights, str]:
     """(tensors by parameter name, digest of the file). paths: the agent's `weights:`; env: for FOGLEARN_DATA.
 
-    ConfigError: not there, not a safetensors file.
+    ConfigError: the file is missing or malformed.
     """
     looked = places(name, paths, env)
     file = next((place for place in looked if place.is_file()), None)
@@ -46,7 +46,7 @@ def load_weights(name: str, paths: Mapping[str, str], env: Mapping[str, str]) ->
 def fitted(name: str, given: Weights, state: Mapping[str, Tensor], model: str) -> Weights:
     """All tensors of a model's `state`: the given ones, in its dtypes, and of blocks that the file does not have, its own.
 
-    ConfigError: a name that is none of the model's, another shape, a value that is no number, no tensor at all.
+    ConfigError: a name that the model lacks, another shape, a value that is not finite, no tensor at all.
     """
     if not given:
         raise ConfigError(f"model.weights {name} holds no tensor")

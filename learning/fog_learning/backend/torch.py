@@ -11,7 +11,7 @@ import torch
 
 from fog_common.errors import OpError
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.backend.base import Numbers, Result
+from fog_learning.backend.base import Numbers, Result, Speed
 from fog_learning.backend.device import Device
 from fog_learning.backend.models import Models
 from fog_learning.backend.preflight import Findings, inspect
@@ -81,6 +81,11 @@ class TorchBackend:
     def preflight(self) -> list[str]:
         self._found = inspect(self, self._device, self.slots.values(), self._evaluates)
         return self._found.problems
+
+    def speed(self) -> Speed:
+        from fog_learning.backend.speed import measure
+
+        return measure()
 
     def assign(self, slots: Mapping[str, int], roster_size: int) -> None:
         """Rows of slots that left are dropped."""

@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
 from fog_learning.data.base import DataError, Dataset, Scale, standardised, stratified_split
 from fog_learning.data.files import load_csv, load_folders, load_npz
 from fog_learning.data.idx import load_idx
+from fog_learning.data.known import DATASETS, DatasetEntry, known, known_shape, known_test_examples, known_value_bytes
 from fog_learning.data.partition import check_partition, partition
 
 __all__ = [
@@ -37,20 +36,7 @@ __all__ = [
 ]
 
 
-class DatasetEntry(Struct, frozen=True):
-    """What is known of a data set without having it. load: where it needs no files."""
-
-    title: str
-    input_shape: tuple[int, ...]
-    classes: int
-    scale: Scale | None = None
-    """Of the usual uint8 files; None: as measured on the training part."""
-    load: Callable[[], Dataset] | None = None
-    test_examples: int = 0
-    """Of its test part as it is published; 0 = not known."""
-
-
-DIGITS: Final = Scale((4.88,), (6.02,))
+DIGITS: Final = DATASETS["digits"].scale or ((0.0,), (1.0,))
 
 
 def load_digits() -> Dataset:
@@ -74,49 +60,21 @@ def load_digits() -> Dataset:
         table = np.column_stack([bunch.data, bunch.target])
     x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
     train, test = stratified_split(y, 0.2, "split", "digits")
-    return Dataset("digits", x[train], y[train], x[test], y[test], 10, DIGITS, origin="scikit-learn")
+    return Dataset("digits", x[train], y[train], x[test], y[test], 10, Scale(*DIGITS), origin="scikit-learn")
 
-
-DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry("1 797 scanned digits of scikit-learn, nothing to download", (1, 8, 8), 10, DIGITS, load_digits, 359),
-    "mnist": DatasetEntry("handwritten digits, idx files", (1, 28, 28), 10, Scale((33.32,), (78.57,)), test_examples=10000),
-    "fashion-mnist": DatasetEntry("pictures of clothes, idx files", (1, 28, 28), 10, Scale((72.94,), (90.02,)), test_examples=10000),
-    "emnist-byclass": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 62, Scale((44.27,), (84.56,)), test_examples=116323),
-    "emnist-balanced": DatasetEntry("handwritten characters, idx files", (1, 28, 28), 47, Scale((44.68,), (84.98,)), test_examples=18800),
-    "cifar10": DatasetEntry("small photographs, npz", (3, 32, 32), 10, Scale((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)), test_examples=10000),
-    "uci-har": DatasetEntry("accelerometer and gyroscope windows of 30 persons, npz", (9, 128), 6),
-}
-"""Names with a known shape. Any other name works too, if its files are found; then only the nodes know its shape."""
 
 _READERS = (load_idx, load_npz, load_csv, load_folders)
+_BUILT_IN: Final[dict[str, Callable[[], Dataset]]] = {"digits": load_digits}
 
 
-def known_shape(name: str) -> tuple[tuple[int, ...], int] | None:
-    """(input shape, classes) of a data set by its name alone, a `-subset` of a known one included; None if not known."""
-    entry = _known(name)
-    return None if entry is None else (entry.input_shape, entry.classes)
-
-
-def known_test_examples(name: str) -> int:
-    """Examples of a data set's test part by its name alone; 0 if that is not known (a `-subset` has fewer)."""
-    entry = DATASETS.get(name)
-    return 0 if entry is None else entry.test_examples
-
-
-def known_value_bytes(name: str) -> int | None:
-    """Bytes of one stored value of a data set, by its name alone; None if that is not known."""
-    entry = _known(name)
-    return 1 if entry is not None and entry.scale is not None else None
-
-
-def _known(name: str) -> DatasetEntry | None:
-    return DATASETS.get(name) or DATASETS.get(name.removesuffix("-subset"))
+def _constants(entry: DatasetEntry | None) -> Scale | None:
+    return None if entry is None or entry.scale is None else Scale(*entry.scale)
 
 
 def _scale(dataset: Dataset) -> Scale:
-    entry = _known(dataset.name)
+    entry = known(dataset.name)
     usual = entry is not None and dataset.train_x.dtype.name == "uint8" and dataset.input_shape == entry.input_shape
-    return entry.scale if entry is not None and entry.scale is not None and usual else standardised(dataset.train_x)
+    return (_constants(entry) if usual else None) or standardised(dataset.train_x)
 
 
 def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Path]:
@@ -135,16 +93,11 @@ def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) ->
                 if (dataset := reader(name, place)) is not None:
                     return replace(dataset, scale=_scale(dataset))
             raise DataError(f"data set {name}: {place} holds no idx, npz or CSV file and no folder of images per class")
-    entry = DATASETS.get(name)
-    if entry is not None and entry.load is not None and name not in paths:
-        return entry.load()
+    if name in _BUILT_IN and name not in paths:
+        return _BUILT_IN[name]()
     where = (
         f"not found in {', '.join(map(str, looked))}"
         if looked
         else "not found: neither datasets: in the agent's configuration nor $FOGLEARN_DATA says where"
     )
-    raise DataError(f"data set {name} {where}; put its files there, or use a built-in one ({', '.join(_built_in())})")
-
-
-def _built_in() -> list[str]:
-    return [name for name, entry in DATASETS.items() if entry.load is not None]
+    raise DataError(f"data set {name} {where}; put its files there, or use a built-in one ({', '.join(_BUILT_IN)})")

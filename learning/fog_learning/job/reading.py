@@ -14,7 +14,7 @@ from typing import Any
 
 from fog_common import config
 from fog_common.errors import ConfigError
-from fog_learning.data import known_shape
+from fog_learning.data.known import known_shape
 from fog_learning.job.sections import Job, Topology, check
 from fog_learning.methods import resolve_method
 from fog_learning.models import check_model, resolve_model

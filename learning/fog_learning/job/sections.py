@@ -119,7 +119,7 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
-class Weights(Struct, frozen=True, forbid_unknown_fields=True):
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     """objective: weighted. What a second, a joule and a megabyte of a training step cost."""
 
     latency: NotNegative = 1.0
@@ -138,7 +138,7 @@ class Placing(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
-    weights: Weights = Weights()
+    weights: Prices = Prices()
     tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
     """Only nodes of these tiers; [] = any."""
     site: list[Id] = []
@@ -205,7 +205,7 @@ def check(job: Job) -> None:
         table = getattr(job, section)
         if "name" not in table and not (section == "model" and "import" in table):
             raise ConfigError(f"{section}: key 'name' is missing; `fogctl {section}s` lists what there is")
-    if job.placement is not None and job.placement.objective != "weighted" and job.placement.weights != Weights():
+    if job.placement is not None and job.placement.objective != "weighted" and job.placement.weights != Prices():
         raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: weighted, or remove the weights")
     if job.data.local and job.data.partition != Partition():
         raise ConfigError("data.partition: nodes that own their data (data.local: true) have nothing to partition; remove the section")

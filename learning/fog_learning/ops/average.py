@@ -1,10 +1,9 @@
 """Weighted means of models, exactly the same whatever the order in which they come.
 
-A sum holds Σ n·w in float64, and Σ n under `#n`. Who makes a float32 update (train, mean) puts its weights on a grid of 2^-32
-(`on_grid`), so that n·w is a whole multiple of the grid; such numbers add without rounding while they fit into 53 bits, so the
-result is one and the same for every order of arrival as long as |Σ n·w| < 2^21; beyond that, for an update that is not on the
-grid and for float64 models, it degrades to float64's ordinary rounding, no further. A weight moves by at most 2^-33 ≈ 1.2e-10
-on its way to the grid. Memory does not grow with the number of updates.
+A sum holds Σ n·w in float64, and Σ n under `#n`. The ops that make a float32 update (train, mean) put its weights on a grid of 2^-32
+(`on_grid`), so that n·w is a whole multiple of the grid. Such numbers add without rounding while they fit into 53 bits: the result is
+the same for every order of arrival as long as |Σ n·w| < 2^21. Larger sums, updates off the grid and float64 models get float64's
+ordinary rounding. A weight moves by at most 2^-33 ≈ 1.2e-10 on its way to the grid. Memory does not grow with the number of updates.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from fog_learning.ops.values import Weights
 
 COUNT: Final = "#n"
 COUNT_GRID: Final = 2.0**20
-"""n of a late update is no whole number; on this grid Σ n too is exact in every order."""
+"""Steps per 1, for n: that of a late update is a fraction, and on this grid Σ n is exact in every order."""
 GRID: Final = 2.0**32
-"""Steps per 1."""
+"""Steps per 1, for weights."""
 BLOCK: Final = 131_072
 """Values at a time: the block in float64 stays in the second-level cache between its two passes. Measured with 4 Ki to 256 Ki values."""
 
@@ -56,16 +55,16 @@ def accumulate(backend: TensorBackend, task: str, inputs: dict[str, Any], number
 
 
 def add_multiple(total: Tensor, tensor: Tensor, n: float) -> None:
-    """total += n · tensor. total: contiguous float64. An n that is no whole number leaves the grid: its products are put back on it."""
+    """total += n · tensor. total: contiguous float64. A fractional n leaves the grid: its products are put back on it."""
     for part, out in zip(tensor.reshape(-1).split(BLOCK), total.reshape(-1).split(BLOCK), strict=True):
         if n == int(n):
-            out.add_(part, alpha=n)  # torch widens the block, and no more than that, in memory that is still in the cache
+            out.add_(part, alpha=n)  # torch widens one block at a time, which is still in the cache
         else:
             out.add_(part.to(torch.float64).mul_(n * GRID).round_(), alpha=1.0 / GRID)
 
 
 def on_grid(weights: Weights) -> Weights:
-    """Its float32 tensors rounded to the grid, in place (the caller's own memory). What is too large to have one stays as it is."""
+    """Its float32 tensors rounded to the grid, in place (the caller's own memory). A value too large for the grid stays as it is."""
     for tensor in weights.values():
         if tensor.dtype == torch.float32:
             for part in tensor.reshape(-1).split(BLOCK):

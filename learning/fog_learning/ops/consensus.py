@@ -1,7 +1,7 @@
 """Averaging among neighbours: the pair (y, m) = (n·w, n), mixed turn by turn; slices of the result; how far the nodes are apart.
 
-y is float64 throughout; what travels (`sent`) is y in the dtype of the model. A turn adds sum_j W_ij (sent_j - sent_i): with
-W symmetric, what one end of a link gains the other loses, rounding on the wire included, so the sum over all nodes stays.
+y is float64 throughout; `sent`, which travels, is y in the dtype of the model. A turn adds sum_j W_ij (sent_j - sent_i): with
+W symmetric, one end of a link gains as much as the other loses, rounding on the wire included, so the sum over all nodes stays.
 Tensors are flattened in the order of their names.
 """
 
@@ -22,7 +22,7 @@ from fog_learning.backend.tensors import TensorBackend
 from fog_learning.ops.values import TRACE, Weights, blocks_of, only
 
 BLOCKS: Final = 8
-"""Of a sketch. One is not enough: two values that differ and meet in one place may hide each other."""
+"""Of a sketch. In a single block, two values that differ and share a place may hide each other."""
 
 
 def pair(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
@@ -35,7 +35,7 @@ def pair(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Num
 
 
 def mix(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Numbers) -> Result:
-    """One turn, in place: value += sum_i w{i}·(from{i} - sent). change: Euclidean norm of what was added. OpError if shapes differ."""
+    """One turn, in place: value += sum_i w{i}·(from{i} - sent). change: Euclidean norm of the addition. OpError if shapes differ."""
     value, sent = inputs["value"].own(), inputs["sent"]
     others = [(float(numbers[f"w{i}"]), inputs[f"from{i}"]) for i in range(sum(1 for name in inputs if name.startswith("from")))]
     for _, other in others:
@@ -124,5 +124,5 @@ def _narrowed(backend: TensorBackend, value: Weights) -> Weights:
     """In the model's floating dtype; whole-number tensors (counters) are mixed as float64."""
     state = backend.models.first_weights()
     dtypes = {name: state[name].dtype if name in state else backend.dtype for name in value}
-    # a copy even where nothing is narrowed: value changes in place while what was sent is on its way
+    # a copy even where nothing is narrowed: value changes in place while the sent tensors are on their way
     return Weights({name: tensor.to(dtypes[name], copy=True) if dtypes[name].is_floating_point else tensor.clone() for name, tensor in value.items()})

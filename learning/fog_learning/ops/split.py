@@ -26,7 +26,7 @@ from fog_learning.ops.optimise import STEPS, state_of, update
 from fog_learning.ops.values import Weights
 
 STEPS_OF: Final = {"float16": 1, "int8": 127}
-"""What the largest value of a row is sent as."""
+"""The number that stands for the largest value of a row."""
 
 
 @dataclass(slots=True)
@@ -66,8 +66,7 @@ def split_of(backend: TensorBackend) -> Split:
         _, plan = resolve_method(backend.job)
         if not isinstance(plan, Plan):
             raise OpError(f"method {backend.job.method.get('name')} does not cut the model")
-        names = blocks_of_model(backend)
-        first, end = cut_at(plan, names)
+        first, end = cut_at(plan, backend.models.block_names)
         tail = backend.models.module(end, None) if plan.u_shaped else None
         trunk = backend.models.module(first, end if plan.u_shaped else None)
         front = backend.models.module(0, first)
@@ -76,22 +75,13 @@ def split_of(backend: TensorBackend) -> Split:
     return split
 
 
-def blocks_of_model(backend: TensorBackend) -> tuple[str, ...]:
-    """Names of the blocks; those of a user's own module are found by running it. ConfigError if it cannot be cut."""
-    if not backend.models.spec.factory:
-        return backend.models.spec.block_names
-    from fog_learning.models.imported import block_names
-
-    return block_names(backend.models.module(), backend.models.spec.input_shape)
-
-
 # -- on the wire -----------------------------------------------------------------------------
 
 
 def packed(name: str, values: Tensor, wire: str) -> dict[str, Tensor]:
     """values (B, Z) as they travel: `name`, and with float16 and int8 `name.scale` (B,): one scale per row, values = sent x scale.
 
-    Without it a float16 holds nothing below 6e-8, and dl/dz of a mean over many rows is smaller than that.
+    Without the scale a float16 holds nothing below 6e-8, and dl/dz of a mean over many rows is smaller.
     """
     values = values.detach()
     if wire not in STEPS_OF:
@@ -109,8 +99,8 @@ def unpacked(name: str, value: dict[str, Tensor], backend: TensorBackend) -> Ten
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Itself or a copy that begins at a multiple of 64 bytes, as all that torch allocates: elsewhere MKL sums in another order, and
-    what came over the network or from a Save lies anywhere. So a task that moved goes on with the very same losses."""
+    """Itself, or a copy that begins at a multiple of 64 bytes, where torch puts its own tensors: MKL sums in another order elsewhere.
+    Received and restored tensors lie anywhere; with the copy, a task that moved goes on with the same losses."""
     return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
@@ -271,7 +261,7 @@ def split_join(backend: TensorBackend, task: str, inputs: dict[str, Any], number
 
 
 def _leaves(backend: TensorBackend, module: nn.Module, weights: Weights, grad: bool = True) -> dict[str, Tensor]:
-    """A module's parameters from weights, as leaves of a graph of their own: nobody else's forward disturbs it."""
+    """A module's parameters from weights, as leaves of a graph of their own, which other forward passes leave alone."""
     leaves = {}
     for name, parameter in module.named_parameters():
         if name not in weights or weights[name].shape != parameter.shape:

@@ -28,7 +28,7 @@ def train(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Nu
     """`steps` optimiser steps from `weights` on the slot's rows; the optimiser starts anew each time.
 
     Batches are those of steps first_step … of the slot; first_step defaults to (round - 1) * steps. prox_mu: FedProx adds
-    prox_mu/2 |w - weights|². layers: `weights` holds only these blocks, `own` the others (absent: as first made), and so do
+    prox_mu/2 |w - weights|². layers: `weights` holds only these blocks, `own` the others (absent: the first weights), and so do
     the outputs. without: the outputs' `weights` lacks these blocks, they are in `own`; inputs: what `weights` lacks comes from `own`.
     correction: added to every gradient. tracking = 1: `weights` holds, beside the model, `z/NAME` = (before - after) / (steps lr). Gives the slot's number of training rows, and the mean loss of the batches.
     """
@@ -58,7 +58,7 @@ def track(backend: TensorBackend, task: str, inputs: dict[str, Any], numbers: Nu
     weights = Weights({name: tensor for name, tensor in settled.items() if not name.startswith(TRACE)}, frozen=True)
     names = [name.removeprefix(TRACE) for name in settled if name.startswith(TRACE)]
     new = {name: (settled[TRACE + name].double() - trained[TRACE + name].double()) for name in names}
-    # float64: what is left of the sum of all corrections is rounding, and must not grow from round to round
+    # float64: the sum of all corrections is rounding only, and must not grow from round to round
     return {"weights": weights, "correction": Weights({name: new[name] + old[name] if old else new[name] for name in names})}, {}
 
 

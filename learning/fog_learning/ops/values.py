@@ -1,4 +1,4 @@
-"""What refs stand for: named tensors in CPU memory, and their bytes (safetensors)."""
+"""The values of refs: named tensors in CPU memory, and their bytes (safetensors)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DTYPES: dict[str, torch.dtype] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 with warnings.catch_warnings():
-    # torch says once per process that a received buffer must not be written to; we know, see Weights.frozen
+    # torch warns once per process that a received buffer must not be written to; Weights.frozen says so
     warnings.simplefilter("ignore")
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
 class Weights(dict[str, Tensor]):
-    """Name -> CPU tensor. frozen: the memory belongs to received or stored bytes, nobody may write into it."""
+    """Name -> CPU tensor. frozen: the memory belongs to received or stored bytes and is read-only."""
 
     __slots__ = ("frozen",)
 
@@ -61,7 +61,7 @@ def encode(value: Weights) -> bytearray:
 
 
 def decode(content: bytes | bytearray | memoryview) -> Weights:
-    """Tensors that lie in `content` itself: no copy, so frozen. WireError for what is not well-formed."""
+    """Tensors that lie in `content` itself: no copy, so frozen. WireError for malformed bytes."""
     value = Weights(frozen=True)
     for name, dtype, shape, buffer in tensors.unpack(content):
         if dtype not in DTYPES:
@@ -72,7 +72,7 @@ def decode(content: bytes | bytearray | memoryview) -> Weights:
 
 
 TRACE = "z/"
-"""Gradient tracking: tensors of this prefix travel with the model, by the names of its parameters, and are no part of it."""
+"""Gradient tracking: tensors of this prefix travel with the model, by the names of its parameters, beside its own tensors."""
 
 
 def blocks_of(names: Any) -> set[str]:

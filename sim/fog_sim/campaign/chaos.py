@@ -26,6 +26,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fog_common.runtime.saves import Record
+from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs
@@ -158,11 +159,11 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
     """(what happened, the final weights). reference: the undisturbed run's weights."""
     books: list[Any] = []
 
-    def bench(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+    def backend(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
         books.append(scenario.book(file, slots, roster_size))
         return books[-1], Costs(1e6, 256, file.train.batch_size, 100)
 
-    world = Simulation(scenario.nodes, scenario.fleet, bench, seed=seed)
+    world = Simulation(scenario.nodes, scenario.fleet, backend, seed=seed)
     name = world.submit(scenario.job)
     look = _Look(world, name, scenario.max_bytes)
     began = world.kernel.now

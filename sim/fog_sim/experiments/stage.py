@@ -18,9 +18,8 @@ from fog_common.runtime.machine import Peer, RoundRecord
 from fog_common.runtime.saves import Record
 from fog_common.wire.messages import DesiredJob, Placement, Profile, TaskState
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
-from fog_sim.costs import Costs
+from fog_sim.costs import OpenBackend
 from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Link, NodeModel
 from fog_sim.network import Connection, Lane, Port, SimBroker
@@ -98,7 +97,7 @@ class Stage:
         *,
         links: Callable[[Task], tuple[Link, Link | None]] = lambda task: (WIRED, None),
         model: Callable[[Task], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
-        bench: Callable[[Job, dict[str, int], int], tuple[Any, Costs]] | None = None,
+        backend: OpenBackend | None = None,
         seed: int = 0,
         redraw_s: float = 0.0,
         spread: float = 0.0,
@@ -108,11 +107,11 @@ class Stage:
         self.kernel = Kernel()
         self.broker: SimBroker = StageBroker(self.kernel, seed)
         self.job = job_from(spec, "the experiment's job")
-        if bench is None:
-            from fog_sim.experiments.bench import on_cpu
+        if backend is None:
+            from fog_sim.experiments.backend import on_cpu
 
-            bench = on_cpu
-        self.spec, self._bench, self._tasks = spec, bench, tuple(tasks)
+            backend = on_cpu
+        self.spec, self._backend, self._tasks = spec, backend, tuple(tasks)
         self._random, self._redraw_s, self._spread = random.Random(f"stage-{seed}"), redraw_s, spread
         method, _ = resolve_method(self.job)
         self.root = next(task.name for task in tasks if task.role == method.root)
@@ -131,7 +130,7 @@ class Stage:
     def prepared(self, desired: DesiredJob) -> SharedBackend:
         if self._prepared is None:
             roster = {task.name: task.slot for task in self._tasks if task.slot >= 0}
-            self._prepared = SharedBackend(self.job, *self._bench(self.job, roster, len(set(roster.values()))))
+            self._prepared = SharedBackend(self.job, *self._backend(self.job, roster, len(set(roster.values()))))
         return self._prepared
 
     def saved(self, node: str, record: Record, replica: bool) -> None:

@@ -83,20 +83,20 @@ class Setup(Struct, frozen=True, kw_only=True):
         return job_from(self.spec(column, 0), "the experiment's job")
 
     def shape(self) -> ModelSpec:
-        from fog_learning.data import known_shape
+        from fog_learning.data.known import known_shape
 
         return resolve_model(self.model, *(known_shape(self.data) or (None, None)))
 
     def run(self, column: Column, seed: int) -> Finished:
         """In the simulator, on a local network, with real tensors."""
-        from fog_sim.experiments.bench import on_cpu, on_gpu
+        from fog_sim.experiments.backend import on_cpu, on_gpu
 
         spec, lan = self.spec(column, seed), PRESETS["lan"].link
         stage = Stage(
             spec,
             star(spec, self.nodes),
             links=lambda task: (lan, None),
-            bench=on_gpu if self.device == "cuda" else on_cpu,
+            backend=on_gpu if self.device == "cuda" else on_cpu,
             seed=seed,
             redraw_s=self.redraw_s,
             spread=self.spread,

@@ -11,14 +11,14 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce
 from fog_coordinator.core import Core
 from fog_sim.campaign import chaos
-from fog_sim.costs import standin_bench
+from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Link
 from fog_sim.world import Simulation
 
 
 def simulation(nodes: int) -> Simulation:
-    return Simulation(nodes, chaos.SLOW, standin_bench, seed=1)
+    return Simulation(nodes, chaos.SLOW, standin_backend, seed=1)
 
 
 def test_two_hundred_agents_do_not_announce_themselves_in_step():

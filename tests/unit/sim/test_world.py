@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError
 from fog_common.runtime.saves import Record
 from fog_sim.campaign import chaos
-from fog_sim.costs import standin_bench
+from fog_sim.costs import standin_backend
 from fog_sim.disk import JobDisk
 from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
@@ -27,7 +27,7 @@ JOB = {**chaos.JOB, "train": {"rounds": 4}}
 def simulated(seed: int = 1, faults: tuple[Fault, ...] = ()) -> tuple[str, str]:
     """(the whole event log, its digest)"""
     log = io.StringIO()
-    world = Simulation(3, chaos.SLOW, standin_bench, seed=seed, trace=log)
+    world = Simulation(3, chaos.SLOW, standin_backend, seed=seed, trace=log)
     name = world.submit(JOB)
     world.inject(Schedule(list(faults)))
     assert world.run(name, 300.0)["state"] == "finished"
@@ -81,7 +81,7 @@ def test_a_drained_server_leaves_the_history_as_it_was():
 
 @pytest.mark.parametrize("kind", ["drain", "stop"])
 def test_a_node_with_data_that_drains_finishes_its_round(kind: str):
-    world = Simulation(3, replace(QUICK, node=replace(QUICK.node, op_overhead_s=6.0)), standin_bench, seed=1)
+    world = Simulation(3, replace(QUICK, node=replace(QUICK.node, op_overhead_s=6.0)), standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 6}})
     while world.status(name)["round"] < 2:
         world.kernel.run(world.kernel.now + 0.05)
@@ -110,7 +110,7 @@ QUICK = Fleet(
 
 
 def test_spools_and_disks_stay_small_when_rounds_are_faster_than_the_copies_of_their_saves():
-    world = Simulation(3, QUICK, standin_bench, seed=1)
+    world = Simulation(3, QUICK, standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 80}})
     kept, behind = 0, 0
     while (status := world.status(name))["state"] != "finished":
@@ -134,7 +134,7 @@ def test_a_drained_server_closes_no_round_twice(at: float, monkeypatch: pytest.M
         write(self, record, replica, content)
 
     monkeypatch.setattr(JobDisk, "write", note)
-    world = Simulation(3, QUICK, standin_bench, seed=1)
+    world = Simulation(3, QUICK, standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 40}})
     while world.status(name)["round"] < 3:
         world.kernel.run(world.kernel.now + 0.01)
@@ -174,7 +174,7 @@ def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monk
 
     monkeypatch.setattr(JobDisk, "write", note)
     fleet = [Place("cloud-2", "cloud", "cloud"), *(Place(f"node-{index + 1}", "edge", "home") for index in range(3))]
-    world = Simulation(fleet, chaos.SLOW, standin_bench, seed=1)
+    world = Simulation(fleet, chaos.SLOW, standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 60}})
     world.inject(Schedule([Fault(6.0, "freeze", "cloud-1", 36.0)]))
     status = world.run(name, 300.0)
@@ -187,7 +187,7 @@ def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monk
 
 def test_messages_that_are_sent_whole_give_the_same_weights_with_fewer_frames():
     def run(chunk_bytes: int) -> tuple[bytes, int]:
-        world = Simulation(3, QUICK, standin_bench, seed=1, chunk_bytes=chunk_bytes)
+        world = Simulation(3, QUICK, standin_backend, seed=1, chunk_bytes=chunk_bytes)
         name = world.submit(chaos.JOB)
         assert world.run(name, 60.0)["state"] == "finished"
         return world.coordinator.results[name], world.broker.frames
@@ -198,7 +198,7 @@ def test_messages_that_are_sent_whole_give_the_same_weights_with_fewer_frames():
 
 
 def test_a_node_that_joins_after_the_job_is_there_and_one_that_leaves_hands_over():
-    world = Simulation(3, QUICK, standin_bench, seed=1)
+    world = Simulation(3, QUICK, standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 60}})
     world.inject(Schedule([Fault(0.5, "join", "node-9"), Fault(1.0, "leave", "cloud-1")]))
     status = world.run(name, 60.0)
@@ -209,7 +209,7 @@ def test_a_node_that_joins_after_the_job_is_there_and_one_that_leaves_hands_over
 
 
 def test_a_fault_of_a_node_that_is_not_there_is_found_before_anything_runs():
-    world = Simulation(2, chaos.SLOW, standin_bench, seed=1)
+    world = Simulation(2, chaos.SLOW, standin_backend, seed=1)
     with pytest.raises(ConfigError, match=r"fault kill_worker at 10000 s: no node 'node-9'; there are cloud-1, node-1, node-2"):
         world.inject(Schedule([Fault(10_000.0, "kill_worker", "node-9")]))
     world.inject(Schedule([Fault(5.0, "join", "node-9"), Fault(9.0, "kill_worker", "node-9"), Fault(9.0, "restart_broker", seconds=1.0)]))

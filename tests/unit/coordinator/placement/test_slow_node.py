@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fog_sim.costs import torch_bench
+from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 
@@ -16,7 +16,7 @@ EVEN = Fleet(link=NEAR, cloud_link=NEAR, node=NodeModel(flops=4e9), cloud=NodeMo
 
 
 def trained(slowed: str, method: dict[str, Any], placement: dict[str, Any] | None) -> dict[str, Any]:
-    world = Simulation(4, EVEN, torch_bench, seed=3)
+    world = Simulation(4, EVEN, torch_backend, seed=3)
     world.nodes[slowed].slowness *= 4
     spec = {
         "name": "p",

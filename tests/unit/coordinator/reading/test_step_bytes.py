@@ -12,7 +12,7 @@ from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
 from fog_learning.models import resolve_model
-from fog_sim.costs import torch_bench
+from fog_sim.costs import torch_backend
 from fog_sim.links import PRESETS
 from fog_sim.world import Simulation
 from fogctl.show.watch import summary
@@ -77,7 +77,7 @@ def test_what_is_not_known_is_absent() -> None:
 
 
 def status_of(method: dict[str, Any], train: dict[str, Any], data: str = "digits", **more: Any) -> dict[str, Any]:
-    world = Simulation(3, PRESETS["lan"], torch_bench, seed=1)
+    world = Simulation(3, PRESETS["lan"], torch_backend, seed=1)
     spec = {"name": "count", "method": method, "model": {"name": "mlp", "hidden": [32, 32]}, "data": {"name": data}, **more}
     name = world.submit({**spec, "train": {"lr": 0.05, "batch_size": 32, **train}})
     status = world.run(name, 600.0)

@@ -14,7 +14,7 @@ from fog_common.errors import ConfigError
 from fog_common.wire import topics
 from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_learning.job.reading import job_from, load_job
-from fog_sim.costs import plain_bench
+from fog_sim.costs import plain_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, Place, load_shape, places, shape_for
@@ -45,7 +45,7 @@ def job(mode: str = "vertical", rounds: int = 6, method: str = "fog", **more: An
 
 
 def world_of(fleet: Fleet = OWN_UPLINKS, shape: list[Place] | None = None) -> Simulation:
-    return Simulation(CAMPUS if shape is None else shape, fleet, plain_bench, seed=3)
+    return Simulation(CAMPUS if shape is None else shape, fleet, plain_backend, seed=3)
 
 
 def weights_of(world: Simulation, name: str) -> list[float]:
@@ -136,7 +136,7 @@ def test_what_stays_in_a_site_does_not_touch_the_uplink():
 
 
 def test_a_bridge_carries_a_cast_once_for_the_whole_site():
-    world = Simulation(places([Group("edge", 1, 6)]), BRIDGED, plain_bench, seed=1)
+    world = Simulation(places([Group("edge", 1, 6)]), BRIDGED, plain_backend, seed=1)
     world.kernel.run(3.0)
     bridge, before = world.broker.bridges["site-1"], world.broker.bridges["site-1"].received_bytes
     heard: list[str] = []
@@ -174,7 +174,7 @@ def test_a_site_gossips_on_while_it_is_cut_off_and_catches_up():
 
 
 def test_a_site_without_a_broker_of_its_own_cannot_be_cut_off():
-    world = Simulation(2, Fleet(link=WIFI), plain_bench)
+    world = Simulation(2, Fleet(link=WIFI), plain_backend)
     world.inject(Schedule([Fault(0.0, "cut_site", "home", 5.0)]))
     with pytest.raises(ConfigError, match="no site 'home' with a broker of its own"):
         world.kernel.run(1.0)
@@ -313,7 +313,7 @@ def test_a_jobs_topology_says_which_nodes_a_simulation_needs():
 
 def test_a_simulated_fleet_of_a_jobs_topology_gets_that_tree():
     spec = job("vertical", 2, topology={"layers": [{"on": "edge", "size": 3}, {"on": "fog"}]})
-    world = Simulation(shape_for(job_from(spec), SLOTS), OWN_UPLINKS, plain_bench)
+    world = Simulation(shape_for(job_from(spec), SLOTS), OWN_UPLINKS, plain_backend)
     name = world.submit(spec)
     status = checked(world, name, 2, SLOTS)
     tiers = {each["task"]: each["tier"] for each in status["tasks"]}

@@ -10,7 +10,7 @@ from fog_common.runtime.machine import Waiting
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
 from fog_coordinator.state.rules import Rules
 from fog_sim.campaign import chaos
-from fog_sim.costs import standin_bench
+from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation
 from fogctl.show.watch import details
@@ -53,7 +53,7 @@ def test_a_full_disk_is_a_wait_of_its_node_with_the_next_try():
 
 
 def test_a_full_disk_in_virtual_time():
-    world = Simulation(2, chaos.SLOW, standin_bench, seed=1)
+    world = Simulation(2, chaos.SLOW, standin_backend, seed=1)
     name = world.submit(chaos.JOB)
     world.inject(Schedule([Fault(3.0, "disk_full", "cloud-1", 9.0)]))
     world.kernel.run(world.kernel.now + 9.0)

@@ -44,6 +44,13 @@ def test_every_backend_goes_from_the_preflight_to_bytes_and_back(name: str):
     assert (backend.classes is None) is (name != "torch")
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_only_a_backend_that_computes_has_a_speed(name: str):
+    speed = open_backend(name, JOB, {}, 1).speed()
+    assert (speed is None) is (name != "torch")
+    assert speed is None or (speed.flops > 1e6 and 1e-5 < speed.op_s < 1.0)
+
+
 def test_an_unknown_backend_is_an_error():
     with pytest.raises(KeyError, match="abacus"):
         open_backend("abacus", JOB, {}, 1)

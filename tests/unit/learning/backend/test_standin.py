@@ -49,7 +49,7 @@ def test_bad_bytes_and_bad_inputs_are_refused():
     for bad in (b"", b"x" * 40, good[:-1], good + b"\0" * 8):
         with pytest.raises(WireError):
             bench.decode(bad)
-    with pytest.raises(OpError, match="weights is no weights"):
+    with pytest.raises(OpError, match="weights is not a value of weights"):
         bench.run("train", "t", {"weights": None}, {"round": 1, "slot": 0})
     with pytest.raises(OpError, match="no update to average"):
         bench.run("mean", "s", {"sum": None}, {})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.errors import ConfigError
-from fog_learning.data import DATASETS, DataError, known_shape, load_dataset, partition
+from fog_learning.data import DATASETS, DataError, Scale, known_shape, load_dataset, partition
 from fog_learning.data.streams import stream
 from fog_learning.job.sections import Partition
 
@@ -128,7 +128,7 @@ def test_a_known_set_is_scaled_alike_on_every_node(tmp_path: Path):
         write_idx(tmp_path / f"{part}-images-idx3-ubyte", np.random.RandomState(1).randint(0, 99, (4, 28, 28)))
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(4))
     places = {"mnist": str(tmp_path), "mine": str(tmp_path)}
-    assert load_dataset("mnist", places, {}).scale == DATASETS["mnist"].scale != load_dataset("mine", places, {}).scale
+    assert load_dataset("mnist", places, {}).scale == Scale(*DATASETS["mnist"].scale or ()) != load_dataset("mine", places, {}).scale
 
 
 def test_emnist_is_put_upright(tmp_path: Path):
@@ -276,4 +276,4 @@ def test_known_shapes():
     assert known_shape("digits") == (digits.input_shape, digits.classes)
     assert known_shape("cifar10-subset") == ((3, 32, 32), 10)
     assert known_shape("maps") is None
-    assert [name for name, entry in DATASETS.items() if entry.load is not None] == ["digits"]
+    assert [name for name, entry in DATASETS.items() if entry.built_in] == ["digits"]

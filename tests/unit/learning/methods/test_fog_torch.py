@@ -56,11 +56,11 @@ def played(method: dict[str, Any], tasks: list[Task] | None = None, kind: type[S
     """(what the ops saw, the consensus error that each round reports)"""
     spies: list[Spied] = []
 
-    def bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
+    def backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
         spies.append(kind(job, slots, roster_size, device="cpu", threads=1, evaluates=True))
         return spies[0], model_costs(job, spies[0].models.spec, 1, roster_size)
 
-    done = Stage(spec(method), tasks or star(spec(method), TRAINERS), bench=bench, seed=1).run()
+    done = Stage(spec(method), tasks or star(spec(method), TRAINERS), backend=backend, seed=1).run()
     return spies[0], [record.numbers.get("consensus_error", 0.0) for record in done.history]
 
 

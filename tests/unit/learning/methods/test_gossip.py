@@ -17,7 +17,7 @@ from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip.messages import Here, Report
 from fog_learning.methods.gossip.peer import GossipPeer, Observer, without
-from fog_sim.costs import torch_bench
+from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
@@ -255,7 +255,7 @@ def test_the_corrections_cancel_out_whatever_crashes(seed: int):
 
 def test_with_torch_tracking_doubles_what_an_exchange_carries():
     def simulated(tracking: bool) -> tuple[float, dict[str, int]]:
-        world = Simulation(places([Group("thing", 1, 4)]), Fleet(link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.01)), torch_bench, seed=2)
+        world = Simulation(places([Group("thing", 1, 4)]), Fleet(link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.01)), torch_backend, seed=2)
         spec = {
             "name": "tracking",
             "method": {"name": "gossip", "local_steps": 10, "tracking": tracking, "consensus": {"graph": "full", "turns": 1}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fog_sim.campaign import chaos
-from fog_sim.costs import torch_bench
+from fog_sim.costs import torch_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation
 
@@ -14,7 +14,7 @@ from fog_sim.world import Simulation
 @pytest.mark.parametrize("at", [3.2, 4.8])
 def test_blocks_that_stay_on_the_nodes_take_every_round_once_whatever_happens_to_the_server(kind: str, at: float) -> None:
     def result(*faults: Fault) -> bytes:
-        world = Simulation(3, chaos.SLOW, torch_bench, seed=1)
+        world = Simulation(3, chaos.SLOW, torch_backend, seed=1)
         spec = {**chaos.JOB, "method": {"name": "fedavg", "local_steps": 5, "layers": ["fc1"]}, "model": {"name": "mlp", "hidden": [8]}}
         name = world.submit({**spec, "train": {"rounds": 6}, "evaluation": {"where": "federated"}})
         world.inject(Schedule(list(faults)))

@@ -176,7 +176,7 @@ def test_a_formula_that_is_off_is_said():
 def test_a_stage_says_why_a_job_cannot_run():
     spec = {**TINY.spec("FL", 0), "data": {"name": "mnist"}}
     with pytest.raises(ConfigError, match="mnist"):
-        Stage(spec, star(spec, 2), bench=_without_files).run()
+        Stage(spec, star(spec, 2), backend=_without_files).run()
 
 
 def _without_files(job: Any, slots: dict[str, int], roster_size: int) -> Any:

@@ -1,0 +1,118 @@
+"""The coordinator's process in virtual time: the real core and exchange; the journal is kept in memory as the rows that SQLite would hold."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from fog_common.bus.base import BusEvent
+from fog_common.errors import WireError
+from fog_common.wire.messages import Reply, Request
+from fog_coordinator.core import Core
+from fog_coordinator.exchange import Accept, Exchange, Store, Turned, filters, frame_of
+from fog_coordinator.reading import verbs
+from fog_coordinator.state.effects import Answer, Record, Row, SendResult, Tell
+from fog_sim.kernel import Alarm, Kernel
+from fog_sim.links import WIRED
+from fog_sim.network import Connection, Port, SimBroker
+
+USER: Final = "operator"
+
+
+class Surroundings(Protocol):
+    """What the coordinator needs of the simulation."""
+
+    kernel: Kernel
+    broker: SimBroker
+    fleet: str
+
+    def trace(self, what: str, node: str, text: str) -> None: ...
+
+
+class SimCoordinator:
+    """Rows and results survive kill()."""
+
+    def __init__(self, world: Surroundings) -> None:
+        self.world = world
+        self.port = Port(WIRED)
+        self.rows: dict[str, dict[tuple[str | int, ...], bytes]] = {}
+        self.results: dict[str, bytes] = {}
+        self.replies: dict[str, Reply] = {}
+        self.alive = False
+        self.connection: Connection | None = None
+        self.core: Core | None = None
+        self._exchange: Exchange | None = None
+        self._boots = 0
+        self._asked = 0
+        self._alarm = Alarm(world.kernel, self._timer)
+
+    def boot(self) -> None:
+        self._boots += 1
+        self.alive = True
+        tables = {table: sorted(rows.items()) for table, rows in self.rows.items()}
+        connection = self.connection = Connection(self.world.broker, self.port, self._bus_event)
+        core = self.core = Core(f"coordinator-{self._boots}", tables)
+        self._exchange = Exchange(self.world.fleet, core, self._boots, connection.publish)
+        connection.subscribe(*filters(self.world.fleet))
+        connection.start()
+
+    def kill(self) -> None:
+        if self.alive and self.connection is not None:
+            self.alive = False
+            self._alarm.set(None)
+            self.connection.kill()
+
+    def request(self, verb: str, **arguments: Any) -> Reply:
+        """As fogctl would, without the wire: the answer comes at once."""
+        assert self.core is not None
+        self._asked += 1
+        session = f"s{self._asked}"
+        verbs.answer(self.core, self.world.kernel.now, USER, session, Request(f"r{self._asked}", verb, arguments))
+        self._perform()
+        return self.replies.pop(session)
+
+    def _bus_event(self, event: BusEvent) -> None:
+        if not self.alive or self._exchange is None:
+            return
+        try:
+            self._exchange.on_bus(self.world.kernel.now, event)
+        except WireError as error:
+            self.world.trace("rejected", "coordinator", f"{error.reason}: {error}")
+        self._perform()
+
+    def _timer(self) -> None:
+        if self.alive and self._exchange is not None:
+            self._exchange.on_timer(self.world.kernel.now)
+            self._perform()
+
+    def _perform(self) -> None:
+        exchange, connection, now = self._exchange, self.connection, self.world.kernel.now
+        assert exchange is not None
+        assert connection is not None
+        while effects := exchange.take():
+            for effect in effects:
+                match effect:
+                    case Record(rows):
+                        self._write(rows)
+                    case Tell():
+                        connection.publish(*frame_of(self.world.fleet, effect), qos=1)
+                    case Answer(_, session, reply):
+                        self.replies[session] = reply
+                    case Store(came):
+                        self.results[came.result.job] = bytes(came.weights or b"")
+                        exchange.on_stored(now, came)
+                    case Accept(came):
+                        exchange.on_accepted(came)
+                    case SendResult(job):
+                        exchange.send_result(now, effect, self.results[job])
+                    case Turned(job, node, reason):
+                        self.world.trace("refused", node, f"result of {job}: {reason}")
+        self._alarm.set(exchange.next_timer() if self.alive else None)
+
+    def _write(self, rows: tuple[Row, ...]) -> None:
+        for row in rows:
+            table = self.rows.setdefault(row.table, {})
+            if row.body is None:
+                for key in [key for key in table if key[: len(row.key)] == row.key]:
+                    del table[key]
+            else:
+                table[row.key] = row.body

@@ -1,0 +1,64 @@
+"""A public class name stands for one thing in the whole product."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from typing import Final
+
+from support.source import product
+
+ALLOWED: Final = {"Plan"}
+"""The `method` section of a job, in the file of each method."""
+KNOWN: Final[dict[str, int]] = {
+    "Alarm": 2,
+    "Answer": 2,
+    "Broker": 2,
+    "Case": 2,
+    "Cast": 2,
+    "Inbox": 2,
+    "Job": 2,
+    "Lacking": 2,
+    "Lane": 2,
+    "Letter": 2,
+    "Limits": 3,
+    "Line": 4,
+    "Link": 2,
+    "Mean": 2,
+    "Meter": 2,
+    "Outbox": 2,
+    "Outcome": 2,
+    "Part": 2,
+    "Place": 2,
+    "Placing": 2,
+    "Probe": 2,
+    "Publish": 2,
+    "Record": 2,
+    "Refusal": 2,
+    "Refused": 2,
+    "Result": 2,
+    "Row": 2,
+    "Settings": 2,
+    "Setup": 2,
+    "Speed": 2,
+    "StopAsked": 2,
+    "Table": 2,
+    "Task": 3,
+    "Waiting": 2,
+    "Weights": 2,
+}
+"""Names that are still used for several classes -> how many. The list and its numbers only shrink."""
+
+
+def test_no_public_class_name_stands_twice() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for module in product().values():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in ALLOWED:
+                places[node.name].append(f"{module.path}:{node.lineno}")
+    for name, found in places.items():
+        allowed = KNOWN.get(name, 1)
+        assert len(found) <= allowed, f"class {name} stands in {' and '.join(found)}: give the newer one a name of its own (keep its wire tag)"
+    for name, count in KNOWN.items():
+        now = len(places.get(name, []))
+        assert now == count > 1, f"class {name} stands {now} times now, {count} are listed: shrink KNOWN in this file"
