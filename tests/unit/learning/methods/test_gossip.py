@@ -17,6 +17,7 @@ from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip.messages import Here, Report
 from fog_learning.methods.gossip.peer import GossipPeer, Observer, without
+from fog_learning.rounds.ledger import Ledger
 from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places
@@ -128,7 +129,7 @@ def test_what_gossip_cannot_do_is_refused():
 
 def test_reports_that_come_in_any_order_after_an_outage_each_count_in_their_round():
     peers = tuple(Peer(f"peer-{i}", "peer", i, f"n{i}", "s", "edge", incarnation=1, since=1) for i in range(2))
-    observer = Observer(evaluation=Evaluation(where="none"), rounds=9, seed=0)
+    observer = Observer(ledger=Ledger(9, Evaluation(where="none")), seed=0)
     observer.step(Started(peers), 0.0)
     for number in (3, 1, 2):
         observer.step(Delivered("peer-0", Report(number, 10, Slots.of(0), {"loss": 1.0})), 1.0)
