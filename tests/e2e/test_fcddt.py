@@ -19,7 +19,7 @@ from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.show.watch import summary
 from support import uncut
 from support.broker import needs
-from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
+from support.uncut import BOUNDS, STEPS, backend_of, job_for, whole, worst
 
 NODES = 3
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fcddt.yaml"
@@ -84,7 +84,7 @@ def test_live_losses_are_those_of_the_uncut_model(client: Client, toy: Path, mod
     job = job_for(model, optimizer, NODES, dtype, round_steps=1, cut=cut, u_shaped=shaped)
     live = losses(finished(client, submitted(client, job, f"equal-{model}")))
     assert len(live) == STEPS[dtype]
-    assert worst(live, whole(job, bench_of(job, toy, NODES), STEPS[dtype], NODES)) < BOUNDS[dtype]
+    assert worst(live, whole(job, backend_of(job, toy, NODES), STEPS[dtype], NODES)) < BOUNDS[dtype]
 
 
 def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -> None:

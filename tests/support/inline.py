@@ -36,9 +36,9 @@ from fog_learning.methods import resolve_method
 class Inline:
     """One run, without faults. measured: what the root measured, in order."""
 
-    def __init__(self, job: Job, bench: TorchBackend, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
+    def __init__(self, job: Job, backend: TorchBackend, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
         self.method, plan = resolve_method(job)
-        self.bench, self.on_save = bench, on_save
+        self.backend, self.on_save = backend, on_save
         self.codebook = Codebook(Program({role.name: role.machine for role in self.method.roles}, self.method.messages))
         self.peers: dict[str, Peer] = {}
         for role in self.method.roles:
@@ -80,12 +80,12 @@ class Inline:
         self.queue.append((name, Rewound(record.label, tuple(self.peers.values()))))
 
     def _value(self, name: str, ref: Ref) -> Any:
-        return self.values.get((name, ref.name)) if isinstance(ref, Handle) else self.bench.decode(self.blobs[ref.digest])
+        return self.values.get((name, ref.name)) if isinstance(ref, Handle) else self.backend.decode(self.blobs[ref.digest])
 
     def _blob(self, name: str, ref: Ref) -> Blob:
         if isinstance(ref, Blob):
             return ref
-        content = bytes(self.bench.encode(self.values[name, ref.name]))
+        content = bytes(self.backend.encode(self.values[name, ref.name]))
         self._invented += 1
         blob = Blob(f"~{self._invented}", len(content))
         self.blobs[blob.digest] = content
@@ -116,7 +116,7 @@ class Inline:
 
     def _compute(self, name: str, run: Run) -> None:
         inputs = {key: value for key, ref in run.refs.items() if (value := self._value(name, ref)) is not None}
-        outputs, numbers = self.bench.run(run.op, name, inputs, run.numbers)
+        outputs, numbers = self.backend.run(run.op, name, inputs, run.numbers)
         refs: dict[str, Ref] = {}
         for key, value in outputs.items():
             self._invented += 1

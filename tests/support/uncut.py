@@ -65,17 +65,17 @@ def job_for(
     )
 
 
-def bench_of(job: Job, toy: Path, nodes: int) -> TorchBackend:
+def backend_of(job: Job, toy: Path, nodes: int) -> TorchBackend:
     return TorchBackend(job, {f"front-{slot}": slot for slot in range(nodes)} | {"trunk": -1}, nodes, {"toy": str(toy)}, env={})
 
 
-def sizes_of(bench: TorchBackend, nodes: int, step: int = 0) -> list[int]:
-    return [len(bench.batches.at(slot, step)[1]) for slot in range(nodes)]
+def sizes_of(backend: TorchBackend, nodes: int, step: int = 0) -> list[int]:
+    return [len(backend.batches.at(slot, step)[1]) for slot in range(nodes)]
 
 
-def whole(job: Job, bench: TorchBackend, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
+def whole(job: Job, backend: TorchBackend, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
     """The losses of torch's own optimiser on the uncut model. frozen: beginnings of the names that stay."""
-    module = build(bench.models.spec, seed=job.seed, dtype=bench.dtype)
+    module = build(backend.models.spec, seed=job.seed, dtype=backend.dtype)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen or ("-",)))
     train = job.train
@@ -86,7 +86,7 @@ def whole(job: Job, bench: TorchBackend, steps: int, nodes: int, frozen: tuple[s
     )
     losses = []
     for step in range(steps):
-        batches = [bench.batches.at(slot, step) for slot in range(nodes)]
+        batches = [backend.batches.at(slot, step) for slot in range(nodes)]
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
         optimizer.zero_grad()
         loss.backward()

@@ -55,7 +55,9 @@ def choose(
             return Choice(why=f"no node is free that is {described(file.placement)} (placement)")
     elif last_resort is not None:
         open_to = {task.task: open_to[task.task] or [last_resort] for task in tasks}
-    spread, lack = simple.spread(tasks, open_to, roster, known, {} if planner.can_plan(file) else needs)
+    counted = {} if planner.can_plan(file) else needs  # a plan counts memory itself
+    data_need = max((counted.get(role.name, 0) for role in method.roles if role.bound == "slot"), default=0)
+    spread, lack = simple.spread(tasks, open_to, roster, counted, data_need)
     if lack or not planner.can_plan(file):
         return Choice(spread, why=lack)
     if file.placement is None:  # nothing is asked for: the usual nodes, with their price

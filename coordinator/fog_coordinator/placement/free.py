@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from fog_common import config
 from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.sections import Job as JobFile
-from fog_learning.methods import resolve_method
 from fog_learning.methods.base import Method, Role
 
 
@@ -26,9 +26,13 @@ def free_tasks(file: JobFile, method: Method) -> tuple[FreeTask, ...]:
     found: list[FreeTask] = []
     for role in method.roles:
         if role.bound == "free":
-            count = role.count if isinstance(role.count, int) else role.count(file, resolve_method(file)[1])
+            count = role.count if isinstance(role.count, int) else role.count(file, _plan(file, method))
             found += [FreeTask(role, index, role.name if count == 1 else f"{role.name}-{index}") for index in range(count)]
     return tuple(found)
+
+
+def _plan(file: JobFile, method: Method) -> Struct:
+    return config.convert({key: value for key, value in file.method.items() if key != "name"}, method.plan, key="method")
 
 
 def worker_bytes(needs: Iterable[int]) -> int:

@@ -71,18 +71,19 @@ def rank(node: Node, data_nodes: Collection[str], holder: str = "", tasks: int =
 
 
 def spread(
-    tasks: Sequence[FreeTask], open_to: Mapping[str, Sequence[Node]], data_nodes: Sequence[str], known: Mapping[str, Node], needs: Mapping[str, int]
+    tasks: Sequence[FreeTask], open_to: Mapping[str, Sequence[Node]], data_nodes: Sequence[str], needs: Mapping[str, int], data_need: int
 ) -> tuple[dict[str, Node], str]:
     """(node of each free task, ''), or ({}, what is missing): each on the best node that is open to it, several of a tier side by side.
 
-    needs: role -> bytes of a worker; {} = memory does not count here.
+    needs: role -> bytes of a worker; {} = memory does not count here. data_need: bytes of the data task on each of data_nodes.
     """
     chosen: dict[str, Node] = {}
     load: dict[str, list[int]] = {}
+    owned = {name: [data_need] for name in data_nodes} if data_need else {}
     for task in tasks:
         need = needs.get(task.role.name, 0)
         open_nodes = open_to[task.task]
-        roomy = [node for node in open_nodes if not need or _room(node, [need, *load.get(node.node, [])])]
+        roomy = [node for node in open_nodes if not need or _room(node, [need, *load.get(node.node, []), *owned.get(node.node, [])])]
         if not open_nodes:
             return {}, f"no node could run {task.task}"
         if not roomy:

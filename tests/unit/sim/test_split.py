@@ -14,7 +14,7 @@ from fog_sim.faults import Fault, Schedule
 from fog_sim.links import PRESETS
 from fog_sim.world import Simulation
 from support import uncut
-from support.uncut import BOUNDS, STEPS, bench_of, job_for, whole, worst
+from support.uncut import BOUNDS, STEPS, backend_of, job_for, whole, worst
 
 pytestmark = pytest.mark.thorough
 
@@ -27,11 +27,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def world_of(toy: Path, nodes: int) -> Simulation:
-    def bench(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+    def backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
         tools = TorchBackend(job, slots, roster_size, {"toy": str(toy)}, threads=1, env={}, evaluates=False)
         return tools, model_costs(job, tools.models.spec, 0, roster_size)
 
-    return Simulation(nodes, PRESETS["lan"], bench, seed=1)
+    return Simulation(nodes, PRESETS["lan"], backend, seed=1)
 
 
 def simulated(job: Job, toy: Path, nodes: int, fault: Fault | None = None, from_round: int = 0) -> tuple[list[float], dict[str, Any]]:
@@ -62,7 +62,7 @@ def test_simulated_losses_are_those_of_the_uncut_model(toy: Path, model: str, cu
     job = job_for(model, optimizer, nodes, dtype, round_steps=1, cut=cut, u_shaped=shaped)
     losses, _ = simulated(job, toy, nodes)
     assert len(losses) == STEPS[dtype]
-    assert worst(losses, whole(job, bench_of(job, toy, nodes), STEPS[dtype], nodes)) < BOUNDS[dtype]
+    assert worst(losses, whole(job, backend_of(job, toy, nodes), STEPS[dtype], nodes)) < BOUNDS[dtype]
 
 
 def test_a_drained_trunk_leaves_every_loss_as_it_was(toy: Path) -> None:

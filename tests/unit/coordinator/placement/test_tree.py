@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
-from fog_common.wire.messages import Profile
+from fog_common.wire.messages import Announce, Profile
 from fog_coordinator.placement import tree
 from fog_coordinator.state.nodes import ONLINE, Node
 from fog_coordinator.state.rules import Rules
@@ -120,7 +121,7 @@ def test_impossible_trees_are_refused(topology: dict[str, Any], said: str):
 
 
 def test_a_method_without_inner_nodes_refuses_a_topology():
-    with pytest.raises(ConfigError, match="topology: fedavg has no inner nodes"):
+    with pytest.raises(ConfigError, match="topology: method fedavg does not read this section"):
         job_from({"name": "x", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "topology": {"layers": []}})
 
 
@@ -271,3 +272,87 @@ def test_the_root_is_placed_where_the_parents_end():
     assert found["server"] == "cloud-2"
     assert found["aggregator-1-1"] == "gate-1"
     assert sorted(found[task] for task in above if above[task] == "aggregator-1-1") == ["pi-11", "pi-12", "pi-13"]
+
+
+# -- heads are tasks like others ---------------------------------------------------------------
+
+
+def heads(world: World) -> set[str]:
+    assert world.core is not None
+    return {seat.node for seat in world.core.book["digits"].job.seats if seat.bound == "tree"}
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ({}, {"gate-1", "gate-2", "fog-1"}),
+        ({"tier": ["edge", "cloud"]}, {"gate-1", "gate-2"}),
+        ({"names": ["gate-2", "cloud-1"]}, {"gate-2"}),
+        ({"site": ["campus", "cloud"]}, {"fog-1"}),
+    ],
+)
+def test_heads_obey_the_placement_section(placement: dict[str, Any], expected: set[str]):
+    world = campus()
+    world.submit(**FOG, placement=placement)
+    world.run(2.0)
+    assert world.status()["state"] == "running"
+    assert heads(world) == expected
+
+
+def test_a_head_is_recovered_only_where_the_placement_section_allows_it():
+    spare = StandIn("gate-9", "edge", "hall-1")
+    world = campus(spare)
+    world.submit(**FOG, placement={"names": ["gate-1", "gate-2", "fog-1", "cloud-1"]})
+    world.run(2.0)
+    assert heads(world) == {"gate-1", "gate-2", "fog-1"}
+    world.kill("gate-1")
+    world.run(60.0)
+    assert heads(world) <= {"gate-2", "fog-1", "cloud-1"}
+
+
+def test_heads_need_memory():
+    world = campus()
+    assert world.core is not None
+    tight = world.nodes["gate-1"]
+    world.core.on_announce(world.now, Announce("gate-1", tight.nonce, replace(tight.profile, memory_free_bytes=100_000_000)))
+    world.submit(**FOG, resources={"memory_mb": 300})
+    world.run(2.0)
+    assert world.status()["state"] == "running"
+    assert "gate-1" not in heads(world)
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([{"on": "cloud"}], "waiting for nodes: topology.layers[0]: 0 nodes of tier cloud may head its clusters, 1 is needed"),
+        ([{"on": "edge", "size": 6}, {"on": "fog"}, {"on": "fog"}], "waiting for nodes: topology.layers[2]: 1 member, 2 are needed for a cluster"),
+    ],
+)
+def test_layers_that_the_fleet_cannot_satisfy_are_a_reason_to_wait(layers: list[dict[str, Any]], why: str):
+    world = campus()
+    world.submit(**FOG, topology={"layers": layers})
+    world.run(2.0)
+    assert world.status()["line"] == why
+    plan = world.ask("job.plan", spec={"name": "x", "model": {"name": "mlp"}, "topology": {"layers": layers}, **FOG})
+    assert plan.exit_code and why.removeprefix("waiting for nodes: ") in plan.error
+
+
+def test_a_layer_says_why_the_nodes_of_its_tier_do_not_head_it():
+    world = campus()
+    world.body("node.drain", node="fog-1")
+    world.submit(**FOG, topology={"layers": [{"on": "fog"}]})
+    world.run(2.0)
+    assert world.status()["line"].endswith("0 nodes of tier fog may head its clusters, 1 is needed (fog-1: draining)")
+    world.body("node.drain", node="fog-1", undo=True)
+    world.run(3.0)
+    assert world.status()["state"] == "running"
+    assert heads(world) == {"fog-1"}
+
+
+def test_a_busy_head_is_waited_for():
+    world = campus()
+    world.submit(name="first", nodes={"select": {"names": ["fog-1"]}})
+    world.run(2.0)
+    world.submit(name="second", **FOG, topology={"layers": [{"on": "fog"}]})
+    world.run(2.0)
+    assert "busy with first" in world.status("second")["line"]

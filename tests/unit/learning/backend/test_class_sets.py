@@ -28,11 +28,11 @@ def reported(folder: Path, labels: str, **model: Any) -> ClassSet:
     rows = [f"{row},{len(label)},{label}" for label in labels.split() for row in range(10)]
     (folder / "pets.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
     job = job_from({"name": "pets", **JOB, "model": {**JOB["model"], **model}})
-    bench = TorchBackend(job, {"trainer-0": 0}, 2, {"pets": str(folder)}, env={})
-    assert bench.classes is None
-    assert bench.preflight() == []
-    assert bench.classes is not None
-    return bench.classes
+    backend = TorchBackend(job, {"trainer-0": 0}, 2, {"pets": str(folder)}, env={})
+    assert backend.classes is None
+    assert backend.preflight() == []
+    assert backend.classes is not None
+    return backend.classes
 
 
 @dataclass

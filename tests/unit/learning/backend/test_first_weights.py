@@ -26,12 +26,12 @@ def job(**model: Any) -> Job:
     return job_from({**JOB, "model": {**JOB["model"], **model}})
 
 
-def bench(job: Job, folder: Path, **files: str) -> TorchBackend:
+def backend(job: Job, folder: Path, **files: str) -> TorchBackend:
     return TorchBackend(job, {"trainer-0": 0}, 1, weights=files, env={"FOGLEARN_DATA": str(folder)})
 
 
-def first(bench: TorchBackend) -> Weights:
-    return bench.run("init", "server", {}, {})[0]["weights"]
+def first(backend: TorchBackend) -> Weights:
+    return backend.run("init", "server", {}, {})[0]["weights"]
 
 
 @pytest.fixture
@@ -43,28 +43,28 @@ def other(tmp_path: Path) -> Weights:
 
 
 def test_the_weights_of_the_file_are_the_first_ones(tmp_path: Path, other: Weights):
-    found = first(bench(job(weights="other"), tmp_path))
+    found = first(backend(job(weights="other"), tmp_path))
     assert all(torch.equal(found[name], other[name]) for name in other) and found.keys() == other.keys()
-    assert not torch.equal(first(bench(job(), tmp_path))["fc1.linear.weight"], other["fc1.linear.weight"])
+    assert not torch.equal(first(backend(job(), tmp_path))["fc1.linear.weight"], other["fc1.linear.weight"])
 
 
 def test_the_agents_configuration_comes_before_the_folder(tmp_path: Path, other: Weights):
     content = encode(Weights({name: tensor + 1 for name, tensor in other.items()}))
     (tmp_path / "mine.bin").write_bytes(content)
-    found = first(bench(job(weights="other"), tmp_path, other=str(tmp_path / "mine.bin")))
+    found = first(backend(job(weights="other"), tmp_path, other=str(tmp_path / "mine.bin")))
     assert torch.equal(found["fc1.linear.bias"], other["fc1.linear.bias"] + 1)
 
 
 def test_blocks_that_the_file_lacks_are_drawn_and_dtypes_are_the_jobs(tmp_path: Path, other: Weights):
     part = Weights({name: tensor.half() for name, tensor in other.items() if name.startswith("fc1.")})
     (tmp_path / "front.safetensors").write_bytes(encode(part))
-    found, drawn = first(bench(job(weights="front"), tmp_path)), first(bench(job(), tmp_path))
+    found, drawn = first(backend(job(weights="front"), tmp_path)), first(backend(job(), tmp_path))
     for name, tensor in drawn.items():
         assert torch.equal(found[name], part[name].float() if name in part else tensor) and found[name].dtype == torch.float32
 
 
 def test_training_changes_nothing_of_the_first_weights(tmp_path: Path, other: Weights):
-    at = bench(job(weights="other"), tmp_path)
+    at = backend(job(weights="other"), tmp_path)
     at.run("train", "trainer-0", {"weights": first(at)}, {"round": 1, "steps": 3, "slot": 0, "step": 0, "lr": 0.1})
     assert torch.equal(first(at)["fc1.linear.weight"], other["fc1.linear.weight"])
 
@@ -88,14 +88,14 @@ def test_a_front_trained_elsewhere_stays_as_it_is(tmp_path: Path, other: Weights
 )
 def test_what_is_wrong_with_the_file_is_said_before_training(tmp_path: Path, content: bytes, said: str):
     (tmp_path / "bad.safetensors").write_bytes(content)
-    (problem,) = bench(job(weights="bad"), tmp_path).preflight()
+    (problem,) = backend(job(weights="bad"), tmp_path).preflight()
     assert problem.startswith("model.weights bad") and "\n" not in problem
     with pytest.raises(ConfigError, match=said):
-        bench(job(weights="bad"), tmp_path).models.first_weights()
+        backend(job(weights="bad"), tmp_path).models.first_weights()
 
 
 def test_a_file_that_is_not_there_is_looked_for_where_the_message_says(tmp_path: Path):
-    (problem,) = bench(job(weights="lost"), tmp_path).preflight()
+    (problem,) = backend(job(weights="lost"), tmp_path).preflight()
     assert str(tmp_path / "lost.safetensors") in problem and "every node" in problem
     (problem,) = TorchBackend(job(weights="lost"), {}, 1, env={}).preflight()
     assert "weights: in the agent's configuration" in problem

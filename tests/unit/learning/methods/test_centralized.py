@@ -12,7 +12,9 @@ from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, 
 from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.centralized.method import AskSamples, Center, NoSamples, Samples, SampleSource
+from fog_learning.methods.centralized.center import Center
+from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Samples
+from fog_learning.methods.centralized.source import SampleSource
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat
 
@@ -51,9 +53,9 @@ def test_a_bad_plan_is_named(more: dict[str, Any], text: str) -> None:
 
 
 def test_the_node_is_asked_for_consent_too() -> None:
-    bench = TorchBackend(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
+    backend = TorchBackend(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
     with pytest.raises(Refused, match="share_samples"):
-        bench.run("samples", "source-0", {}, {"slot": 0})
+        backend.run("samples", "source-0", {}, {"slot": 0})
 
 
 def test_a_source_that_was_asked_answers_once_per_question() -> None:
@@ -139,8 +141,8 @@ def losses(
         privacy=CONSENT,
         seed=4,
     )
-    bench = TorchBackend(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
-    inline = Inline(the_job, bench, 3)
+    backend = TorchBackend(the_job, {**{f"{roles}-{slot}": slot for slot in range(3)}, "root": -1}, 3, env={})
+    inline = Inline(the_job, backend, 3)
     inline.run()
     return inline.measured["loss"], inline
 

@@ -142,18 +142,18 @@ def job_for(cut: int | str, **method: Any) -> Job:
     return Job("own", {"name": "fcddt", "cut": cut, "round_steps": 10, **method}, model, train=train, evaluation=Evaluation("none"), seed=3)
 
 
-def bench_for(job: Job, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> TorchBackend:
+def backend_for(job: Job, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> TorchBackend:
     return TorchBackend(job, {f"front-{slot}": slot for slot in range(slots)}, slots, device="cpu", threads=1, evaluates=True, allow_models=allow)
 
 
 def whole_losses(job: Job, slots: int) -> list[float]:
     """Of the uncut module on the union batch."""
-    bench = bench_for(job, slots)
-    module = bench.models.module().train()
-    bench.models.load(module, bench.models.first_weights())
+    backend = backend_for(job, slots)
+    module = backend.models.module().train()
+    backend.models.load(module, backend.models.first_weights())
     optimiser, losses = torch.optim.SGD(module.parameters(), lr=job.train.lr, momentum=job.train.momentum), []
     for step in range(20):
-        batches = [bench.batches.at(slot, step) for slot in range(slots)]
+        batches = [backend.batches.at(slot, step) for slot in range(slots)]
         loss = cross_entropy(module(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
         optimiser.zero_grad()
         loss.backward()
@@ -165,11 +165,11 @@ def whole_losses(job: Job, slots: int) -> list[float]:
 @pytest.mark.parametrize(("cut", "method"), [(1, {}), ("deep", {}), ("body", {}), (1, {"u_shaped": True})])
 def test_training_the_cut_module_is_training_the_whole_one(cut: int | str, method: dict[str, Any]):
     job = job_for(cut, **method)
-    run = Inline(job, bench_for(job, 2), 2)
-    assert run.bench.preflight() == []
+    run = Inline(job, backend_for(job, 2), 2)
+    assert run.backend.preflight() == []
     run.run()
     assert run.measured["loss"] == pytest.approx(whole_losses(job, 2), rel=1e-9)
-    assert set(run.weights()) == set(run.bench.models.first_weights())
+    assert set(run.weights()) == set(run.backend.models.first_weights())
 
 
 # -- random numbers of a module ------------------------------------------------------------
@@ -180,7 +180,7 @@ def dropping(method: dict[str, Any], global_seed: int, restarts: bool = False) -
     job = job_for(1)
     privacy = Privacy(share_samples=method["name"] == "centralized")
     job = replace(job, method=method, model={"import": "support.modules:Dropping"}, privacy=privacy)
-    run = Inline(job, bench_for(job, 2), 2)
+    run = Inline(job, backend_for(job, 2), 2)
     torch.manual_seed(global_seed)
     while run.finished is None:
         name, event = run.queue.popleft()
@@ -206,9 +206,9 @@ def test_dropout_of_centralized_training_too():
 
 def test_preflight_names_what_is_wrong_with_the_cut_of_a_module():
     job = job_for("tail")
-    assert bench_for(job, 1).preflight() == ["method.cut: the model has no block 'tail'; it has stem, deep, body, head"]
+    assert backend_for(job, 1).preflight() == ["method.cut: the model has no block 'tail'; it has stem, deep, body, head"]
     other = Job("own", job.method | {"cut": "first"}, {"import": "support.modules:Branching"}, train=job.train, evaluation=Evaluation("none"))
-    (problem,) = bench_for(other, 1).preflight()
+    (problem,) = backend_for(other, 1).preflight()
     assert "its control flow depends on data" in problem
 
 

@@ -12,16 +12,18 @@ import torch
 
 from fog_common.errors import OpError
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.costs import traffic
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
+from fog_learning.methods.centralized import traffic as centralized_traffic
+from fog_learning.methods.fcddt import traffic as fcddt_traffic
 from fog_learning.methods.fcddt.messages import Plan
+from fog_learning.methods.fedavg import traffic as fedavg_traffic
 from fog_learning.models import resolve_model
 from fog_learning.ops.split import packed
 from fog_learning.ops.values import Weights
 from support import uncut
 from support.inline import Inline
-from support.uncut import BOUNDS, MODELS, OPTIMIZERS, STEPS, bench_of, job_for, sizes_of, whole, worst
+from support.uncut import BOUNDS, MODELS, OPTIMIZERS, STEPS, backend_of, job_for, sizes_of, whole, worst
 
 pytestmark = pytest.mark.thorough
 
@@ -39,8 +41,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return uncut.toy(tmp_path_factory.mktemp("toy"))
 
 
-def losses_of(job: Job, toy: Path, nodes: int, bench: TorchBackend | None = None) -> tuple[list[float], Inline]:
-    inline = Inline(job, bench or bench_of(job, toy, nodes), nodes)
+def losses_of(job: Job, toy: Path, nodes: int, backend: TorchBackend | None = None) -> tuple[list[float], Inline]:
+    inline = Inline(job, backend or backend_of(job, toy, nodes), nodes)
     inline.run()
     return inline.measured["loss"], inline
 
@@ -49,7 +51,7 @@ def losses_of(job: Job, toy: Path, nodes: int, bench: TorchBackend | None = None
 def expected(toy: Path, model: str, optimizer: str, nodes: int, dtype: str) -> list[float]:
     """The whole model's losses, which know of no cut."""
     job = job_for(model, optimizer, nodes, dtype)
-    return whole(job, bench_of(job, toy, nodes), STEPS[dtype], nodes)
+    return whole(job, backend_of(job, toy, nodes), STEPS[dtype], nodes)
 
 
 def distance(toy: Path, model: str, cut: int, shaped: bool, optimizer: str, nodes: int, dtype: str) -> float:
@@ -98,7 +100,7 @@ def test_the_cases_hold_every_pair_that_matters() -> None:
 
 @pytest.mark.parametrize("nodes", range(2, 6))
 def test_batches_of_the_nodes_are_unequal_here(toy: Path, nodes: int) -> None:
-    sizes = sizes_of(bench_of(job_for("mlp", "sgd", nodes), toy, nodes), nodes)
+    sizes = sizes_of(backend_of(job_for("mlp", "sgd", nodes), toy, nodes), nodes)
     assert max(sizes) >= 1.5 * min(sizes)
 
 
@@ -151,9 +153,9 @@ SPOILS = [a_front_forgotten, gradients_of_each_nodes_own_mean, no_momentum_on_th
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_wrong_would_be_seen(toy: Path, model: str, spoil: Any) -> None:
     job = job_for(model, "momentum", 3, cut=2)
-    bench = Wrong(job, {f"front-{slot}": slot for slot in range(3)} | {"trunk": -1}, 3, {"toy": str(toy)}, env={})
-    bench.spoil = spoil
-    losses, _ = losses_of(job, toy, 3, bench)
+    backend = Wrong(job, {f"front-{slot}": slot for slot in range(3)} | {"trunk": -1}, 3, {"toy": str(toy)}, env={})
+    backend.spoil = spoil
+    losses, _ = losses_of(job, toy, 3, backend)
     assert worst(losses, expected(toy, model, "momentum", 3, "float32")) > 10 * BOUNDS["float32"]
 
 
@@ -163,14 +165,14 @@ def test_what_is_wrong_would_be_seen(toy: Path, model: str, spoil: Any) -> None:
 def test_a_frozen_front_is_the_whole_model_with_its_front_fixed(toy: Path) -> None:
     job = job_for("cnn", "momentum", 3, "float64", steps=50, cut="c2", backward="frozen_front")
     losses, inline = losses_of(job, toy, 3)
-    assert worst(losses, whole(job, inline.bench, 50, 3, frozen=("c1.", "c2."))) < 1e-9
+    assert worst(losses, whole(job, inline.backend, 50, 3, frozen=("c1.", "c2."))) < 1e-9
 
 
 @pytest.mark.parametrize("method", [{}, {"u_shaped": True}, {"sync_every": 5}, {"backward": "frozen_front"}])
 def test_a_trunk_that_restarts_continues_with_the_same_losses(toy: Path, method: dict[str, Any]) -> None:
     job = job_for("cnn", "adam", 3, steps=40, cut=1, **method)
     undisturbed, one = losses_of(job, toy, 3)
-    inline = Inline(job, bench_of(job, toy, 3), 3)
+    inline = Inline(job, backend_of(job, toy, 3), 3)
     while inline.finished is None:
         name, event = inline.queue.popleft()
         inline._perform(name, inline.machines[name].step(event, 0.0))
@@ -187,8 +189,8 @@ def test_the_result_is_the_whole_model_and_was_evaluated(toy: Path) -> None:
     job = job_for("mlp", "adam", 3, "float64", steps=120, evaluation="central", cut=1, u_shaped=True)
     _, inline = losses_of(job, toy, 3)
     weights = inline.weights()
-    assert list(weights) == list(inline.bench.models.spec.parameter_shapes())
-    numbers = inline.bench.run("evaluate", "trunk", {"weights": weights}, {})[1]
+    assert list(weights) == list(inline.backend.models.spec.parameter_shapes())
+    numbers = inline.backend.run("evaluate", "trunk", {"weights": weights}, {})[1]
     assert inline.finished is not None
     assert inline.finished.numbers["accuracy"] == numbers["accuracy"] > 0.5
 
@@ -202,13 +204,13 @@ def test_the_result_is_the_whole_model_and_was_evaluated(toy: Path) -> None:
 def test_variants_that_give_up_exactness_stay_near(toy: Path, method: dict[str, Any], bound: float) -> None:
     job = job_for("cnn", "sgd", 3, "float64", steps=50, cut=1, **method)
     losses, inline = losses_of(job, toy, 3)
-    assert 1e-7 < worst(losses, whole(job, inline.bench, 50, 3)) < bound
+    assert 1e-7 < worst(losses, whole(job, inline.backend, 50, 3)) < bound
 
 
 def test_with_one_node_sync_every_changes_nothing_for_plain_sgd(toy: Path) -> None:
     job = job_for("cnn", "sgd", 1, "float64", steps=50, cut=1, sync_every=5)
     losses, inline = losses_of(job, toy, 1)
-    assert worst(losses, whole(job, inline.bench, 50, 1)) < 1e-9
+    assert worst(losses, whole(job, inline.backend, 50, 1)) < 1e-9
 
 
 def test_int8_rows_are_within_half_a_step_of_their_scale() -> None:
@@ -232,11 +234,12 @@ def test_float16_keeps_small_and_large_rows(size: float) -> None:
 # -- what is refused ---------------------------------------------------------------------------
 
 
-def rows_of(bench: TorchBackend, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def rows_of(backend: TorchBackend, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs of a trunk_step, with labels of slot 1 as given (None: missing)."""
-    first = bench.run("split_init", "trunk", {}, {})[0]
+    first = backend.run("split_init", "trunk", {}, {})[0]
     rows = {
-        f"rows{slot}": bench.run("front_forward", f"front-{slot}", {"local": first["local"]}, {"slot": slot, "step": 1})[0]["rows"] for slot in (0, 1)
+        f"rows{slot}": backend.run("front_forward", f"front-{slot}", {"local": first["local"]}, {"slot": slot, "step": 1})[0]["rows"]
+        for slot in (0, 1)
     }
     for name, value in changed.items():
         rows["rows1"].pop(name)
@@ -255,10 +258,10 @@ def rows_of(bench: TorchBackend, **changed: Any) -> tuple[dict[str, Any], dict[s
     ],
 )
 def test_labels_that_the_trunk_cannot_use_are_refused_by_the_slots_name(toy: Path, labels: Any, text: str) -> None:
-    bench = bench_of(job_for("mlp", "sgd", 2), toy, 2)
-    inputs, numbers = rows_of(bench, labels=labels)
+    backend = backend_of(job_for("mlp", "sgd", 2), toy, 2)
+    inputs, numbers = rows_of(backend, labels=labels)
     with pytest.raises(OpError, match=text):
-        bench.run("trunk_step", "trunk", inputs, numbers)
+        backend.run("trunk_step", "trunk", inputs, numbers)
 
 
 # -- bytes -------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def test_bytes_sent_are_those_of_the_formula(toy: Path, method: dict[str, Any]) 
     _, inline = losses_of(job, toy, nodes)
     _, plan = resolve_method(job)
     assert isinstance(plan, Plan)
-    expected = traffic.fcddt(inline.bench.models.spec, plan, sizes_of(inline.bench, nodes))
+    expected = fcddt_traffic.per_step(inline.backend.models.spec, plan, sizes_of(inline.backend, nodes))
     sent = inline.sent_bytes
     up = sum(sent.get(kind, 0) for kind in ("FrontRows", "Heads", "Local")) / steps
     down = sum(sent.get(kind, 0) for kind in ("Cut", "Features")) / steps
@@ -288,4 +291,4 @@ def test_the_papers_counts() -> None:
 
 def paper_counts(spec: Any) -> tuple[int, int, int]:
     """Per node and step at B = 100: FCDDT, FL, CC."""
-    return traffic.paper_fcddt(spec, 1, [100]), traffic.paper_fl(spec, 1), traffic.paper_cc(spec, [100])
+    return fcddt_traffic.paper(spec, 1, [100]), fedavg_traffic.paper(spec, 1), centralized_traffic.paper(spec, [100])
