@@ -34,7 +34,7 @@ from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Numbers
 from fog_common.runtime.refs import Disk
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 from fog_learning.backend.base import Backend
@@ -305,7 +305,7 @@ class WorkerCore:
                     if len(self._saves) == 1:
                         self._effects.append(effect)
                 case _:
-                    if isinstance(effect, Publish):
+                    if isinstance(effect, PublishFrame):
                         self.sent[effect.plane] += len(effect.payload)
                         self._add(f"sent_messages_{effect.plane}", 1)
                     elif isinstance(effect, Compute):

@@ -33,7 +33,7 @@ from fog_common.runtime.refs import Refs
 from fog_common.runtime.saves import Program, Record
 from fog_common.runtime.shelf import Shelf
 from fog_common.runtime.table import Table
-from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Publish, Refused
+from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, LetterRefused, PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, ReplicaState, TaskState
 
@@ -259,13 +259,13 @@ class Host:
         hosted, retry = self._hosted, False
         for output in self.endpoint.take():
             match output:
-                case Publish():
+                case PublishFrame():
                     hosted.emit(output)
                 case Arrived(letter):
                     self._inbound.arrived(now, letter)
                 case Acked(key, node):
                     self._barrier.acked(now, key, node)
-                case Refused(key, node, reason):
+                case LetterRefused(key, node, reason):
                     hosted.count(f"refused_{reason}_total")
                     hosted.stimuli.note(now, "refused", "", (node, reason))
                     if reason in {"not_placed", "no_such_task"} and hosted.mail.refused(key, node):

@@ -28,7 +28,7 @@ class Address(Struct, frozen=True):
     kind: str
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class TransferLimits(Struct, frozen=True, kw_only=True):
     """What this endpoint sends and takes."""
 
     chunk_bytes: int = 256 * 1024
@@ -88,7 +88,7 @@ class Letter(Struct, frozen=True):
     cast: bool = False
 
 
-class Publish(Struct, frozen=True):
+class PublishFrame(Struct, frozen=True):
     """Give this to the bus, QoS 0. plane: up, down, d2d or cast, for the count of bytes."""
 
     topic: str
@@ -109,7 +109,7 @@ class Acked(Struct, frozen=True):
     node: str
 
 
-class Refused(Struct, frozen=True):
+class LetterRefused(Struct, frozen=True):
     """The host of `node` refused the letter. After `stale_view` it is kept for the next view, else it is forgotten here."""
 
     key: Hashable
@@ -117,4 +117,4 @@ class Refused(Struct, frozen=True):
     reason: str
 
 
-Output = Publish | Arrived | Acked | Refused
+Output = PublishFrame | Arrived | Acked | LetterRefused

@@ -13,7 +13,7 @@ from fog_common.runtime.effects import Fetch, Missing, Persist, Replica
 from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Blob, Command, Finish, Peer, RoundRecord
 from fog_common.runtime.saves import Record
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
 from fog_learning.backend.standin import StandinBackend
@@ -78,7 +78,7 @@ class Net:
                 for effect in host.take():
                     if isinstance(effect, Persist):
                         self.persists.append((node, effect))
-                    elif isinstance(effect, Publish):
+                    elif isinstance(effect, PublishFrame):
                         route = topics.parse(effect.topic)
                         moved = True
                         if route.plane == "cast":

@@ -348,7 +348,7 @@ def test_a_bad_plan_is_named(section: dict[str, Any], text: str) -> None:
 
 
 def test_stragglers_are_the_methods_own_matter() -> None:
-    with pytest.raises(ConfigError, match="straggler_rate"):
+    with pytest.raises(ConfigError, match="stragglers: method fcddt does not read this section"):
         resolve_method(Job("x", {"name": "fcddt"}, {"name": "cnn"}, stragglers=Stragglers(quorum=0.5)))
 
 
