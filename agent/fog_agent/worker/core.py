@@ -342,7 +342,7 @@ class WorkerCore:
             phase=self.phase,
             view=host.view if host else 0,
             problems=self.problems,
-            tasks=host.task_states(now, self.desired.history_seen if self.desired else 0) if host else (),
+            tasks=host.task_states(now) if host else (),
             replicas=host.replica_states() if host else (),
             sent=Planes(**self.sent),
             received=Planes(**self.received),

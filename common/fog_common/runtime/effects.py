@@ -88,6 +88,7 @@ class Result(Struct, frozen=True, tag="Result"):
     numbers: Numbers
     refs: dict[str, Blob]
     history: tuple[RoundRecord, ...] = ()
+    """Rounds that the coordinator has not acknowledged."""
     why: str = ""
 
 

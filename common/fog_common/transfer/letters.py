@@ -36,7 +36,7 @@ class TransferLimits(Struct, frozen=True, kw_only=True):
     inline_bytes: int = 64 * 1024
     """Blobs of a letter that are not more than this together travel inside the letter's frame."""
     max_letter_bytes: int = 64 << 20
-    """Of a letter's body, without its blobs. The root's Save holds the job's whole history, about 110 B a round."""
+    """Of a letter's body, without its blobs."""
     max_blob_bytes: int = 2 << 30
     window_chunks: int = 32
     """Frames on the way to one receiver that it has not acknowledged."""
