@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import secrets
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fog_agent.config import AgentConfig, datasets, load_config, state_dir
 from fog_agent.core import AgentCore
-from fog_agent.daemon import Daemon, Inbox, StopAsked
+from fog_agent.daemon import Daemon, Item
 from fog_agent.node import probes
 from fog_agent.node.gauges import Gauges
 from fog_agent.node.state import StateDir
@@ -23,20 +20,21 @@ from fog_agent.process.workers import Workers
 from fog_agent.supervisor import AgentLimits
 from fog_common.bus.base import Will
 from fog_common.energy.meter import Meter
-from fog_common.errors import ConfigError, FogError
-from fog_common.program import envelope
+from fog_common.errors import ConfigError
+from fog_common.program import guard
+from fog_common.program.inbox import Inbox, stop_on_signals
+from fog_common.program.logs import log_to_stderr
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence
 
 
 def run(config: AgentConfig) -> int:
     """The daemon, until SIGTERM."""
-    logging.basicConfig(level=config.log_level, stream=sys.stderr, format=f"%(levelname)s agent {config.node}: %(message)s", force=True)
+    log_to_stderr(config.log_level, f"agent {config.node}")
     from fog_common.bus.mqtt import MqttBus
 
-    inbox = Inbox()
-    for number in (signal.SIGTERM, signal.SIGINT):  # before anything starts that would be left behind
-        signal.signal(number, lambda *_: inbox.put(StopAsked()))
+    inbox: Inbox[Item] = Inbox()
+    stop_on_signals(inbox.put)  # before anything starts that would be left behind
     state = StateDir(state_dir(config))
     sets = datasets(config)
     meter = Meter(config.energy)
@@ -82,21 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from fog_agent.install import install
 
         return install(arguments.config, prefix=arguments.prefix, start=not arguments.no_start, show=arguments.print)
-    except FogError as error:
-        return _failed(error, error.exit_code, given)
     except Exception as error:
-        return _failed(error, 1, given)
-
-
-def _failed(error: Exception, exit_code: int, given: Sequence[str]) -> int:
-    if "--debug" in given:
-        traceback.print_exception(error)
-    shown = error if isinstance(error, FogError) else envelope.fault(error, "fog-agent")
-    if "--json" in given:
-        print(envelope.failed(shown, exit_code))  # noqa: T201
-    else:
-        print(f"fog-agent: {envelope.one_line(shown)}", file=sys.stderr)  # noqa: T201
-    return exit_code
+        return guard.failed(error, given, "fog-agent", "fog-agent")
 
 
 class _Parser(argparse.ArgumentParser):

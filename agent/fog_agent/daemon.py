@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import time
 from collections.abc import Callable
 from typing import Any, Final
-
-from msgspec import Struct
 
 from fog_agent import effects as do
 from fog_agent.config import AgentConfig
@@ -19,7 +16,8 @@ from fog_agent.node.state import StateDir
 from fog_agent.process.workers import CANNOT_START, Ended, Reported, WorkerEvent, Workers
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import WireError
-from fog_common.program.notify import notify, watchdog_s
+from fog_common.program.inbox import Inbox, StopAsked
+from fog_common.program.notify import Pulse, notify
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Control, Heartbeat, Presence, Profile
 
@@ -30,26 +28,7 @@ FRESH_S: Final = 0.2
 """A heartbeat carries samples that are at most this old, even if many urgent ones follow each other."""
 
 
-class StopAsked(Struct, frozen=True):
-    """SIGTERM, SIGINT."""
-
-
 Item = BusEvent | WorkerEvent | StopAsked
-
-
-class Inbox:
-    """Everything that happens, in one line. put() may be called from any thread and from a signal handler."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.put: Callable[[Item], None] = self._queue.put
-
-    def next(self, timeout_s: float) -> Item | None:
-        """None after timeout_s."""
-        try:
-            return self._queue.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
 
 
 class Daemon:
@@ -60,7 +39,7 @@ class Daemon:
         config: AgentConfig,
         *,
         core: AgentCore,
-        inbox: Inbox,
+        inbox: Inbox[Item],
         bus: Bus,
         state: StateDir,
         workers: Workers,
@@ -75,8 +54,7 @@ class Daemon:
         self._own_topic = topics.inbox(config.fleet, config.site, config.node, config.node, config.site, topics.CONTROL)
         self._left = False
         self._sample_at = self._sampled_at = 0.0
-        self._watchdog_s = watchdog_s()
-        self._watchdog_at = 0.0
+        self._pulse = Pulse()
         self._status = ""
 
     def run(self) -> int:
@@ -147,9 +125,7 @@ class Daemon:
     # -- time --------------------------------------------------------------------------------
 
     def _wake_at(self) -> float:
-        times = [self._clock() + LONGEST_SLEEP_S, self._core.next_timer(), self._sample_at]
-        if self._watchdog_s:
-            times.append(self._watchdog_at)
+        times = (self._clock() + LONGEST_SLEEP_S, self._core.next_timer(), self._sample_at, self._pulse.next_at)
         return min(time for time in times if time is not None)
 
     def _keep_house(self, now: float, due: bool) -> None:
@@ -163,9 +139,7 @@ class Daemon:
             self._core.on_memory(resident, now)
             often = 1.0 if resident and limited else self._config.heartbeat_s
             self._sample_at = now + (min(often, self._gauges.period_s) if measures else often)
-        if self._watchdog_s and now >= self._watchdog_at:
-            notify("WATCHDOG=1")
-            self._watchdog_at = now + self._watchdog_s
+        self._pulse.beat(now)
         running = sum(slot.running for slot in self._core.slots.values())
         where = "connected" if self._core.connected else "offline"
         status = f"STATUS={'draining' if self._core.draining else where}, {running} worker(s), {len(self._core.slots)} job(s)"

@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
 from bench.chaos import report, truth
 from bench.chaos.fleet import ChaosFleet, memory_of
 from bench.chaos.kinds import LENGTHS, MIXED, Case, cases
-from bench.chaos.watch import Figures, Watch, figures
+from bench.chaos.report import Outcome
+from bench.chaos.watch import Watch, figures
 from fog_common.errors import FogError, Unreachable
 from fog_common.wire.api.states import ENDED
 from fog_sim.faults import Schedule, random_schedule
@@ -43,21 +44,6 @@ ENOUGH: Final = 50
 MAX_DAEMON_MB: Final = 100.0
 """Resident, after everything: a daemon or the coordinator that holds more has piled something up."""
 RESULTS: Final = Path(__file__).parents[1] / "results"
-
-
-class Outcome(Struct, frozen=True):
-    """One schedule on the live fleet."""
-
-    name: str
-    seed: int
-    schedule: Schedule
-    state: str
-    line: str
-    whole: bool
-    """Every round held every update; then the weights are those of the undisturbed run."""
-    took_s: float
-    figures: Figures | None
-    violations: tuple[str, ...]
 
 
 class Runner:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bench.chaos.__main__ import Outcome
+from msgspec import Struct
+
+from bench.chaos.watch import Figures
+from fog_sim.faults import Schedule
+
+
+class Outcome(Struct, frozen=True):
+    """One schedule on the live fleet."""
+
+    name: str
+    seed: int
+    schedule: Schedule
+    state: str
+    line: str
+    whole: bool
+    """Every round held every update; then the weights are those of the undisturbed run."""
+    took_s: float
+    figures: Figures | None
+    violations: tuple[str, ...]
 
 
 def line(outcome: Outcome, at_s: float) -> str:

@@ -12,6 +12,7 @@ from fog_common import config
 from fog_common.bus.base import BrokerConfig
 from fog_common.errors import ConfigError
 from fog_common.ids import Id, checked_id
+from fog_common.program.broker import address
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,16 +44,6 @@ def settings(
     elif at.password_file and not at.password:
         at = replace(at, password=_first_line(str(file.parent / Path(at.password_file).expanduser())), password_file="")
     return Settings(checked_id(fleet, "--fleet") if fleet is not None else base.fleet, name, at, base.methods)
-
-
-def address(text: str) -> tuple[str, int]:
-    """'host', 'host:port', '[::1]:port' -> (host, port)."""
-    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon or (":" in host and not host.startswith("[")):
-        host, port = text, "1883"  # no port, or a bare IPv6 address
-    if not host or not port.isdigit() or not 1 <= int(port) <= 65535 or any(c.isspace() for c in host):
-        raise ConfigError(f"--broker {text!r} is no address; expected HOST or HOST:PORT, such as 192.168.1.10:1883")
-    return host.strip("[]"), int(port)
 
 
 def config_home() -> Path:

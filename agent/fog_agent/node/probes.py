@@ -15,8 +15,8 @@ import msgspec
 
 from fog_agent.config import AgentConfig
 from fog_common.energy.readers import battery_folder
+from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import Profile
-from fog_learning.backend.base import Speed
 
 SPEED_FILE: Final = "speed.json"
 

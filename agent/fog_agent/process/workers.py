@@ -26,6 +26,7 @@ from fog_agent.config import AgentConfig
 from fog_agent.process.forked import Forked
 from fog_agent.worker import pipe
 from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
+from fog_common.program.logs import without_stamp
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
@@ -261,7 +262,7 @@ def _hint(code: int, path: Path, begin: int, kills: int | None) -> str:
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    return next((without_stamp(line.strip())[:300] for line in reversed(lines) if line.strip()), "")
 
 
 def oom_kills() -> int | None:

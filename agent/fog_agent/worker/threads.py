@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -35,10 +34,12 @@ from fog_agent.worker.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import FogError
+from fog_common.program.logs import log_to_stderr
 from fog_common.runtime.effects import Compute, Persist, Withdraw
+from fog_common.telemetry.speed import Speed
 from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob
-from fog_learning.backend.base import Backend, Speed, open_backend
+from fog_learning.backend.base import Backend, open_backend
 
 log = logging.getLogger(__name__)
 
@@ -297,5 +298,5 @@ def main(fd: int) -> int:
     setup = pipe.receive(sock)
     if not isinstance(setup, WorkerSetup):
         return 1
-    logging.basicConfig(level=setup.log_level, stream=sys.stderr, format=f"%(levelname)s worker {setup.node}/{setup.job}: %(message)s", force=True)
+    log_to_stderr(setup.log_level, f"worker {setup.node}/{setup.job}")
     return Worker(sock, setup).run()

@@ -27,3 +27,22 @@ def watchdog_s() -> float | None:
     if not limit_us.isdigit() or int(limit_us) == 0 or (pid and pid != str(os.getpid())):
         return None
     return int(limit_us) / 3e6
+
+
+class Pulse:
+    """WATCHDOG=1 as often as systemd wants it; nothing where nobody watches."""
+
+    def __init__(self) -> None:
+        self._every_s = watchdog_s()
+        self._at = 0.0
+
+    @property
+    def next_at(self) -> float | None:
+        """When beat() is due, in the owner's seconds; None: never."""
+        return None if self._every_s is None else self._at
+
+    def beat(self, now: float) -> None:
+        """Call at next_at, or at any other time."""
+        if self._every_s is not None and now >= self._at:
+            self._at = now + self._every_s
+            notify("WATCHDOG=1")

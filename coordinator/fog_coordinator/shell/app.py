@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import secrets
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,15 +15,18 @@ import typer
 from msgspec.structs import replace
 
 from fog_common.bus.mqtt import MqttBus
-from fog_common.errors import ConfigError, FogError, Refused
+from fog_common.errors import ConfigError, Refused
 from fog_common.ids import COORDINATOR, checked_id
-from fog_common.program import envelope
+from fog_common.program import envelope, guard
+from fog_common.program.broker import address
+from fog_common.program.inbox import Inbox, stop_on_signals
+from fog_common.program.logs import log_to_stderr
 from fog_coordinator.core import Core
 from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_dir
 from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes
-from fog_coordinator.shell.service import Clock, Inbox, Service, StopAsked
+from fog_coordinator.shell.service import Clock, Item, Service
 from fog_learning.methods import METHODS
 
 log = logging.getLogger(__name__)
@@ -68,10 +69,9 @@ def check(config: File = None, broker: Broker = None, fleet: Fleet = None, state
 
 def serve(config: CoordinatorConfig) -> int:
     """The service, until SIGTERM."""
-    logging.basicConfig(level=config.log_level, stream=sys.stderr, format="%(levelname)s coordinator: %(message)s", force=True)
-    inbox = Inbox()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: inbox.put(StopAsked()))
+    log_to_stderr(config.log_level, "coordinator")
+    inbox: Inbox[Item] = Inbox()
+    stop_on_signals(inbox.put)
     METHODS.allow(config.methods)
     folder = state_dir(config)
     with _locked(folder):
@@ -94,12 +94,8 @@ def _settings(config: Path | None, broker: str | None, fleet: str | None, state:
     """Options over the file over the defaults."""
     found = load_config(config) if config is not None else CoordinatorConfig()
     if broker is not None:
-        host, colon, port = broker.rpartition(":")
-        if not colon:
-            host, port = broker, "1883"
-        if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise ConfigError(f"--broker {broker!r} is no address; expected HOST or HOST:PORT, such as 192.168.1.10:1883")
-        found = replace(found, broker=replace(found.broker, host=host.strip("[]"), port=int(port)))
+        host, port = address(broker)
+        found = replace(found, broker=replace(found.broker, host=host, port=port))
     if fleet is not None:
         found = replace(found, fleet=checked_id(fleet, "--fleet"))
     if state is not None:
@@ -153,28 +149,9 @@ def _run(given: list[str]) -> int:
         return end.exit_code
     except typer.Abort:
         return 130
-    except FogError as error:
-        return _failed(error, error.exit_code, given)
     except Exception as error:
-        explain = getattr(error, "format_message", None)  # a usage error of typer's parser
-        if explain is None:
-            return _failed(error, 1, given)
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "fog-coordinator"
-        message = (explain() or "no command given").rstrip(".")
-        return _failed(ConfigError(f"{message}{' ' if message.endswith('?') else '; '}see `{path} --help`"), 2, given)
+        return guard.failed(guard.usage(error, "fog-coordinator") or error, given, "fog-coordinator", "error")
     return code if isinstance(code, int) else 0
-
-
-def _failed(error: Exception, exit_code: int, given: list[str]) -> int:
-    if "--debug" in given:
-        traceback.print_exception(error)
-    shown = error if isinstance(error, FogError) else envelope.fault(error, "fog-coordinator")
-    if "--json" in given:
-        typer.echo(envelope.failed(shown, exit_code))
-    else:
-        typer.echo(f"error: {envelope.one_line(shown)}", err=True)
-    return exit_code
 
 
 if __name__ == "__main__":

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from fog_common.bus.base import Bus, BusEvent, Connected, Denied, Disconnected, Received
 from fog_common.errors import FogError, WireError
-from fog_common.program.notify import notify, watchdog_s
+from fog_common.program.inbox import Inbox, StopAsked
+from fog_common.program.notify import Pulse, notify
 from fog_coordinator.core import Core
 from fog_coordinator.exchange import Accept, Effect, Exchange, Store, Turned, filters, frame_of
 from fog_coordinator.letters import Came
@@ -35,26 +34,7 @@ MAX_HELD: Final = 10_000
 """Effects that wait for the journal; beyond it the oldest messages to nodes are dropped (they are level-triggered)."""
 
 
-class StopAsked(Struct, frozen=True):
-    """SIGTERM, SIGINT."""
-
-
 Item = BusEvent | StopAsked | LookAsked
-
-
-class Inbox:
-    """Everything that happens, in one line. put() may be called from any thread and from a signal handler."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.put: Callable[[Item], None] = self._queue.put
-
-    def next(self, timeout_s: float) -> Item | None:
-        """None after timeout_s."""
-        try:
-            return self._queue.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
 
 
 class Clock:
@@ -71,7 +51,9 @@ class Clock:
 class Service:
     """Built by fog_coordinator.shell.app; run() is the whole life."""
 
-    def __init__(self, fleet: str, *, core: Core, journal: Journal, results: Results, bus: Bus, inbox: Inbox, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, fleet: str, *, core: Core, journal: Journal, results: Results, bus: Bus, inbox: Inbox[Item], clock: Callable[[], float]
+    ) -> None:
         self._fleet = fleet
         self._core, self._journal, self._results, self._bus, self._inbox, self._clock = core, journal, results, bus, inbox, clock
         self._exchange = Exchange(fleet, core, journal.boots, self._send)
@@ -82,8 +64,7 @@ class Service:
         self._stopped = False
         self._connected = False
         self._exporter = Exporter(core)
-        self._watchdog_s = watchdog_s()
-        self._watchdog_at = 0.0
+        self._pulse = Pulse()
         self._keep_at = 0.0
         self._bytes = {"sent": 0, "received": 0}
         self.rejected: dict[str, int] = {}
@@ -110,9 +91,7 @@ class Service:
 
     def _wake_at(self) -> float:
         now = self._clock()
-        times = [self._exchange.next_timer(), self._retry_at, now + LONGEST_SLEEP_S]
-        if self._watchdog_s is not None:
-            times.append(now + self._watchdog_s)
+        times = [self._exchange.next_timer(), self._retry_at, self._pulse.next_at, now + LONGEST_SLEEP_S]
         return min(time for time in times if time is not None)
 
     def _keep_time(self, now: float) -> None:
@@ -126,9 +105,7 @@ class Service:
                 self._exchange.on_result(now, came)
         if now >= self._keep_at:
             self._keep(now)
-        if self._watchdog_s is not None and now >= self._watchdog_at:
-            self._watchdog_at = now + self._watchdog_s
-            notify("WATCHDOG=1")
+        self._pulse.beat(now)
 
     # -- in ----------------------------------------------------------------------------------
 

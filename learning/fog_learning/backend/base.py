@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from msgspec import Struct
-
+from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.job.sections import Job
 
@@ -30,15 +29,6 @@ BACKENDS: Final = {
     "plain": ("fog_learning.backend.plain", "PlainBackend"),
 }
 """Name -> (module, class). A module is imported when its backend is opened."""
-
-
-class Speed(Struct, frozen=True):
-    """How fast a node runs the standard op (fog_learning.backend.speed), for placement."""
-
-    flops: float
-    """FLOP/s."""
-    op_s: float
-    """Seconds of an op beside its FLOPs."""
 
 
 class Backend(Protocol):

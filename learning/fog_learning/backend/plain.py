@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from fog_common.errors import OpError
+from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.backend.base import Result, Speed
+from fog_learning.backend.base import Result
 from fog_learning.backend.plain_ops import OPS
 from fog_learning.job.sections import Job
 

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch.nn.functional import cross_entropy
 
-from fog_learning.backend.base import Speed
+from fog_common.telemetry.speed import Speed
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 

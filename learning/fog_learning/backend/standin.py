@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fog_common.errors import OpError, WireError
+from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.backend.base import Speed
 from fog_learning.job.sections import Job
 
 Result = tuple[dict[str, "array[int]"], dict[str, float]]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from fog_common.errors import OpError
+from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.backend.base import Numbers, Result, Speed
+from fog_learning.backend.base import Numbers, Result
 from fog_learning.backend.device import Device
 from fog_learning.backend.models import Models
 from fog_learning.backend.preflight import Findings, inspect

@@ -1,4 +1,4 @@
-"""Settings of fogctl: addresses, options, the file, the environment."""
+"""Settings of fogctl: options, the file, the environment."""
 
 from __future__ import annotations
 
@@ -6,23 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fogctl.settings import address, settings
+from fogctl.settings import settings
 from support.cli import run
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("h", "h", 1883),
-        ("h:1", "h", 1),
-        ("10.0.0.5:1884", "10.0.0.5", 1884),
-        ("[::1]:1884", "::1", 1884),
-        ("[::1]", "::1", 1883),
-        ("::1", "::1", 1883),
-    ],
-)
-def test_broker_addresses(text: str, host: str, port: int) -> None:
-    assert address(text) == (host, port)
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:

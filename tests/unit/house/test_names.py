@@ -14,7 +14,6 @@ KNOWN: Final[dict[str, int]] = {
     "Answer": 2,
     "Broker": 2,
     "Case": 2,
-    "Inbox": 2,
     "Job": 2,
     "Lacking": 2,
     "Lane": 2,
@@ -29,7 +28,6 @@ KNOWN: Final[dict[str, int]] = {
     "Result": 2,
     "Row": 2,
     "Settings": 2,
-    "StopAsked": 2,
     "Table": 2,
     "Task": 3,
 }

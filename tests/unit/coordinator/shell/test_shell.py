@@ -14,6 +14,7 @@ import pytest
 
 from fog_common.bus.base import Connected, Received
 from fog_common.errors import ConfigError
+from fog_common.program.inbox import Inbox
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Profile, Reply, Request
 from fog_coordinator.core import Core
@@ -22,7 +23,7 @@ from fog_coordinator.shell.config import CoordinatorConfig, load_config, state_d
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes
-from fog_coordinator.shell.service import Clock, Inbox, Item, Service
+from fog_coordinator.shell.service import Clock, Item, Service
 from fog_coordinator.state.effects import Record, Row
 
 # -- journal -------------------------------------------------------------------------------
