@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from fog_common import config
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
@@ -78,10 +79,13 @@ def is_automatic(file: Job) -> bool:
     return file.placement is not None or file.method.get("cut") == AUTO
 
 
-def check(file: Job) -> None:
+def check(file: Job, method: Method) -> None:
     """ConfigError if the job asks for a choice that cannot be made."""
     if not is_automatic(file):
         return
+    movable = [role.name for role in method.roles if role.bound != "slot"]
+    if unknown := sorted(set(file.placement.roles if file.placement is not None else ()) - set(movable)):
+        raise ConfigError(f"placement.roles.{unknown[0]}: {config.suggest(unknown[0], movable, 'role')}")
     name = file.method["name"]
     if file.method.get("cut") == AUTO:
         ways(file, 1)

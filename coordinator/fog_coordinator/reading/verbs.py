@@ -117,7 +117,7 @@ def _submit(core: Core, now: float, user: str, id: str, arguments: _Submit) -> A
     if len(msgspec.msgpack.encode(arguments.spec)) > MAX_SPEC_BYTES:
         raise ConfigError(f"spec: larger than {MAX_SPEC_BYTES // 1024} KiB, which is no job file")
     file, method = core.check(arguments.spec)
-    planner.check(file)
+    planner.check(file, method)
     spec = job_spec(file)
     for job in core.book.jobs:
         if job.token == token:
