@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fog_agent.config import AgentConfig, datasets, load_config, state_dir
-from fog_agent.core import AgentCore, Limits
+from fog_agent.core import AgentCore
 from fog_agent.daemon import Daemon, Inbox, StopAsked
 from fog_agent.node import probes
 from fog_agent.node.gauges import Gauges
 from fog_agent.node.state import StateDir
 from fog_agent.process.workers import Workers
+from fog_agent.supervisor import AgentLimits
 from fog_common.bus.base import Will
 from fog_common.energy.meter import Meter
 from fog_common.errors import ConfigError, FogError
@@ -44,7 +45,7 @@ def run(config: AgentConfig) -> int:
         return probes.profile(config, state.folder, sets, meter.source)
 
     nonce = secrets.token_hex(6)
-    limits = Limits(config.heartbeat_s, config.max_workers, config.memory_mb, config.drain_s, config.stop_s, config.link_probe_kb * 1024)
+    limits = AgentLimits(config.heartbeat_s, config.max_workers, config.memory_mb, config.drain_s, config.stop_s, config.link_probe_kb * 1024)
     will = Will(
         topic=topics.PRESENCE.at(fleet=config.fleet, node=config.node),
         payload=messages.encode(Presence(config.node, nonce, online=False)),

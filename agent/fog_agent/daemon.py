@@ -196,7 +196,7 @@ class Daemon:
                     case do.Forget(job):
                         self._state.forget(job)
                         self._save_incarnations()
-                    case do.Publish(message):
+                    case do.Speak(message):
                         self._publish(self._outbox_topic, message, qos=0 if isinstance(message, Heartbeat) else 1)
                     case do.ShowPresence(presence):
                         self._publish(self._presence_topic, presence, qos=1, retain=True)

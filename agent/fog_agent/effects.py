@@ -44,7 +44,7 @@ class Forget(Struct, frozen=True, tag=True):
     job: str
 
 
-class Publish(Struct, frozen=True, tag=True):
+class Speak(Struct, frozen=True, tag=True):
     """A control message to the coordinator."""
 
     message: Control
@@ -73,4 +73,4 @@ class Exit(Struct, frozen=True, tag=True):
     """All workers are gone; leave in order."""
 
 
-Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Forget | Publish | ShowPresence | ProbeLink | Say | Exit
+Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Forget | Speak | ShowPresence | ProbeLink | Say | Exit

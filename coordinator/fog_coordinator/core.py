@@ -310,7 +310,7 @@ def _newest(job: Job, seat: Seat) -> int:
 
 def _checked(spec: Mapping[str, Any]) -> tuple[JobFile, Method]:
     from fog_learning.job.reading import job_from
-    from fog_learning.methods import METHODS
+    from fog_learning.methods import method_of
 
     job = job_from(spec)
-    return job, METHODS[job.method["name"]]
+    return job, method_of(job)

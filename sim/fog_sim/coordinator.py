@@ -11,7 +11,7 @@ from fog_coordinator.core import Core
 from fog_coordinator.exchange import Accept, Exchange, Store, Turned, filters, frame_of
 from fog_coordinator.reading import verbs
 from fog_coordinator.state.effects import Answer, Record, Row, SendResult, Tell
-from fog_sim.kernel import Alarm, Kernel
+from fog_sim.kernel import Kernel, Wakeup
 from fog_sim.links import WIRED
 from fog_sim.network import Connection, Port, SimBroker
 
@@ -43,7 +43,7 @@ class SimCoordinator:
         self._exchange: Exchange | None = None
         self._boots = 0
         self._asked = 0
-        self._alarm = Alarm(world.kernel, self._timer)
+        self._alarm = Wakeup(world.kernel, self._timer)
 
     def boot(self) -> None:
         self._boots += 1

@@ -2,75 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
 from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
+from fog_learning.methods import method_of, resolve_method
+from fog_learning.methods.base import Method
 from fog_learning.models.spec import ModelSpec
+from fog_learning.ops.row import Work
 
 
 class Costs(Struct, frozen=True):
-    """FLOPs of one job's ops. Backward counts twice the forward pass; what touches the weights once, 8 per parameter (they pass
-    through memory). Of a cut model each side pays for its own blocks, the trunk for the rows of all fronts."""
+    """FLOPs of one job's ops."""
 
-    forward: float
-    """FLOPs of one example's forward pass."""
-    parameters: int
-    batch_size: int
-    test_examples: int
-    front: float = 0.0
-    """Of `forward`: the blocks on the nodes; tail: those behind the trunk."""
-    tail: float = 0.0
-    slots: int = 1
+    method: Method
+    work: Work
 
-    def flops(self, op: str, numbers: dict[str, float | int | str]) -> float:
-        """Of one run of `op`. Ops that are not named here cost as much as touching the weights."""
-        batch = self.forward * self.batch_size
-        front, tail = self.front * self.batch_size, self.tail * self.batch_size
-        trunk = (self.forward - self.front - self.tail) * self.batch_size * self.slots
-        match op:
-            case "train":
-                return 3.0 * batch * float(numbers.get("steps", 1))
-            case "evaluate":
-                return self.forward * self.test_examples
-            case "evaluate_local":
-                return batch
-            case "train_union":
-                return 3.0 * batch * self.slots * float(numbers.get("steps", 1))
-            case "front_forward":
-                return front
-            case "front_head":
-                return 3.0 * tail
-            case "front_backward" | "front_step":
-                return 2.0 * front
-            case "trunk_forward":
-                return trunk
-            case "trunk_backward":
-                return 2.0 * trunk
-            case "trunk_step":
-                return 3.0 * trunk
-            case _:
-                return 8.0 * self.parameters
+    def flops(self, op: str, numbers: Mapping[str, float | int | str]) -> float:
+        """Of one run of an op that the method names; KeyError for another."""
+        return self.method.op(op).flops(self.work, numbers)
 
 
 def model_costs(job: Job, spec: ModelSpec, test_examples: int, slots: int = 1) -> Costs:
-    front, tail = _cut(job, spec)
-    return Costs(float(spec.flops), spec.parameters, job.train.batch_size, test_examples, front, tail, slots)
+    method, plan = resolve_method(job)
+    segments = method.segments.flops(plan, spec) if method.segments is not None else ()
+    return Costs(method, Work(float(spec.flops), spec.parameters, job.train.batch_size, test_examples, slots, segments))
 
 
-def _cut(job: Job, spec: ModelSpec) -> tuple[float, float]:
-    """FLOPs of the blocks on the nodes: before the trunk, behind it."""
-    from fog_learning.methods import resolve_method
-    from fog_learning.methods.fcddt.messages import Plan, cut_at
-
-    _, plan = resolve_method(job)
-    if not isinstance(plan, Plan) or not spec.blocks:
-        return 0.0, 0.0
-    first, end = cut_at(plan, spec.block_names)
-    flops = [block.flops for block in spec.facts()]
-    return float(sum(flops[:first])), float(sum(flops[end:]))
+def nominal_costs(job: Job, values: int) -> Costs:
+    """Of a job without tensors; values: of its model."""
+    return Costs(method_of(job), Work(1e6, values, job.train.batch_size, 100))
 
 
 OpenBackend = Callable[[Job, dict[str, int], int], tuple[Backend, Costs]]
@@ -90,11 +53,11 @@ def standin_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[
     from fog_learning.backend.standin import StandinBackend
 
     backend = StandinBackend(job, slots, roster_size)
-    return backend, Costs(1e6, backend.size, job.train.batch_size, 100)
+    return backend, nominal_costs(job, backend.size)
 
 
 def plain_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
     from fog_learning.backend.plain import PlainBackend
 
-    return PlainBackend(job, slots, roster_size), Costs(1e6, 256, job.train.batch_size, 100)
+    return PlainBackend(job, slots, roster_size), nominal_costs(job, 256)

@@ -61,7 +61,7 @@ class Kernel:
         return bool(self._heap)
 
 
-class Alarm:
+class Wakeup:
     """One timer that is moved: for sans-IO parts that say `next_timer()` after every call."""
 
     def __init__(self, kernel: Kernel, action: Action) -> None:

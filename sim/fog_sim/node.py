@@ -8,14 +8,15 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from fog_agent import effects as agent_effects
-from fog_agent.core import AgentCore, Limits, Sample
+from fog_agent.core import AgentCore, Sample
+from fog_agent.supervisor import AgentLimits
 from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Will
 from fog_common.errors import WireError
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence, Profile, WorkerState
 from fog_sim.disk import SimDisk
 from fog_sim.faults import KEEPALIVE_S
-from fog_sim.kernel import Alarm
+from fog_sim.kernel import Wakeup
 from fog_sim.links import NodeModel
 from fog_sim.network import Connection, Port
 from fog_sim.worker import SimWorker, World
@@ -25,7 +26,7 @@ class SimNode:
     """An agent daemon and its workers on one machine."""
 
     def __init__(
-        self, world: World, name: str, profile: Profile, model: NodeModel, port: Port, *, seed: int, limits: Limits, chunk_bytes: int
+        self, world: World, name: str, profile: Profile, model: NodeModel, port: Port, *, seed: int, limits: AgentLimits, chunk_bytes: int
     ) -> None:
         self.world = world
         self.name = name
@@ -47,7 +48,7 @@ class SimNode:
         self._vanished: list[Connection] = []
         """Connections that the broker may still believe in."""
         self._limits = limits
-        self._alarm = Alarm(world.kernel, self._timer)
+        self._alarm = Wakeup(world.kernel, self._timer)
         self._random = random.Random(f"{name}-{seed}")
 
     def _measured(self) -> Profile:
@@ -203,7 +204,7 @@ class SimNode:
                 case agent_effects.Forget(job):
                     for table in (self.disk.blobs, self.disk.records, self.disk.incarnations):
                         table.pop(job, None)
-                case agent_effects.Publish(message):
+                case agent_effects.Speak(message):
                     connection.publish(topics.to_coordinator(self.world.fleet, self.name), messages.encode(message), 1)
                 case agent_effects.ShowPresence(presence):
                     topic = topics.PRESENCE.at(fleet=self.world.fleet, node=self.name)

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.effects import Connect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Setup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BrokerConfig, BusEvent
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
@@ -19,7 +19,7 @@ from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.costs import Costs
 from fog_sim.disk import SimDisk
-from fog_sim.kernel import Alarm, Kernel
+from fog_sim.kernel import Kernel, Wakeup
 from fog_sim.links import NodeModel
 from fog_sim.network import Connection, Port, SimBroker
 
@@ -86,7 +86,7 @@ class SimWorker:
         self.alive = True
         self.connection: Connection | None = None
         profile, world = home.profile, home.world
-        setup = Setup(
+        setup = WorkerSetup(
             node=home.name,
             site=profile.site,
             tier=profile.tier,
@@ -105,7 +105,7 @@ class SimWorker:
         self._shared: SharedBackend | None = None
         self._ops: deque[Compute] = deque()
         self._busy = False
-        self._alarm = Alarm(world.kernel, self._timer)
+        self._alarm = Wakeup(world.kernel, self._timer)
         self._alarm.set(self.core.next_timer())
 
     # -- life ------------------------------------------------------------------------------

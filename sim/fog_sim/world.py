@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from fog_agent.core import Limits
+from fog_agent.supervisor import AgentLimits
 from fog_common.errors import ConfigError
 from fog_common.ids import CLOUD_SITE
 from fog_common.runtime.saves import Record
@@ -64,7 +64,7 @@ class Simulation:
         self.coordinator = SimCoordinator(self)
         rng = random.Random(f"fleet-{seed}")
         self.nodes: dict[str, SimNode] = {}
-        self._limits = Limits(heartbeat_s=heartbeat_s, probe_bytes=16 * 1024)
+        self._limits = AgentLimits(heartbeat_s=heartbeat_s, probe_bytes=16 * 1024)
         self._chunk_bytes = chunk_bytes
         cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
         self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fog_agent.core import AgentCore, Limits
-from fog_agent.effects import Publish, Say
+from fog_agent.core import AgentCore
+from fog_agent.effects import Say, Speak
+from fog_agent.supervisor import AgentLimits
 from fog_common.wire.messages import (
     Desired,
     DesiredJob,
@@ -31,7 +32,7 @@ def desired(number: int, *jobs: DesiredJob, nonce: str = "c1", release: bool = F
 
 
 def fresh(connected: bool = True, incarnations: dict[str, int] | None = None, **limits: Any) -> AgentCore:
-    core = AgentCore("pi-1", "n1", PROFILE, Limits(**limits), incarnations, seed=1)
+    core = AgentCore("pi-1", "n1", PROFILE, AgentLimits(**limits), incarnations, seed=1)
     if connected:
         core.on_connected(0.0)
         core.on_timer(1.0)
@@ -41,7 +42,7 @@ def fresh(connected: bool = True, incarnations: dict[str, int] | None = None, **
 
 def kinds(effects: list[Any]) -> list[str]:
     return [
-        type(effect.message).__name__ if isinstance(effect, Publish) else type(effect).__name__ for effect in effects if not isinstance(effect, Say)
+        type(effect.message).__name__ if isinstance(effect, Speak) else type(effect).__name__ for effect in effects if not isinstance(effect, Say)
     ]
 
 
@@ -50,7 +51,7 @@ def heartbeat(core: AgentCore, now: float) -> Heartbeat:
     due = core.next_timer()
     assert due is not None
     core.on_timer(max(now, due))
-    return next(effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Heartbeat))
+    return next(effect.message for effect in core.take() if isinstance(effect, Speak) and isinstance(effect.message, Heartbeat))
 
 
 def ready(job: str, incarnation: int, **fields: Any) -> WorkerState:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Self
 
 from fog_agent import effects as do
-from fog_agent.core import AgentCore, Limits
+from fog_agent.core import AgentCore
+from fog_agent.supervisor import AgentLimits
 from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Disconnected, Received, Will
 from fog_common.bus.mqtt import MqttBus
 from fog_common.wire import messages, topics
@@ -22,7 +23,7 @@ class Member:
         self.timer: float | None = None
         """The newest of its timers in the heap."""
         profile = Profile(tier="edge", site="home", cores=1, memory_bytes=1 << 30, memory_free_bytes=1 << 30, torch=True)
-        self.core = AgentCore(node, f"{node}-0", profile, Limits(heartbeat_s=5.0), seed=seed, now=time.monotonic())
+        self.core = AgentCore(node, f"{node}-0", profile, AgentLimits(heartbeat_s=5.0), seed=seed, now=time.monotonic())
         self.topic = topics.PRESENCE.at(fleet=fleet, node=node)
         will = Will(topic=self.topic, payload=messages.encode(Presence(node, f"{node}-0", online=False)))
         self.bus = MqttBus(broker, f"{node}_agent", lambda event: put(self, event), will)
@@ -33,7 +34,7 @@ class Member:
     def perform(self, now: float) -> None:
         for effect in self.core.take():
             match effect:
-                case do.Publish(message):
+                case do.Speak(message):
                     if isinstance(message, Announce):
                         self.announced.append(now)
                     self.bus.publish(topics.to_coordinator(self.fleet, self.node), messages.encode(message), qos=1)

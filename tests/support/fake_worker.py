@@ -12,14 +12,14 @@ import sys
 import threading
 
 from fog_agent.worker import pipe
-from fog_agent.worker.frames import Assign, Setup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_common.wire.messages import Planes, WorkerState
 
 
 def main(fd: int) -> int:
     sock = socket.socket(fileno=fd)
     setup = pipe.receive(sock)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, WorkerSetup)
     while True:
         frame = pipe.receive(sock)
         if frame is None or isinstance(frame, Stop):

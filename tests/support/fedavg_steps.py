@@ -17,7 +17,8 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.fedavg.server import Server, Update
+from fog_learning.methods.fedavg.messages import Update
+from fog_learning.methods.fedavg.server import Server
 
 
 def train(task: str, inputs: dict[str, Any], numbers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -25,7 +25,7 @@ from msgspec import Struct
 from fog_agent.config import AgentConfig
 from fog_agent.process.forked import Forked
 from fog_agent.worker import pipe
-from fog_agent.worker.frames import Assign, Setup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
@@ -79,7 +79,7 @@ class Workers:
 
     def start(self, job: str, incarnation: int) -> None:
         config = self._config
-        setup = Setup(
+        setup = WorkerSetup(
             node=config.node,
             site=config.site,
             tier=config.tier,
@@ -137,7 +137,7 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, setup: Setup, launch: Launch, log_path: Path, on_event: Callable[[WorkerEvent], None]) -> None:
+    def __init__(self, setup: WorkerSetup, launch: Launch, log_path: Path, on_event: Callable[[WorkerEvent], None]) -> None:
         self._setup, self._launch, self._log_path, self._on_event = setup, launch, log_path, on_event
         self._assignment: deque[DesiredJob] = deque(maxlen=1)
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()

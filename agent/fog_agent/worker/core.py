@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from fog_agent.worker import hosting
 from fog_agent.worker.effects import Connect, Effect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Setup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
 from fog_common.errors import FogError, WireError
 from fog_common.ids import TIERS
@@ -39,6 +39,8 @@ from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
+from fog_learning.methods import method_of
+from fog_learning.ops import Op
 
 REPORT_S: Final = 2.0
 """Seconds between reports to the agent when nothing urgent happens."""
@@ -72,7 +74,7 @@ class Prepared(Struct, frozen=True):
 class WorkerCore:
     """See the module text. All times are `now` as given, in seconds of one monotonic clock."""
 
-    def __init__(self, setup: Setup, now: float) -> None:
+    def __init__(self, setup: WorkerSetup, now: float) -> None:
         self.setup = setup
         self.phase = "starting"
         self.host: Host | None = None
@@ -89,6 +91,8 @@ class WorkerCore:
         """task -> role, as placed."""
         self._step_s: float | None = None
         """Seconds of one training step, as last measured."""
+        self._rows: dict[str, Op] = {}
+        """Ops of the job's method, by name."""
         self._ops = 0
         """Ops that were asked for and have not ended."""
         self._saves: deque[Persist] = deque()
@@ -166,6 +170,7 @@ class WorkerCore:
             return
         self._move("prepared")
         self.host, self._prepared, self._refusals = host, prepared, ()
+        self._rows = {row.name: row for row in method_of(prepared.job).ops}
         self._effects.append(Connect(tuple(hosting.inbox(host, setup.fleet))))
         self._place(now, host)
 
@@ -181,7 +186,8 @@ class WorkerCore:
         self._add(f"op_{compute.op}_seconds", seconds)
         if (role := self._roles.get(compute.task)) is not None:
             self._add(f"role_{role}_seconds", seconds)
-        if (steps := hosting.steps_of(compute)) > 0:
+        row = self._rows.get(compute.op)
+        if row is not None and (steps := row.steps(compute.numbers)) > 0:
             self._step_s = seconds / steps
         self._hosted.on_ran(now, compute, outputs, numbers)
 

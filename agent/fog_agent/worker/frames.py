@@ -8,7 +8,7 @@ from fog_common.bus.base import BrokerConfig
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 
-class Setup(Struct, frozen=True, tag="setup"):
+class WorkerSetup(Struct, frozen=True, tag="setup"):
     """First frame to a worker: all that the worker needs to know of its node."""
 
     node: str
@@ -50,4 +50,4 @@ class State(Struct, frozen=True, tag="state"):
     urgent: bool = False
 
 
-Frame = Setup | Assign | Stop | State
+Frame = WorkerSetup | Assign | Stop | State

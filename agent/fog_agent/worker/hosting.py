@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from fog_common.runtime.effects import Compute
 from fog_common.runtime.host import Host
 from fog_common.runtime.refs import BlobTable, Codec, Disk, Refs
 from fog_common.runtime.saves import Program
@@ -73,14 +72,6 @@ def fit(limits: Limits, max_payload: int) -> Limits:
     """Limits for a broker that takes no payload over max_payload bytes."""
     chunk, inline = min(limits.chunk_bytes, max_payload), min(limits.inline_bytes, max_payload // 2)
     return msgspec.structs.replace(limits, chunk_bytes=chunk, inline_bytes=inline)
-
-
-def steps_of(compute: Compute) -> float:
-    """Training steps that an op makes; 0 if it does not train. An op of a cut model is a part of one step."""
-    steps = compute.numbers.get("steps", 0)
-    if compute.op == "train" and isinstance(steps, int | float):
-        return float(steps)
-    return 1.0 if compute.op in {"front_step", "trunk_step", "trunk_backward", "front_backward"} else 0.0
 
 
 def counters_of(host: Host) -> dict[str, float]:

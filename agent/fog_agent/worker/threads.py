@@ -29,7 +29,7 @@ from fog_agent.worker import hosting, pipe
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.disk import DiskThread, Saved, SaveRefused
 from fog_agent.worker.effects import Connect, Note, Prepare, Reslot, Subscribe, Unsubscribe
-from fog_agent.worker.frames import Assign, Setup, State, Stop
+from fog_agent.worker.frames import Assign, State, Stop, WorkerSetup
 from fog_agent.worker.opqueue import OpQueue
 from fog_agent.worker.store import JobStore
 from fog_common.bus.base import Connected, Denied, Disconnected, Received
@@ -68,7 +68,7 @@ class DaemonGone(Struct, frozen=True):
 class Worker:
     """One worker process: performs what the core wants, tells it what happens."""
 
-    def __init__(self, sock: socket.socket, setup: Setup) -> None:
+    def __init__(self, sock: socket.socket, setup: WorkerSetup) -> None:
         self.core = WorkerCore(setup, time.monotonic())
         self._sock = sock
         self._setup = setup
@@ -293,7 +293,7 @@ def main(fd: int) -> int:
     """Run the worker on the socket `fd`; returns the exit code."""
     sock = socket.socket(fileno=fd)
     setup = pipe.receive(sock)
-    if not isinstance(setup, Setup):
+    if not isinstance(setup, WorkerSetup):
         return 1
     logging.basicConfig(level=setup.log_level, stream=sys.stderr, format=f"%(levelname)s worker {setup.node}/{setup.job}: %(message)s", force=True)
     return Worker(sock, setup).run()

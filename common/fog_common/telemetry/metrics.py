@@ -151,7 +151,6 @@ USES: Final = ("idle", "compute", "send", "receive")
 UNDIVIDED: Final = "unknown"
 """Use of joules that an agent without an energy model cannot divide."""
 SOURCES: Final = ("measured", "fitted", "modelled")
-OP_FAMILIES: Final = ("train", "average", "evaluate", "consensus", "split", "other")
 
 
 def joules(source: str, use: str) -> str:

@@ -23,11 +23,9 @@ from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
 from fog_coordinator.placement.greedy import greedy
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
-from fog_learning.costs.needs import NEEDS
 from fog_learning.job.sections import Job, Placing
-from fog_learning.methods import resolve_method
+from fog_learning.methods import method_of, resolve_method
 from fog_learning.methods.base import Method
-from fog_learning.methods.fcddt.messages import AUTO
 from fog_learning.models import BlockFacts, ModelSpec, resolve_model
 
 Told = Sequence[BlockReport]
@@ -71,12 +69,18 @@ class Planned(Struct, frozen=True):
 
 def can_plan(file: Job, told: Told = ()) -> bool:
     """told: what a worker has found out about a user's own module, whose costs nobody knows before."""
-    return file.method["name"] in NEEDS and ("import" not in file.model or bool(told))
+    return method_of(file).demands is not None and ("import" not in file.model or bool(told))
 
 
 def is_automatic(file: Job) -> bool:
     """Whether placement has something to choose."""
-    return file.placement is not None or file.method.get("cut") == AUTO
+    return file.placement is not None or _cut_is_open(file)
+
+
+def _cut_is_open(file: Job) -> bool:
+    """Whether the job leaves to placement where the model is cut."""
+    segments = method_of(file).segments
+    return segments is not None and segments.is_open(file)
 
 
 def check(file: Job, method: Method) -> None:
@@ -86,17 +90,18 @@ def check(file: Job, method: Method) -> None:
     movable = [role.name for role in method.roles if role.bound != "slot"]
     if unknown := sorted(set(file.placement.roles if file.placement is not None else ()) - set(movable)):
         raise ConfigError(f"placement.roles.{unknown[0]}: {config.suggest(unknown[0], movable, 'role')}")
-    name = file.method["name"]
-    if file.method.get("cut") == AUTO:
+    if _cut_is_open(file):
         ways(file, 1)
-    elif file.placement is not None and file.placement.objective != "latency" and name not in NEEDS:
-        raise ConfigError(f"placement.objective: the costs of method {name} are not known; only tier, site, names and labels choose its nodes")
+    elif file.placement is not None and file.placement.objective != "latency" and method.demands is None:
+        raise ConfigError(f"placement.objective: the costs of method {method.name} are not known; only tier, site, names and labels choose its nodes")
 
 
 def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
-    _, plan = resolve_method(file)
-    return NEEDS[file.method["name"]](file, plan, model_of(file, told), slots, test_examples(file))
+    method, plan = resolve_method(file)
+    if method.demands is None:
+        raise ConfigError(f"the costs of method {method.name} are not known")
+    return method.demands(file, plan, model_of(file, told), slots, test_examples(file))
 
 
 def model_of(file: Job, told: Told = ()) -> ModelSpec:

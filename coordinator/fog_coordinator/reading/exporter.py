@@ -6,16 +6,16 @@ are shown until some minutes after their end, so that their last values are scra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from fog_common.errors import ConfigError
 from fog_common.runtime.machine import RoundRecord
 from fog_common.telemetry.metrics import (
     ACK_COUNTERS,
     ACK_LE,
     ACK_SUM,
     DIRECTIONS,
-    OP_FAMILIES,
     PLANES,
     REFUSED_UPDATES,
     ROUND_LE,
@@ -29,12 +29,13 @@ from fog_common.telemetry.metrics import (
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.core import Core
 from fog_coordinator.reading import plans, status
+from fog_coordinator.state.book import Entry
 from fog_coordinator.state.counts import by_plane
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job
 from fog_coordinator.state.nodes import OFFLINE, ONLINE, UNKNOWN, Node
 from fog_coordinator.state.rules import READY
-from fog_learning.ops import OPS
+from fog_learning.ops import Op
 
 LINGER_S: Final = 300.0
 """Ended jobs are shown this long."""
@@ -139,7 +140,7 @@ class Exporter:
         for reason in sorted({*REFUSED_UPDATES.values()}):
             counted = sum(sums.get(measured, 0.0) for measured, of in REFUSED_UPDATES.items() if of == reason)
             add("fog_job_refused_updates_total", counted, reason)
-        for family, seconds in op_seconds(sums).items():
+        for family, seconds in op_seconds(sums, _rows(core.book[job.id])).items():
             add("fog_job_op_seconds_total", seconds, family)
         for key, joules in job.energy_by.items():
             role, source, use = key.split("/")
@@ -231,13 +232,21 @@ def last_number(history: History, name: str) -> float | None:
     return None
 
 
-def op_seconds(sums: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by family of ops, from counters `op_NAME_seconds`."""
+def _rows(entry: Entry) -> tuple[Op, ...]:
+    """Ops of the job's method; () for an ended job whose file this version cannot read."""
+    try:
+        return entry.method.ops
+    except ConfigError:
+        return ()
+
+
+def op_seconds(sums: Mapping[str, float], rows: Iterable[Op]) -> dict[str, float]:
+    """Seconds by family of ops, from counters `op_NAME_seconds`. rows: of the job's method; ops without a row are `other`."""
+    families = {row.name: row.family for row in rows}
     found: dict[str, float] = {}
     for name, seconds in sums.items():
         if name.startswith("op_") and name.endswith("_seconds") and name != "op_seconds":
-            op = OPS.get(name[len("op_") : -len("_seconds")])
-            family = op.module if op is not None and op.module in OP_FAMILIES else "other"
+            family = families.get(name[len("op_") : -len("_seconds")], "other")
             found[family] = found.get(family, 0.0) + seconds
     return found
 

@@ -17,7 +17,6 @@ from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import ENDED, FINISHED, Job
-from fog_learning.costs import traffic
 from fog_learning.data.known import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing
@@ -131,9 +130,11 @@ def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[
     if not records or "import" in file.model:
         return None
     fixed = replace(file, method={**file.method, **job.settled})
-    _, plan = resolve_method(fixed)
+    method, plan = resolve_method(fixed)
+    if method.traffic is None:
+        return None
     try:
-        count = traffic.counted(fixed, plan, planner.model_of(fixed), records, known_value_bytes(file.data.name))
+        count = method.traffic(fixed, plan, planner.model_of(fixed), records, known_value_bytes(file.data.name))
     except ConfigError:
         return None
     if count is None:

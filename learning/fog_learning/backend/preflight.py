@@ -16,7 +16,8 @@ from fog_learning.backend.device import Device
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.data import DataError, Dataset
 from fog_learning.job.reading import shape_unsaid
-from fog_learning.ops.values import blocks_of
+from fog_learning.methods import method_of, plan_of
+from fog_learning.methods.base import ModelFacts
 
 SHOWN: Final = 20
 """Names of classes that are reported."""
@@ -83,23 +84,15 @@ def _model(backend: TensorBackend, found: Findings, alone: bool) -> list[str]:
 
 
 def _cuts(backend: TensorBackend) -> bool:
-    return backend.job.method.get("name") == "fcddt"
+    return method_of(backend.job).segments is not None
 
 
 def _method(backend: TensorBackend, tensors: list[str]) -> list[str]:
-    """tensors: names of the model's tensors. ConfigError or a sentence if the job's method cannot train such a model."""
-    if _cuts(backend) and backend.models.spec.factory:
-        from fog_learning.ops.split import split_of
-
-        split_of(backend)  # a cut that is not possible says so before the first step
-    blocks, name, problems = [tensor.split(".")[0] for tensor in tensors], backend.models.spec.name, []
-    for key in ("layers", "deep"):
-        named = backend.job.method.get(key)
-        if unknown := sorted(blocks_of(",".join(named)) - set(blocks)) if isinstance(named, list) else []:
-            problems.append(f"method.{key} names {', '.join(unknown)}; model {name} has {', '.join(dict.fromkeys(blocks))}")
-        elif key == "deep" and isinstance(named, list) and not set(blocks) - set(named):
-            problems.append(f"method.deep names all blocks of model {name}, so that nothing would be averaged in between; leave one out")
-    return problems
+    """tensors: names of the model's tensors. ConfigError or sentences if the job's method cannot train such a model."""
+    method, plan = plan_of(backend.job)
+    weighted = tuple(dict.fromkeys(tensor.split(".")[0] for tensor in tensors))
+    blocks = backend.models.block_names if method.segments is not None else ()
+    return method.preflight(ModelFacts(backend.models.spec.name, weighted, blocks), plan)
 
 
 # -- weights and data --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from fog_learning.backend.rows import Batches, FileRows
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.data import Dataset, load_dataset
 from fog_learning.job.sections import Job
+from fog_learning.methods import method_of
 from fog_learning.ops import OPS
 from fog_learning.ops.losses import LOSSES
 from fog_learning.ops.values import Weights, decode, encode
@@ -63,6 +64,7 @@ class TorchBackend:
         self.batches = Batches(job, self._device, self.rows)
         self.models = Models(job, self._device, self.rows.shape, allow_models, weights, environment)
         self._found = Findings()
+        self._ops = {**OPS, **{row.name: row for row in method_of(job).ops}}
 
     # -- Backend ---------------------------------------------------------------------------
 
@@ -95,11 +97,12 @@ class TorchBackend:
         self.rows.assign(self.slots.values(), roster_size)
 
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Result:
-        """An op of the table fog_learning.ops.OPS."""
-        entry = OPS.get(op)
-        if entry is None:
-            raise OpError(f"there is no op {op!r}; known: {', '.join(OPS)}")
-        operation: Operation = getattr(import_module(f"fog_learning.ops.{entry.module}"), entry.function or op)
+        """An op of the table fog_learning.ops.OPS, or of the job's method."""
+        row = self._ops.get(op)
+        if row is None:
+            raise OpError(f"there is no op {op!r}; known: {', '.join(self._ops)}")
+        module, _, function = row.function.partition(":")
+        operation: Operation = getattr(import_module(module), function)
         return operation(self, task, dict(inputs), dict(numbers))
 
     def encode(self, value: Weights) -> bytearray:

@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
+BlockName = Annotated[str, Meta(pattern=r"^[^,]+$", description="the name of a block of the model")]
 MAX_NODES: Final = 10_000
 
 

@@ -1,32 +1,103 @@
-"""The table of learning methods, and the strict reading of a job's `method` section."""
+"""The learning methods that this process may load, and the strict reading of a job's `method` section.
+
+The methods of this package (one folder each) are always allowed. Others come with installed packages: an entry point of the group
+`foglearn.methods`, whose name is the method's and whose object is its descriptor, and the method's name in the configuration of the
+process (`methods: [NAME, ...]` of agent, coordinator and fogctl). A job only names a method; it never brings code along.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Final, get_args
 
 from msgspec import Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError
 from fog_learning.job.sections import Job
-from fog_learning.methods.base import Method
-from fog_learning.methods.centralized.method import CENTRALIZED
-from fog_learning.methods.fcddt.method import FCDDT
-from fog_learning.methods.fedavg.server import FEDAVG
-from fog_learning.methods.fog.tree import FOG
-from fog_learning.methods.gossip.peer import GOSSIP
+from fog_learning.methods.base import Method, Section
 
-METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDAVG, FOG, GOSSIP, FCDDT, CENTRALIZED)}
+GROUP: Final = "foglearn.methods"
 
 
-def resolve_method(job: Job) -> tuple[Method, Struct]:
-    """The job's method and its checked plan. ConfigError names the key, what was found and what is allowed."""
+class Methods(Mapping[str, Method]):
+    """Name -> descriptor, for the methods that the process may load. A descriptor is imported when it is asked for."""
+
+    def __init__(self, shipped: Iterable[str]) -> None:
+        self._targets = {name: f"{__name__}.{name}.method:METHOD" for name in sorted(shipped)}
+        self._loaded: dict[str, Method] = {}
+
+    def allow(self, names: Iterable[str]) -> None:
+        """Also load these methods of installed packages; a name that is allowed already stays as it is. ConfigError unless one package offers it."""
+        wanted = [name for name in names if name not in self._targets]
+        if not wanted:
+            return
+        from importlib.metadata import entry_points
+
+        offered = entry_points(group=GROUP)
+        for name in wanted:
+            targets = {point.value for point in offered if point.name == name}
+            if len(targets) != 1:
+                lack = f"is offered by several packages ({', '.join(sorted(targets))})" if targets else "is offered by no installed package"
+                raise ConfigError(f"methods: {name!r} {lack} (entry points of the group {GROUP})")
+            self._targets[name] = targets.pop()
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self._loaded:
+            module, _, attribute = self._targets[name].partition(":")
+            method = getattr(import_module(module), attribute, None)
+            if not isinstance(method, Method) or method.name != name:
+                raise ConfigError(f"methods: {self._targets[name]} is no descriptor of a method {name!r}")
+            self._loaded[name] = method
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+
+METHODS: Final = Methods(module.name for module in iter_modules(__path__) if module.ispkg)
+
+
+def method_of(job: Job) -> Method:
+    """The descriptor of the job's method. ConfigError names what was found and what is allowed."""
     name = job.method.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"method.name: expected one of {', '.join(METHODS)}, got {'nothing' if name is None else repr(name)}")
     if name not in METHODS:
         raise ConfigError(f"method.name: {name!r}: {config.suggest(name, list(METHODS), 'method')}")
-    method = METHODS[name]
-    plan = config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
+    return METHODS[name]
+
+
+def plan_of(job: Job) -> tuple[Method, Struct]:
+    """The job's method and its plan, whose fit to the rest of the job is not checked. ConfigError as resolve_method."""
+    method = method_of(job)
+    return method, config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
+
+
+def resolve_method(job: Job) -> tuple[Method, Struct]:
+    """The job's method and its checked plan. ConfigError names the key, what was found and what is allowed."""
+    method, plan = plan_of(job)
+    _refuse_unread(job, method)
     method.check(job, plan)
     return method, plan
+
+
+def rounds_of(job: Job) -> int:
+    """Rounds that the job is to have. ConfigError as resolve_method."""
+    method, plan = resolve_method(job)
+    return method.rounds(job, plan)
+
+
+def _refuse_unread(job: Job, method: Method) -> None:
+    """ConfigError if a section that the method does not read is other than by default: it would look as if it did something."""
+    for section in get_args(Section):
+        if section not in method.sections and getattr(job, section) != getattr(_PLAIN, section):
+            raise ConfigError(f"{section}: method {method.name} does not read this section; remove it")
+
+
+_PLAIN: Final = Job(name="plain", method={}, model={})

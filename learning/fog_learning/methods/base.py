@@ -1,4 +1,4 @@
-"""What a method tells the system about itself: one descriptor, read by hosting, placement, simulator, status and metrics.
+"""The descriptor of a method, read by hosting, placement, simulator, status and metrics.
 
 One folder per method. Nothing outside `methods/NAME/` imports `methods.NAME` or compares with its name: a question about a method is
 a field of this descriptor.
@@ -6,13 +6,24 @@ a field of this descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from fog_common.runtime.machine import Machine, Peer
+from fog_common.runtime.machine import Machine, Peer, RoundRecord
+from fog_learning.costs.demands import Demands
+from fog_learning.costs.traffic import Count
 from fog_learning.job.sections import Job
+from fog_learning.models import ModelSpec
+from fog_learning.ops.row import Op
+
+AUTO: Final = "auto"
+"""Value of a key of the `method` section that placement settles."""
+
+Section = Literal["data", "train", "stragglers", "evaluation", "topology"]
+"""A section of the job file that not every method reads."""
 
 
 class Headline(Struct, frozen=True):
@@ -25,6 +36,10 @@ class Headline(Struct, frozen=True):
     unit: str = ""
     """'' for a ratio or a plain number; else a base unit: s, J, B."""
     better: Literal["more", "less"] = "more"
+
+
+ACCURACY: Final = Headline("accuracy", "accuracy on held-out data")
+LOSS: Final = Headline("loss", "training loss", better="less")
 
 
 class Role(Struct, frozen=True):
@@ -45,6 +60,54 @@ class Role(Struct, frozen=True):
     """slot: a node that leaves may hand its task, Save and all, to a peer of its site, if the job lets samples leave their nodes."""
 
 
+class Segments(Struct, frozen=True):
+    """The model is cut into segments, each computed by the tasks of one role."""
+
+    key: str
+    """Key of the `method` section that says where the model is cut; `auto`: placement chooses."""
+    cut: Callable[[Struct, tuple[str, ...]], tuple[int, ...]]
+    """(plan, names of the model's blocks) -> the first block of each segment after the first. ConfigError for an impossible cut."""
+
+    def is_open(self, job: Job) -> bool:
+        """Whether the job leaves the cut to placement."""
+        return job.method.get(self.key) == AUTO
+
+    def flops(self, plan: Struct, spec: ModelSpec) -> tuple[float, ...]:
+        """FLOPs of one example's forward pass through each segment; () for a model whose blocks are not known here."""
+        if not spec.blocks:
+            return ()
+        bounds = (0, *self.cut(plan, spec.block_names), len(spec.blocks))
+        each = [block.flops for block in spec.facts()]
+        return tuple(float(sum(each[first:end])) for first, end in pairwise(bounds))
+
+
+class ModelFacts(Struct, frozen=True):
+    """Facts of a job's model that a node knows once it has built it."""
+
+    name: str
+    weighted: tuple[str, ...]
+    """Blocks that have weights, in the model's order."""
+    blocks: tuple[str, ...] = ()
+    """All blocks in the order of the forward pass; () unless the method cuts the model."""
+
+    def misnamed(self, key: str, names: Sequence[str]) -> list[str]:
+        """A sentence if a key of the `method` section names blocks that the model does not have."""
+        unknown = sorted(set(names) - set(self.weighted))
+        return [f"method.{key} names {', '.join(unknown)}; model {self.name} has {', '.join(self.weighted)}"] if unknown else []
+
+
+def no_check(job: Job, plan: Struct) -> None:
+    return None
+
+
+def no_problems(model: ModelFacts, plan: Struct) -> list[str]:
+    return []
+
+
+def train_rounds(job: Job, plan: Struct) -> int:
+    return job.train.rounds
+
+
 class Method(Struct, frozen=True):
     name: str
     title: str
@@ -55,16 +118,37 @@ class Method(Struct, frozen=True):
     roles: tuple[Role, ...]
     messages: tuple[type[Struct], ...]
     """All that its tasks say to each other (tagged structs)."""
+    ops: tuple[Op, ...]
+    """Rows of all ops that its machines run."""
     root: str
     """Role of the task whose Saves free the spools and whose Finish ends the job: a free role with one task, or a slot role."""
     build: Callable[[Job, Struct, Peer], Machine]
     """(job, plan, the task) -> the machine in its initial state, before Started."""
-    check: Callable[[Job, Struct], None] = lambda job, plan: None
-    """Raises ConfigError for what this method cannot do (pure, torch-free)."""
-    lockstep: bool = False
-    """True: all tasks must stand at the same label; one that falls back takes the job with it (Rewind)."""
+    sections: tuple[Section, ...] = ()
+    """Sections of the job file that its machines or ops read; the reader refuses the others."""
     headline: tuple[Headline, ...] = ()
     """What its rounds are judged by, the first first."""
+    check: Callable[[Job, Struct], None] = no_check
+    """Raises ConfigError for what this method cannot do (pure, torch-free)."""
+    preflight: Callable[[ModelFacts, Struct], list[str]] = no_problems
+    """(model, plan) -> sentences for a person about a model that this method cannot train. ConfigError counts as one. Pure."""
+    demands: Callable[[Job, Struct, ModelSpec, int, int], tuple[Demands, ...]] | None = None
+    """(job, plan, model, data tasks, test examples) -> ways to run it, of which placement chooses. None: tasks are placed by tier alone."""
+    traffic: Callable[[Job, Struct, ModelSpec, Sequence[RoundRecord], int | None], Count | None] | None = None
+    """(job, plan, model, closed rounds, bytes of a stored value or None) -> bytes of these rounds by formula; None: a fact is not known."""
+    segments: Segments | None = None
+    """None: every task computes the whole model."""
+    rounds: Callable[[Job, Struct], int] = train_rounds
+    """Rounds that a job is to have."""
+    lockstep: bool = False
+    """True: all tasks must stand at the same label; one that falls back takes the job with it (Rewind)."""
 
     def role(self, name: str) -> Role:
         return next(role for role in self.roles if role.name == name)
+
+    def op(self, name: str) -> Op:
+        """KeyError for an op that the method does not name."""
+        for row in self.ops:
+            if row.name == name:
+                return row
+        raise KeyError(f"method {self.name} names no op {name!r}")

@@ -1,73 +1,268 @@
-"""The ops that machines can run, by name. Importing this table imports no torch; backends run ops (fog_learning.backend.base).
+"""The ops of this package, one row each. Importing the table imports no torch; backends run ops (fog_learning.backend.base).
 
-An op leaves its inputs unchanged, except those that `consumes` names: their handle's old value is gone afterwards.
+An op leaves its inputs unchanged, except those that `consumes` names. A method that brings ops of its own names their rows in
+its descriptor (`Method.ops`); they need no entry here.
 """
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Mapping
+from typing import Final
 
-__all__ = ["OPS", "Op"]
+from fog_learning.ops.row import Op, counted_steps, one_step
 
+__all__ = ["OPS", "Op", "rows"]
 
-class Op(Struct, frozen=True):
-    """Where an op is and what goes in and out ('?': may be absent; 'x0…': any number of them)."""
-
-    module: str
-    inputs: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    gives: tuple[str, ...] = ()
-    """Numbers that come back."""
-    consumes: tuple[str, ...] = ()
-    function: str = ""
-    """Its name in the module, where it is not the op's."""
-
-
-OPS: dict[str, Op] = {
-    # ops/train.py: one node, its own data
-    "init": Op("train", (), ("layers?",), ("weights",), ("bytes",)),
-    "train": Op(
-        "train",
-        ("weights", "own?", "correction?"),
-        ("round", "slot", "steps", "prox_mu?", "layers?", "without?", "tracking?", "lr?", "first_step?"),
-        ("weights", "own?"),
-        ("examples", "loss", "steps"),
+_ROWS: Final = (
+    Op(
+        name="init",
+        function="fog_learning.ops.train:init",
+        family="train",
+        numbers=("layers?",),
+        outputs=("weights",),
+        gives=("bytes",),
     ),
-    "track": Op("train", ("settled", "trained", "correction?"), (), ("weights", "correction")),
-    # ops/evaluate.py
-    "evaluate": Op("evaluate", ("weights", "own?"), ("round?",), (), ("accuracy", "loss", "examples")),
-    "evaluate_local": Op("evaluate", ("weights", "own?"), ("slot", "layers?"), (), ("accuracy", "loss", "examples")),
-    # ops/average.py: weighted means
-    "accumulate": Op("average", ("sum?", "add"), ("n",), ("sum",), ("n",), consumes=("sum",)),
-    "mean": Op("average", ("sum", "base?"), (), ("weights",), ("n", "bytes")),
-    "server_opt": Op(
-        "average", ("weights", "mean", "m?", "v?"), ("kind", "lr", "beta1", "beta2", "eps"), ("weights", "m?", "v?"), consumes=("m", "v")
+    Op(
+        name="train",
+        function="fog_learning.ops.train:train",
+        family="train",
+        inputs=("weights", "own?", "correction?"),
+        numbers=("round", "slot", "steps", "prox_mu?", "layers?", "without?", "tracking?", "lr?", "first_step?"),
+        outputs=("weights", "own?"),
+        gives=("examples", "loss", "steps"),
+        flops=lambda work, numbers: 3.0 * work.batch * counted_steps(numbers),
+        steps=counted_steps,
     ),
-    # ops/consensus.py: means among neighbours
-    "pair": Op("consensus", ("weights",), ("n",), ("value", "sent")),
-    "mix": Op("consensus", ("value", "sent", "from0…"), ("w0…",), ("value", "sent"), ("change",), consumes=("value",)),
-    "settle": Op("consensus", ("value",), ("m", "part?", "of?"), ("weights",)),
-    "join": Op("consensus", ("like", "slice0…"), ("without?",), ("weights",), ("bytes",)),
-    "sketch": Op("consensus", ("value",), ("size", "seed?"), ("sketch",), ("exact",)),
-    "spread": Op("consensus", ("sketch0…",), ("m0…", "exact?"), (), ("error",)),
-    # ops/split.py: the model cut between nodes and trunk (fcddt)
-    "split_init": Op("split", (), (), ("local", "trunk")),
-    "front_forward": Op("split", ("local",), ("slot", "step"), ("rows", "graph?"), ("examples",)),
-    "front_head": Op("split", ("local", "features"), ("slot", "step", "total", "own"), ("heads", "tail"), ("loss",)),
-    "front_backward": Op("split", ("graph", "cut", "tail?"), ("slot",), ("gradient",), consumes=("graph",)),
-    "front_step": Op("split", ("local", "opt?", "graph", "cut", "tail?"), ("slot",), ("local", "opt"), consumes=("local", "opt", "graph")),
-    "trunk_step": Op("split", ("trunk", "rows0…"), ("own",), ("cut0…", "grads"), ("loss",)),
-    "trunk_forward": Op("split", ("trunk", "rows0…"), (), ("features0…", "graph")),
-    "trunk_backward": Op("split", ("graph", "heads0…"), ("own", "examples0…"), ("cut0…", "grads"), consumes=("graph",)),
-    "split_apply": Op(
-        "split", ("trunk", "grads", "opt?", "local?", "gradient0…"), (), ("trunk", "opt", "local?"), consumes=("trunk", "opt", "local")
+    Op(
+        name="track",
+        function="fog_learning.ops.train:track",
+        family="train",
+        inputs=("settled", "trained", "correction?"),
+        outputs=("weights", "correction"),
     ),
-    "split_mean": Op("split", ("local0…",), ("examples0…",), ("local",)),
-    "split_join": Op("split", ("local", "trunk"), (), ("weights",)),
-    # ops/union.py: all samples in one place (centralized)
-    "samples": Op("union", (), ("slot",), ("samples",), ("examples",)),
-    "train_union": Op(
-        "union", ("weights", "opt?", "samples0…"), ("round", "steps"), ("weights", "opt"), ("loss", "examples"), consumes=("weights", "opt")
+    Op(
+        name="evaluate",
+        function="fog_learning.ops.evaluate:evaluate",
+        family="evaluate",
+        inputs=("weights", "own?"),
+        numbers=("round?",),
+        gives=("accuracy", "loss", "examples"),
+        flops=lambda work, numbers: work.forward * work.test_examples,
     ),
-}
+    Op(
+        name="evaluate_local",
+        function="fog_learning.ops.evaluate:evaluate_local",
+        family="evaluate",
+        inputs=("weights", "own?"),
+        numbers=("slot", "layers?"),
+        gives=("accuracy", "loss", "examples"),
+        flops=lambda work, numbers: work.batch,
+    ),
+    Op(
+        name="accumulate",
+        function="fog_learning.ops.average:accumulate",
+        family="average",
+        inputs=("sum?", "add"),
+        numbers=("n",),
+        outputs=("sum",),
+        gives=("n",),
+        consumes=("sum",),
+    ),
+    Op(
+        name="mean",
+        function="fog_learning.ops.average:mean",
+        family="average",
+        inputs=("sum", "base?"),
+        outputs=("weights",),
+        gives=("n", "bytes"),
+    ),
+    Op(
+        name="server_opt",
+        function="fog_learning.ops.average:server_opt",
+        family="average",
+        inputs=("weights", "mean", "m?", "v?"),
+        numbers=("kind", "lr", "beta1", "beta2", "eps"),
+        outputs=("weights", "m?", "v?"),
+        consumes=("m", "v"),
+    ),
+    Op(
+        name="pair",
+        function="fog_learning.ops.consensus:pair",
+        family="consensus",
+        inputs=("weights",),
+        numbers=("n",),
+        outputs=("value", "sent"),
+    ),
+    Op(
+        name="mix",
+        function="fog_learning.ops.consensus:mix",
+        family="consensus",
+        inputs=("value", "sent", "from0…"),
+        numbers=("w0…",),
+        outputs=("value", "sent"),
+        gives=("change",),
+        consumes=("value",),
+    ),
+    Op(
+        name="settle",
+        function="fog_learning.ops.consensus:settle",
+        family="consensus",
+        inputs=("value",),
+        numbers=("m", "part?", "of?"),
+        outputs=("weights",),
+    ),
+    Op(
+        name="join",
+        function="fog_learning.ops.consensus:join",
+        family="consensus",
+        inputs=("like", "slice0…"),
+        numbers=("without?",),
+        outputs=("weights",),
+        gives=("bytes",),
+    ),
+    Op(
+        name="sketch",
+        function="fog_learning.ops.consensus:sketch",
+        family="consensus",
+        inputs=("value",),
+        numbers=("size", "seed?"),
+        outputs=("sketch",),
+        gives=("exact",),
+    ),
+    Op(
+        name="spread",
+        function="fog_learning.ops.consensus:spread",
+        family="consensus",
+        inputs=("sketch0…",),
+        numbers=("m0…", "exact?"),
+        gives=("error",),
+    ),
+    Op(
+        name="split_init",
+        function="fog_learning.ops.split:split_init",
+        family="split",
+        outputs=("local", "trunk"),
+    ),
+    Op(
+        name="front_forward",
+        function="fog_learning.ops.split:front_forward",
+        family="split",
+        inputs=("local",),
+        numbers=("slot", "step"),
+        outputs=("rows", "graph?"),
+        gives=("examples",),
+        flops=lambda work, numbers: work.segment(0),
+    ),
+    Op(
+        name="front_head",
+        function="fog_learning.ops.split:front_head",
+        family="split",
+        inputs=("local", "features"),
+        numbers=("slot", "step", "total", "own"),
+        outputs=("heads", "tail"),
+        gives=("loss",),
+        flops=lambda work, numbers: 3.0 * work.segment(2),
+    ),
+    Op(
+        name="front_backward",
+        function="fog_learning.ops.split:front_backward",
+        family="split",
+        inputs=("graph", "cut", "tail?"),
+        numbers=("slot",),
+        outputs=("gradient",),
+        consumes=("graph",),
+        flops=lambda work, numbers: 2.0 * work.segment(0),
+        steps=one_step,
+    ),
+    Op(
+        name="front_step",
+        function="fog_learning.ops.split:front_step",
+        family="split",
+        inputs=("local", "opt?", "graph", "cut", "tail?"),
+        numbers=("slot",),
+        outputs=("local", "opt"),
+        consumes=("local", "opt", "graph"),
+        flops=lambda work, numbers: 2.0 * work.segment(0),
+        steps=one_step,
+    ),
+    Op(
+        name="trunk_step",
+        function="fog_learning.ops.split:trunk_step",
+        family="split",
+        inputs=("trunk", "rows0…"),
+        numbers=("own",),
+        outputs=("cut0…", "grads"),
+        gives=("loss",),
+        flops=lambda work, numbers: 3.0 * work.segment(1) * work.slots,
+        steps=one_step,
+    ),
+    Op(
+        name="trunk_forward",
+        function="fog_learning.ops.split:trunk_forward",
+        family="split",
+        inputs=("trunk", "rows0…"),
+        outputs=("features0…", "graph"),
+        flops=lambda work, numbers: work.segment(1) * work.slots,
+    ),
+    Op(
+        name="trunk_backward",
+        function="fog_learning.ops.split:trunk_backward",
+        family="split",
+        inputs=("graph", "heads0…"),
+        numbers=("own", "examples0…"),
+        outputs=("cut0…", "grads"),
+        consumes=("graph",),
+        flops=lambda work, numbers: 2.0 * work.segment(1) * work.slots,
+        steps=one_step,
+    ),
+    Op(
+        name="split_apply",
+        function="fog_learning.ops.split:split_apply",
+        family="split",
+        inputs=("trunk", "grads", "opt?", "local?", "gradient0…"),
+        outputs=("trunk", "opt", "local?"),
+        consumes=("trunk", "opt", "local"),
+    ),
+    Op(
+        name="split_mean",
+        function="fog_learning.ops.split:split_mean",
+        family="split",
+        inputs=("local0…",),
+        numbers=("examples0…",),
+        outputs=("local",),
+    ),
+    Op(
+        name="split_join",
+        function="fog_learning.ops.split:split_join",
+        family="split",
+        inputs=("local", "trunk"),
+        outputs=("weights",),
+    ),
+    Op(
+        name="samples",
+        function="fog_learning.ops.union:samples",
+        family="other",
+        numbers=("slot",),
+        outputs=("samples",),
+        gives=("examples",),
+    ),
+    Op(
+        name="train_union",
+        function="fog_learning.ops.union:train_union",
+        family="train",
+        inputs=("weights", "opt?", "samples0…"),
+        numbers=("round", "steps"),
+        outputs=("weights", "opt"),
+        gives=("loss", "examples"),
+        consumes=("weights", "opt"),
+        flops=lambda work, numbers: 3.0 * work.batch * work.slots * counted_steps(numbers),
+        steps=counted_steps,
+    ),
+)
+
+OPS: Final[Mapping[str, Op]] = {row.name: row for row in _ROWS}
+
+
+def rows(*names: str) -> tuple[Op, ...]:
+    """The rows of these ops, for a descriptor. KeyError for an unknown name."""
+    return tuple(OPS[name] for name in names)

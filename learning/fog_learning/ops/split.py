@@ -1,4 +1,4 @@
-"""Ops of decomposed training (fog_learning.methods.fcddt.method, whose table says what goes in and out).
+"""Ops of a model that is cut in front, trunk and perhaps tail, for decomposed training (rows: fog_learning.ops).
 
 A step of the split model is a step of the whole one on the union batch: the trunk takes all rows in the order of their slots as
 one batch, fronts finish the backward with dl/dz, gradients are summed before the optimiser. Only wire: float16 or int8 rounds.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,12 +21,30 @@ from fog_common.errors import OpError
 from fog_learning.backend.base import Numbers, Result
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.methods import resolve_method
-from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.ops.optimise import STEPS, state_of, update
 from fog_learning.ops.values import Weights
 
 STEPS_OF: Final = {"float16": 1, "int8": 127}
 """The number that stands for the largest value of a row."""
+
+
+class CutPlan(Protocol):
+    """Settings of a method that cuts the model in front, trunk and perhaps tail."""
+
+    @property
+    def u_shaped(self) -> bool:
+        """The tail, the labels and the loss stay on the nodes."""
+        ...
+
+    @property
+    def frozen(self) -> bool:
+        """The front is not trained."""
+        ...
+
+    @property
+    def wire(self) -> str:
+        """Number format of activations and their gradients in transit."""
+        ...
 
 
 @dataclass(slots=True)
@@ -63,10 +81,11 @@ def split_of(backend: TensorBackend) -> Split:
     """ConfigError if the model cannot be cut there."""
     split = _splits.get(backend)
     if split is None:
-        _, plan = resolve_method(backend.job)
-        if not isinstance(plan, Plan):
-            raise OpError(f"method {backend.job.method.get('name')} does not cut the model")
-        first, end = cut_at(plan, backend.models.block_names)
+        method, settings = resolve_method(backend.job)
+        if method.segments is None:
+            raise OpError(f"method {method.name} does not cut the model")
+        plan = cast(CutPlan, settings)
+        first, end = method.segments.cut(settings, backend.models.block_names)
         tail = backend.models.module(end, None) if plan.u_shaped else None
         trunk = backend.models.module(first, end if plan.u_shaped else None)
         front = backend.models.module(0, first)

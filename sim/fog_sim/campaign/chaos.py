@@ -29,7 +29,7 @@ from fog_common.runtime.saves import Record
 from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
-from fog_sim.costs import Costs
+from fog_sim.costs import Costs, nominal_costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, Place, places, uniform
@@ -161,7 +161,7 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
 
     def backend(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
         books.append(scenario.book(file, slots, roster_size))
-        return books[-1], Costs(1e6, 256, file.train.batch_size, 100)
+        return books[-1], nominal_costs(file, 256)
 
     world = Simulation(scenario.nodes, scenario.fleet, backend, seed=seed)
     name = world.submit(scenario.job)

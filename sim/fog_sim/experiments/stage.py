@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from fog_agent.core import Limits
+from fog_agent.supervisor import AgentLimits
 from fog_common.errors import ConfigError, JobFailed, TimedOut
 from fog_common.ids import COORDINATOR
 from fog_common.runtime.machine import Peer, RoundRecord
@@ -121,7 +121,7 @@ class Stage:
         for task in self._tasks:
             profile = Profile(tier=task.tier, site=task.site, cores=4, memory_bytes=4 << 30, memory_free_bytes=4 << 30, torch=True)
             port = Port(*links(task), task.site)
-            node = SimNode(self, task.name, profile, model(task), port, seed=seed, limits=Limits(), chunk_bytes=256 * 1024)
+            node = SimNode(self, task.name, profile, model(task), port, seed=seed, limits=AgentLimits(), chunk_bytes=256 * 1024)
             self.nodes[task.name] = node
             self.workers[task.name] = node.workers[self.job.name] = SimWorker(node, self.job.name, 1)
 

@@ -8,10 +8,12 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from fog_learning.costs import traffic
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
+from fog_learning.methods.centralized import traffic as centralized
+from fog_learning.methods.fcddt import traffic as fcddt
 from fog_learning.methods.fcddt.messages import Plan, cut_at
+from fog_learning.methods.fedavg import traffic as fedavg
 from fog_learning.models import ModelSpec, resolve_model
 from fog_sim.experiments.base import Column, Settings, Table, held
 from fog_sim.experiments.stage import Finished, Stage, star
@@ -131,15 +133,15 @@ def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> By
         case "FCDDT":
             plan = Plan(cut=setup.cut, sync_every=setup.sync_every, round_steps=setup.sync_every, straggler_rate=setup.straggler_rate)
             first = plan.chosen(p)
-            each = traffic.fcddt(spec, plan, batches[:first], FLOAT)
-            late = traffic.fcddt(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations that nobody answers
+            each = fcddt.per_step(spec, plan, batches[:first], FLOAT)
+            late = fcddt.per_step(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations that nobody answers
             formula = each.up + each.down + p * each.cast + late.up
-            paper = traffic.paper_fcddt(spec, cut_at(plan, spec.block_names)[0], batches)
+            paper = fcddt.paper(spec, cut_at(plan, spec.block_names)[0], batches)
         case "FL":
-            each = traffic.fedavg(spec, p, 1, FLOAT)
-            formula, paper = each.up + each.down + p * each.cast, traffic.paper_fl(spec, p)
+            each = fedavg.per_step(spec, p, 1, FLOAT)
+            formula, paper = each.up + each.down + p * each.cast, fedavg.paper(spec, p)
         case "CC":
-            formula, paper = traffic.centralized(spec, rows, setup.steps, 1).total, traffic.paper_cc(spec, batches)
+            formula, paper = centralized.per_step(spec, rows, setup.steps, 1).total, centralized.paper(spec, batches)
     return Bytes(measured, tensors, formula, FLOAT * paper)
 
 

@@ -16,9 +16,6 @@ LONG: Final[dict[str, int]] = {
     "common/fog_common/config.py": 407,
     "learning/fog_learning/clusters/head.py": 511,
     "learning/fog_learning/methods/fcddt/trunk.py": 436,
-    "learning/fog_learning/methods/fedavg/server.py": 448,
-    "agent/fog_agent/core.py": 512,
-    "coordinator/fog_coordinator/reading/status.py": 447,
 }
 """Files that are still longer -> their present length. The list and its numbers only shrink."""
 OTHER_AREAS: Final = {"bench", "deploy", "house", "emulation"}

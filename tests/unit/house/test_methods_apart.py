@@ -26,26 +26,8 @@ TIERS: Final[dict[str, int]] = {
 }
 """`fog` as the name of a tier (thing, edge, fog, cloud) or as the first level of a topic, which equals a method's name by chance: file -> how often."""
 KNOWN: Final[dict[tuple[str, str], int]] = {
-    ("learning/fog_learning/backend/preflight.py", "fcddt"): 1,
-    ("learning/fog_learning/costs/needs.py", "fedavg"): 1,
-    ("learning/fog_learning/costs/needs.py", "centralized"): 1,
-    ("learning/fog_learning/costs/needs.py", "fcddt"): 1,
-    ("learning/fog_learning/costs/needs.py", "fog_learning.methods.fcddt"): 1,
-    ("learning/fog_learning/costs/traffic.py", "fcddt"): 1,
-    ("learning/fog_learning/costs/traffic.py", "fedavg"): 1,
-    ("learning/fog_learning/costs/traffic.py", "centralized"): 1,
-    ("learning/fog_learning/costs/traffic.py", "fog_learning.methods.fcddt"): 1,
-    ("learning/fog_learning/methods/__init__.py", "fog_learning.methods.centralized"): 1,
-    ("learning/fog_learning/methods/__init__.py", "fog_learning.methods.fog"): 1,
-    ("learning/fog_learning/methods/__init__.py", "fog_learning.methods.fedavg"): 1,
-    ("learning/fog_learning/methods/__init__.py", "fog_learning.methods.gossip"): 1,
-    ("learning/fog_learning/methods/__init__.py", "fog_learning.methods.fcddt"): 1,
-    ("learning/fog_learning/methods/fog/plan.py", "fog_learning.methods.fedavg"): 1,
-    ("learning/fog_learning/ops/split.py", "fog_learning.methods.fcddt"): 1,
-    ("coordinator/fog_coordinator/placement/planner.py", "fog_learning.methods.fcddt"): 1,
     ("sim/fog_sim/campaign/chaos.py", "fedavg"): 1,
     ("sim/fog_sim/campaign/chaos.py", "fog"): 1,
-    ("sim/fog_sim/costs.py", "fog_learning.methods.fcddt"): 1,
     ("fogctl/fogctl/verbs/demo.py", "fedavg"): 1,
     ("fogctl/fogctl/verbs/demo.py", "fog"): 2,
 }

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Ref
 from fog_learning.job.sections import Count
-
-AUTO: Final = "auto"
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):

@@ -49,12 +49,15 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Machine, Peer
-from fog_learning.job.sections import Job, Stragglers
-from fog_learning.methods.base import Method, Role
+from fog_learning.job.sections import Job
+from fog_learning.methods.base import ACCURACY, AUTO, LOSS, Method, ModelFacts, Role, Segments
+from fog_learning.methods.fcddt.demands import demands
 from fog_learning.methods.fcddt.front import Front
-from fog_learning.methods.fcddt.messages import AUTO, Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
+from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
+from fog_learning.methods.fcddt.traffic import traffic
 from fog_learning.methods.fcddt.trunk import Trunk
 from fog_learning.models import MODELS, nominal_spec
+from fog_learning.ops import rows
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
@@ -74,8 +77,6 @@ def check(job: Job, plan: Struct) -> None:
         raise ConfigError("method.u_shaped: the last blocks learn on the nodes, which frozen_front does not allow; say backward: cut_gradient")
     if job.evaluation.where == "federated":
         raise ConfigError("evaluation.where: no node of fcddt has the whole model; say central or none, got federated")
-    if job.stragglers != Stragglers():
-        raise ConfigError("stragglers: fcddt waits by method.straggler_rate; remove the section")
     entry = MODELS.get(str(job.model.get("name")))
     if plan.cut == AUTO and entry is None:
         raise ConfigError("method.cut: auto needs a model of ours; say which block of your module is the last on the nodes (`fogctl models show`)")
@@ -83,14 +84,49 @@ def check(job: Job, plan: Struct) -> None:
         cut_at(plan if plan.cut != AUTO else replace(plan, cut=1), nominal_spec(job.model).block_names)
 
 
-FCDDT = Method(
+def cut(plan: Struct, blocks: tuple[str, ...]) -> tuple[int, ...]:
+    """(first block of the trunk, first block of the tail or the number of blocks). ConfigError for an impossible cut."""
+    assert isinstance(plan, Plan)
+    return cut_at(plan, blocks)
+
+
+def preflight(model: ModelFacts, plan: Struct) -> list[str]:
+    assert isinstance(plan, Plan)
+    cut_at(plan, model.blocks)
+    return []
+
+
+METHOD = Method(
     name="fcddt",
     title="Decomposed training: front on the nodes, trunk in the cloud",
     source="decomposed deep training (FCDDT), Algorithms 1 to 3, with the backward pass made exact",
     plan=Plan,
-    roles=(Role("front", Front, bound="slot"), Role("trunk", Trunk, bound="free", stateful=True)),
+    roles=(
+        Role("front", Front, bound="slot", talks_to=("trunk",)),
+        Role("trunk", Trunk, bound="free", stateful=True, talks_to=("front",)),
+    ),
     messages=(Step, Go, FrontRows, Features, Heads, Cut, Local, NoStep),
+    ops=rows(
+        "split_init",
+        "front_forward",
+        "front_head",
+        "front_backward",
+        "front_step",
+        "trunk_step",
+        "trunk_forward",
+        "trunk_backward",
+        "split_apply",
+        "split_mean",
+        "split_join",
+        "evaluate",
+    ),
     root="trunk",
     build=build,
+    sections=("data", "train", "evaluation"),
+    headline=(ACCURACY, LOSS),
     check=check,
+    preflight=preflight,
+    demands=demands,
+    traffic=traffic,
+    segments=Segments("cut", cut),
 )

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from fog_common.runtime.machine import Numbers, Ref, Slots
-from fog_learning.job.sections import Count, NotNegative, Positive
+from fog_learning.job.sections import BlockName, Count, NotNegative, Positive
 
 Decay = Annotated[float, Meta(ge=0, lt=1)]
-BlockName = Annotated[str, Meta(pattern=r"^[^,]+$", description="the name of a block of the model")]
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):

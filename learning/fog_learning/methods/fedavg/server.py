@@ -1,30 +1,4 @@
-"""Federated averaging (McMahan et al. 2017). Both sides of the protocol.
-
-local_steps = 1 is FedSGD; prox_mu > 0 is FedProx (Li et al. 2020); server_optimizer momentum or adam is FedOpt (Reddi et
-al. 2021: the mean's difference to the old weights is the server's gradient); `layers` averages only the named blocks and
-leaves the others to each trainer (as gFL does).
-
-Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
-
-| op             | inputs                        | numbers in                                   | outputs             | numbers out             |
-|----------------|-------------------------------|----------------------------------------------|---------------------|-------------------------|
-| init           |                               | layers                                       | weights             |                         |
-| train          | weights, own?                 | round, slot, steps, prox_mu, layers          | weights, own?       | examples, loss          |
-| evaluate_local | weights, own?                 | slot, layers                                 |                     | accuracy, loss, examples |
-| accumulate     | sum?, add                     | n                                            | sum                 |                         |
-| mean           | sum                           |                                              | weights             |                         |
-| server_opt     | weights, mean, m?, v?         | kind, lr, beta1, beta2, eps, round           | weights, m?, v?     |                         |
-| evaluate       | weights                       | round                                        |                     | accuracy, loss          |
-
-`layers` is a comma-separated string, '' = all: then `weights` holds only those blocks and `own` holds the rest (absent: as
-`init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
-
-What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
-In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of a round that
-is not open yet was called by a server that is lost: it waits for that round. One of an older round counts, with `late:
-accept` and not more than `late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
-of rounds between; it never helps the quorum. Everything else is dropped and measured.
-"""
+"""The server of fedavg (protocol and ops: fog_learning.methods.fedavg.method)."""
 
 from __future__ import annotations
 
@@ -34,7 +8,6 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, field
 
-from fog_common.errors import ConfigError
 from fog_common.runtime.machine import (
     Cast,
     Command,
@@ -62,16 +35,12 @@ from fog_common.runtime.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job.sections import Evaluation, Job, Stragglers, refuse_idle
-from fog_learning.methods.base import Method, Role
+from fog_learning.job.sections import Evaluation, Stragglers
 from fog_learning.methods.fedavg.messages import Branch, NoUpdate, Part, Plan, RoundCall, Update, branch_of
-from fog_learning.methods.fedavg.trainer import Trainer
 from fog_learning.rounds.closing import deadline, ends_at, needed, stale_weight
 
 AHEAD: Final = 8
 """Updates of so many rounds beyond the open one are kept."""
-
-__all__ = ["FEDAVG", "NoUpdate", "Plan", "RoundCall", "Server", "Trainer", "Update"]
 
 
 class Answer(Struct):
@@ -416,33 +385,3 @@ def _mean(pairs: list[tuple[float, float | None]]) -> float:
     """sum(n x) / sum(n) over the pairs that have an x; 0.0 without any."""
     known = [(n, x) for n, x in pairs if x is not None and n > 0]
     return math.fsum(n * x for n, x in known) / math.fsum(n for n, _ in known) if known else 0.0
-
-
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
-    assert isinstance(plan, Plan)
-    if peer.role == "server":
-        return Server(plan=plan, stragglers=job.stragglers, evaluation=job.evaluation, rounds=job.train.rounds)
-    return Trainer(plan=plan, slot=peer.slot, late=job.stragglers.late, late_rounds=job.stragglers.late_rounds)
-
-
-def check(job: Job, plan: Struct) -> None:
-    assert isinstance(plan, Plan)
-    if plan.layers and job.evaluation.where == "central":
-        raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")
-    if plan.server_optimizer == "none":
-        refuse_idle(plan, "method", ("server_lr", "beta1", "beta2", "eps"), "only server_optimizer: momentum or adam reads it")
-    if plan.server_optimizer == "momentum":
-        refuse_idle(plan, "method", ("beta2", "eps"), "only server_optimizer: adam reads it")
-
-
-FEDAVG = Method(
-    name="fedavg",
-    title="Federated averaging (FedSGD, FedProx, FedOpt)",
-    source="McMahan et al. 2017, Algorithm 1",
-    plan=Plan,
-    roles=(Role("server", Server, bound="free", stateful=True), Role("trainer", Trainer, bound="slot")),
-    messages=(RoundCall, Update, NoUpdate),
-    root="server",
-    build=build,
-    check=check,
-)

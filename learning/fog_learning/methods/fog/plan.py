@@ -6,12 +6,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from fog_common.errors import ConfigError
 from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.tradeoff import LinkCosts, Objective
-from fog_learning.job.sections import Count, Fraction, Job, NotNegative
-from fog_learning.methods.fedavg.messages import BlockName
-from fog_learning.models import MODELS, nominal_spec
+from fog_learning.job.sections import BlockName, Count, Fraction, NotNegative
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,30 +64,3 @@ class Blocks(Struct, frozen=True):
     def without(self, root: int) -> str:
         """Names of the blocks that this round leaves out, with commas."""
         return "" if self.is_whole(root) else ",".join(self.deep)
-
-
-def check(job: Job, plan: Struct) -> None:
-    assert isinstance(plan, Plan)
-    if job.evaluation.where == "federated":
-        raise ConfigError("evaluation.where: fog evaluates at the root; expected central or none, got federated")
-    if plan.clusters < 1.0 and job.topology.layers == []:
-        raise ConfigError("method.clusters: a star (topology.layers: []) has no clusters to choose from; remove one of the two")
-    layers = job.topology.layers
-    if isinstance(plan.period, list) and layers is not None and len(plan.period) > len(layers):
-        raise ConfigError(
-            f"method.period names {len(plan.period)} layers of inner nodes, topology.layers {len(layers)}; remove the last of method.period"
-        )
-    if plan.deep_every > 1 and not plan.deep:
-        raise ConfigError("method.deep_every: say which blocks are averaged less often (method.deep), or remove the key")
-    if plan.deep and MODELS.get(str(job.model.get("name"))) is not None:  # a user's own module is checked on a node, by the preflight
-        _check_deep(job, plan)
-    if job.stragglers.late == "accept":
-        raise ConfigError("stragglers.late: fog drops what comes after its round; expected drop, got accept")
-
-
-def _check_deep(job: Job, plan: Plan) -> None:
-    spec = nominal_spec(job.model)
-    if unknown := [name for name in plan.deep if name not in spec.block_names]:
-        raise ConfigError(f"method.deep: model {spec.name} has no block {', '.join(unknown)}; its blocks are {', '.join(spec.block_names)}")
-    if not {name.split(".")[0] for name in spec.parameter_shapes()} - set(plan.deep):
-        raise ConfigError("method.deep names every block that has weights, so that nothing would be averaged in between; leave one out")

@@ -1,22 +1,4 @@
-"""Decentralised SGD (Lian et al. 2017; Hosseinalipour et al. 2020, fully decentralised learning): no server.
-
-Every peer trains on its own data, then averages with its neighbours for a few turns, weighted by examples; nobody holds "the" model.
-Neighbours are chosen inside a site; neighbouring sites are linked by one pair of peers each (`clusters.graphs.over_sites`).
-The observer only watches: it keeps the history, asks a peer for its model now and then to rate it, and hands out the result.
-
-A **crew** is the set of live peers (and their incarnations), and of links that were found dead: a neighbour that is silent for
-`stall_s` is asked through all; if it gave its share long ago, the link between the two is left out. Whenever the crew changes, all peers meet: each says where it stands, all go on
-from the newest round, a newcomer takes the model of one who is there, and the consensus that was going on begins again from its inputs.
-Messages of another crew do not count.
-
-tracking (Liu et al. 2023, "Decentralized gradient tracking with local steps", K-GT with eta_s = 1): K local steps of lr on g_i + c_i from x_i
-to x_i'; with z_i = (x_i - x_i') / (K lr) and the weights W of an exchange, x_i = sum_j W_ij x_j' and c_i += sum_j W_ij z_j - z_i. The sum of
-the c_i stays 0, as all count alike; when the crew changes, or somebody skips a round, all begin again with c_i = 0.
-
-Ops: `init`, `train`, `evaluate` as in fedavg; `pair`, `mix`, `settle`, `sketch` as in mixing.py; `spread` as in head.py. tracking: `train` takes
-`correction` (c_i; absent: 0) and the number `tracking`, its `weights` hold z_i, too; `track` takes settled, trained and correction, and gives
-weights (without z) and correction.
-"""
+"""A peer of gossip: a node with data (protocol and ops: fog_learning.methods.gossip.method)."""
 
 from __future__ import annotations
 
@@ -24,9 +6,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
-from fog_common.errors import ConfigError
 from fog_common.runtime.machine import (
     Cast,
     Command,
@@ -35,7 +16,6 @@ from fog_common.runtime.machine import (
     Failed,
     Joined,
     Left,
-    Machine,
     Measure,
     Peer,
     Ran,
@@ -51,12 +31,8 @@ from fog_common.runtime.machine import (
     Woke,
 )
 from fog_learning.clusters.graphs import make_graph, metropolis, over_sites, without
-from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.mixing import Mixing, Share
-from fog_learning.job.sections import Job, Stragglers
-from fog_learning.methods.base import Method, Role
 from fog_learning.methods.gossip.messages import AskModel, Cut, Halted, Here, Instance, Model, Plan, Report, Silent, Told
-from fog_learning.methods.gossip.observer import Observer
 from fog_learning.rounds.alarm import Alarm
 
 _OPS = {
@@ -351,40 +327,3 @@ class GossipPeer(Alarm, kw_only=True):
 
     def _report(self, report: Report) -> list[Command]:
         return [Send(self.observer, report, keep=report.round)]
-
-
-# -- the method ----------------------------------------------------------------------------
-
-
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
-    assert isinstance(plan, Plan)
-    if peer.role == "observer":
-        return Observer(evaluation=job.evaluation, rounds=job.train.rounds, seed=job.seed)
-    return GossipPeer(plan=plan, me=peer.task, slot=peer.slot, seed=job.seed, rounds=job.train.rounds)
-
-
-def check(job: Job, plan: Struct) -> None:
-    assert isinstance(plan, Plan)
-    if job.evaluation.where == "federated":
-        raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")
-    if job.stragglers != Stragglers():
-        raise ConfigError("stragglers: gossip waits for its neighbours (method.consensus.stall_s); remove the section")
-    if plan.tracking and (job.train.optimizer != "sgd" or job.train.momentum):
-        found = job.train.optimizer if job.train.optimizer != "sgd" else f"momentum {job.train.momentum:g}"
-        raise ConfigError(f"method.tracking corrects plain gradient steps: expected train.optimizer sgd with momentum 0, got {found}")
-    usual, say = Consensus(), plan.consensus
-    if unused := [key for key in ("shrink", "max_error", "max_turns") if getattr(say, key) != getattr(usual, key)]:
-        raise ConfigError(f"method.consensus.{unused[0]}: gossip exchanges for a fixed number of turns; say turns, and remove the key")
-
-
-GOSSIP = Method(
-    name="gossip",
-    title="Decentralised SGD: neighbours average, there is no server",
-    source="Lian et al. 2017, Algorithm 1; tracking: Liu et al. 2023, Algorithm 1",
-    plan=Plan,
-    roles=(Role("observer", Observer, bound="free", stateful=True), Role("peer", GossipPeer, bound="slot", heritable=True)),
-    messages=(Here, Silent, Model, Share, Report, Halted, AskModel, Told),
-    root="observer",
-    build=build,
-    check=check,
-)

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fog_agent.core import AgentCore, Limits
-from fog_agent.effects import AssignWorker, Exit, KillWorker, Publish, SaveIncarnation, ShowPresence, StartWorker, StopWorker
+from fog_agent.core import AgentCore
+from fog_agent.effects import AssignWorker, Exit, KillWorker, SaveIncarnation, ShowPresence, Speak, StartWorker, StopWorker
+from fog_agent.supervisor import AgentLimits
 from fog_common.wire.messages import (
     WorkerState,
 )
@@ -22,7 +23,7 @@ class Orders(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 99), workers=st.integers(1, 3), old=st.dictionaries(st.sampled_from(JOBS), st.integers(0, 5)))
     def begin(self, seed: int, workers: int, old: dict[str, int]) -> None:
-        self.limits = Limits(max_workers=workers)
+        self.limits = AgentLimits(max_workers=workers)
         self.core = AgentCore("pi-1", "n1", PROFILE, self.limits, old, seed=seed)
         self.now = 0.0
         self.alive: dict[str, int] = {}
@@ -56,7 +57,7 @@ class Orders(RuleBasedStateMachine):
                     assert not self.alive, "left workers behind"
                     assert not self.exited, "ended twice"
                     self.exited = True
-                case Publish() | ShowPresence():
+                case Speak() | ShowPresence():
                     assert self.core.connected
 
     @rule(after=st.floats(0, 30))

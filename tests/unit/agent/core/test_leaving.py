@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fog_agent.effects import Exit, Publish
+from fog_agent.effects import Exit, Speak
 from fog_common.wire.messages import (
     Goodbye,
 )
@@ -21,7 +21,7 @@ def test_sigterm_waits_for_the_release_then_stops_the_workers_then_ends():
     core.take()
     core.on_stop(3.0)
     effects = core.take()
-    assert Publish(Goodbye("pi-1", "n1")) in effects and "StopWorker" not in kinds(effects)
+    assert Speak(Goodbye("pi-1", "n1")) in effects and "StopWorker" not in kinds(effects)
     core.on_message(desired(2, wanted("a"), release=True), COORDINATOR, 5.0)
     assert "StopWorker" in kinds(core.take())
     core.on_worker_exited("a", 1, 0, 6.0)
@@ -58,7 +58,7 @@ def test_sigterm_while_the_broker_is_away_says_goodbye_when_it_is_back():
     core.on_connected(8.0)
     core.on_timer(12.0)
     effects = core.take()
-    assert Publish(Goodbye("pi-1", "n1")) in effects
+    assert Speak(Goodbye("pi-1", "n1")) in effects
     core.on_message(desired(2, wanted("a"), release=True), COORDINATOR, 13.0)
     assert "StopWorker" in kinds(core.take())
 

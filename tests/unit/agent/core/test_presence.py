@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from fog_agent.core import COALESCE_S, REFRESH_S, AgentCore, Sample
-from fog_agent.effects import ProbeLink, Publish, Say
+from fog_agent.core import AgentCore, Sample
+from fog_agent.effects import ProbeLink, Say, Speak
+from fog_agent.presence import COALESCE_S, REFRESH_S
 from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,
@@ -52,7 +53,7 @@ def test_heartbeats_go_on_with_jitter_and_carry_what_was_measured():
     for _ in range(20):
         now = core.next_timer()
         core.on_timer(now)
-        if any(isinstance(effect, Publish) and isinstance(effect.message, Heartbeat) for effect in core.take()):
+        if any(isinstance(effect, Speak) and isinstance(effect.message, Heartbeat) for effect in core.take()):
             beats.append(now)
     gaps = [after - before for before, after in pairwise(beats)]
     assert all(4.5 <= gap <= 5.5 for gap in gaps) and len(set(gaps)) > 1
@@ -131,7 +132,7 @@ def test_urgent_changes_share_one_early_heartbeat():
     due = core.next_timer()
     assert due == pytest.approx(3.0 + COALESCE_S)
     core.on_timer(due)
-    beats = [effect.message for effect in core.take() if isinstance(effect, Publish)]
+    beats = [effect.message for effect in core.take() if isinstance(effect, Speak)]
     assert len(beats) == 1 and beats[0].workers[0].view == 4
 
 
@@ -152,7 +153,7 @@ def test_a_measured_speed_is_announced():
     core.take()
     core.on_worker_state("a", ready("a", 1, gauges={"flops_per_second": 1e9}), False, 3.0)
     core.on_timer(3.1)
-    announced = [effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Announce)]
+    announced = [effect.message for effect in core.take() if isinstance(effect, Speak) and isinstance(effect.message, Announce)]
     assert announced[0].profile.flops == 1e9
 
 
@@ -182,7 +183,7 @@ def test_the_links_rate_is_what_many_bytes_take_beyond_an_empty_round_trip(bytes
     assert core.profile.bandwidth_bytes_s == pytest.approx(bytes_s, rel=0.05)
     assert sum(sizes) < 400 * 1024
     core.on_timer(now + COALESCE_S)
-    announced = [effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Announce)]
+    announced = [effect.message for effect in core.take() if isinstance(effect, Speak) and isinstance(effect.message, Announce)]
     assert announced[-1].profile.bandwidth_bytes_s == core.profile.bandwidth_bytes_s
     assert announced[-1].profile.rtt_s == pytest.approx(0.01, rel=0.1)
 
@@ -222,5 +223,5 @@ def test_what_a_worker_measured_is_announced_once():
     for now in (2.0, 3.0):
         core.on_worker_state("digits", state, False, now)
         core.on_timer(now + COALESCE_S)
-    announced = [effect.message for effect in core.take() if isinstance(effect, Publish) and isinstance(effect.message, Announce)]
+    announced = [effect.message for effect in core.take() if isinstance(effect, Speak) and isinstance(effect.message, Announce)]
     assert [(item.profile.flops, item.profile.op_s) for item in announced] == [(4e9, 1e-3)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fog_agent.core import BACKOFF_MAX_S, AgentCore
-from fog_agent.effects import AssignWorker, Forget, KillWorker, Publish, SaveIncarnation, Say, ShowPresence, StartWorker, StopWorker
+from fog_agent.core import AgentCore
+from fog_agent.effects import AssignWorker, Forget, KillWorker, SaveIncarnation, Say, ShowPresence, Speak, StartWorker, StopWorker
 from fog_agent.node.state import StateDir
+from fog_agent.supervisor import BACKOFF_MAX_S
 from fog_common.wire.messages import (
     DesiredJob,
     Placement,
@@ -223,7 +224,7 @@ def test_workers_go_on_and_are_restarted_while_the_broker_is_away():
     core.on_worker_exited("a", 1, 1, 4.0)
     core.on_timer(6.0)
     effects = core.take()
-    assert StartWorker("a", 2) in effects and not any(isinstance(effect, Publish | ShowPresence) for effect in effects)
+    assert StartWorker("a", 2) in effects and not any(isinstance(effect, Speak | ShowPresence) for effect in effects)
 
 
 def test_nothing_is_due_while_idle_and_offline():
@@ -238,7 +239,7 @@ def test_a_job_that_was_planned_anew_gets_a_new_worker():
     core.take()
     other = DesiredJob("digits", {"name": "digits", "method": {"cut": 2}}, Placement("digits", 2, "server", ()))
     core.on_message(desired(2, other), COORDINATOR, 2.0)
-    assert [type(effect) for effect in core.take() if not isinstance(effect, Publish | Say)] == [StopWorker]
+    assert [type(effect) for effect in core.take() if not isinstance(effect, Speak | Say)] == [StopWorker]
     core.on_worker_exited("digits", 1, 0, 2.5)
     started = core.take()
     assert StartWorker("digits", 2) in started and AssignWorker("digits", other) in started

@@ -9,7 +9,7 @@ import pytest
 from fog_agent.worker import core as rules
 from fog_agent.worker.core import Prepared, WorkerCore
 from fog_agent.worker.effects import Connect, Effect, Prepare, Reslot, Subscribe
-from fog_agent.worker.frames import Setup, State
+from fog_agent.worker.frames import State, WorkerSetup
 from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, Received
 from fog_common.runtime.effects import Compute, Persist
 from fog_common.runtime.machine import Peer
@@ -35,7 +35,7 @@ def table(view: int = 1) -> DesiredJob:
 
 def worker(node: str = "cloud-1", **more: Any) -> WorkerCore:
     site, tier = ("cloud", "cloud") if node == "cloud-1" else ("home", "edge")
-    return WorkerCore(Setup(node, site, tier, "main", BrokerConfig(username=node), "", "j", 1, **more), 0.0)
+    return WorkerCore(WorkerSetup(node, site, tier, "main", BrokerConfig(username=node), "", "j", 1, **more), 0.0)
 
 
 def prepared() -> Prepared:

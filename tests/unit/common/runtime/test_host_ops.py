@@ -18,7 +18,8 @@ from fog_common.runtime.saves import Program
 from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint
 from fog_common.wire.messages import DesiredJob, Placement
-from fog_learning.methods.fedavg.server import NoUpdate, Plan, RoundCall, Trainer, Update
+from fog_learning.methods.fedavg.messages import NoUpdate, Plan, RoundCall, Update
+from fog_learning.methods.fedavg.trainer import Trainer
 
 WEIGHTS = Blob("0" * 64, 8)
 

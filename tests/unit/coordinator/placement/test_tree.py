@@ -121,7 +121,7 @@ def test_impossible_trees_are_refused(topology: dict[str, Any], said: str):
 
 
 def test_a_method_without_inner_nodes_refuses_a_topology():
-    with pytest.raises(ConfigError, match="topology: fedavg has no inner nodes"):
+    with pytest.raises(ConfigError, match="topology: method fedavg does not read this section"):
         job_from({"name": "x", "method": {"name": "fedavg"}, "model": {"name": "mlp"}, "topology": {"layers": []}})
 
 

@@ -68,7 +68,7 @@ def test_every_metric_of_the_table_is_exported():
     assert samples["fog_job_state"] == {("digits", "running"): 1.0}
     assert samples["fog_job_accuracy"] == {("digits",): 0.03}
     assert samples["fog_link_bandwidth_bytes_per_second"]["pi-1", "home"] == 2.5e6
-    assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "consensus", "split", "other")}
+    assert samples["fog_job_op_seconds_total"].keys() == {("digits", op) for op in ("train", "average", "evaluate", "other")}
     rounds = samples["fog_round_duration_seconds_bucket"]
     assert rounds["+Inf",] == samples["fog_round_duration_seconds_count"][()] == 3 and rounds["1",] == 3 and rounds["0.5",] == 0
 

@@ -31,7 +31,8 @@ def job(method: dict[str, Any]) -> Job:
 
 def counted(method: dict[str, Any], records: list[RoundRecord], stored: int | None = 1) -> traffic.Count | None:
     file = job(method)
-    return traffic.counted(file, resolve_method(file)[1], SPEC, records, stored)
+    chosen, plan = resolve_method(file)
+    return chosen.traffic(file, plan, SPEC, records, stored) if chosen.traffic is not None and records else None
 
 
 def rounds(count: int, updates: int, examples: int, **numbers: float) -> list[RoundRecord]:

@@ -12,7 +12,9 @@ from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, 
 from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
-from fog_learning.methods.centralized.method import AskSamples, Center, NoSamples, Samples, SampleSource
+from fog_learning.methods.centralized.center import Center
+from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Samples
+from fog_learning.methods.centralized.source import SampleSource
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat
 

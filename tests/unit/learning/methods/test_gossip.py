@@ -11,12 +11,13 @@ import pytest
 from fog_common.errors import ConfigError, OpError
 from fog_common.runtime.machine import Cast, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
 from fog_learning.backend.plain_ops import OPS, SLOTS, flat, shares
-from fog_learning.clusters.graphs import components, edges_of, metropolis, ring
+from fog_learning.clusters.graphs import components, edges_of, metropolis, ring, without
 from fog_learning.clusters.mixing import Share
 from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip.messages import Here, Report
-from fog_learning.methods.gossip.peer import GossipPeer, Observer, without
+from fog_learning.methods.gossip.observer import Observer
+from fog_learning.methods.gossip.peer import GossipPeer
 from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places

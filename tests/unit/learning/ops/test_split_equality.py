@@ -12,10 +12,12 @@ import torch
 
 from fog_common.errors import OpError
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.costs import traffic
 from fog_learning.job.sections import Job
 from fog_learning.methods import resolve_method
+from fog_learning.methods.centralized import traffic as centralized_traffic
+from fog_learning.methods.fcddt import traffic as fcddt_traffic
 from fog_learning.methods.fcddt.messages import Plan
+from fog_learning.methods.fedavg import traffic as fedavg_traffic
 from fog_learning.models import resolve_model
 from fog_learning.ops.split import packed
 from fog_learning.ops.values import Weights
@@ -272,7 +274,7 @@ def test_bytes_sent_are_those_of_the_formula(toy: Path, method: dict[str, Any]) 
     _, inline = losses_of(job, toy, nodes)
     _, plan = resolve_method(job)
     assert isinstance(plan, Plan)
-    expected = traffic.fcddt(inline.backend.models.spec, plan, sizes_of(inline.backend, nodes))
+    expected = fcddt_traffic.per_step(inline.backend.models.spec, plan, sizes_of(inline.backend, nodes))
     sent = inline.sent_bytes
     up = sum(sent.get(kind, 0) for kind in ("FrontRows", "Heads", "Local")) / steps
     down = sum(sent.get(kind, 0) for kind in ("Cut", "Features")) / steps
@@ -289,4 +291,4 @@ def test_the_papers_counts() -> None:
 
 def paper_counts(spec: Any) -> tuple[int, int, int]:
     """Per node and step at B = 100: FCDDT, FL, CC."""
-    return traffic.paper_fcddt(spec, 1, [100]), traffic.paper_fl(spec, 1), traffic.paper_cc(spec, [100])
+    return fcddt_traffic.paper(spec, 1, [100]), fedavg_traffic.paper(spec, 1), centralized_traffic.paper(spec, [100])

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from fog_common.errors import ConfigError, JobFailed
-from fog_learning.costs import traffic
+from fog_learning.methods.centralized import traffic as centralized_traffic
+from fog_learning.methods.fcddt import traffic as fcddt_traffic
 from fog_learning.methods.fcddt.messages import Plan
+from fog_learning.methods.fedavg import traffic as fedavg_traffic
 from fog_learning.models import resolve_model
 from fog_sim.experiments import EXPERIMENTS, fcddt_fig7, fcddt_fig8, fcddt_table2, fcddt_table4, fog_vs_fl, report, run_experiment
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, find_data, mean_std
@@ -38,12 +40,12 @@ def test_values_per_step_are_those_of_the_worked_example():
 
 def test_the_traffic_model_counts_as_the_method_does():
     spec, one = resolve_model({"name": "mlp", "hidden": [64]}, (1, 28, 28), 10), Learning(batch=100, hidden=64, sync_every=2)
-    built = traffic.fcddt(spec, Plan(cut=1, sync_every=2), [100])
+    built = fcddt_traffic.per_step(spec, Plan(cut=1, sync_every=2), [100])
     labels = 100
     assert built.total - labels == 4 * one.values("FCDDT")
-    assert traffic.paper_fcddt(spec, 1, [100]) == one.values("FCDDT as the paper counts")
-    assert traffic.paper_fl(spec, 1) == one.values("FL")
-    assert traffic.paper_cc(spec, [100]) == one.values("CC")
+    assert fcddt_traffic.paper(spec, 1, [100]) == one.values("FCDDT as the paper counts")
+    assert fedavg_traffic.paper(spec, 1) == one.values("FL")
+    assert centralized_traffic.paper(spec, [100]) == one.values("CC")
 
 
 def test_each_step_of_the_traffic_model_adds_up_to_its_mean():

@@ -25,7 +25,8 @@ from fog_common.runtime.machine import (
     Woke,
 )
 from fog_learning.job.sections import Stragglers
-from fog_learning.methods.fedavg.server import NoUpdate, RoundCall, Server, Update
+from fog_learning.methods.fedavg.messages import NoUpdate, RoundCall, Update
+from fog_learning.methods.fedavg.server import Server
 from support.fedavg_steps import ADA, BOB, BRANCH, CYD, SERVER, kinds, opened, update
 
 

@@ -25,7 +25,9 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.job.sections import Job, Stragglers
 from fog_learning.methods import METHODS, resolve_method
-from fog_learning.methods.fedavg.server import NoUpdate, RoundCall, Server, Trainer, Update
+from fog_learning.methods.fedavg.messages import NoUpdate, RoundCall, Update
+from fog_learning.methods.fedavg.server import Server
+from fog_learning.methods.fedavg.trainer import Trainer
 from support.fedavg_steps import ADA, BOB, BRANCH, CYD, SERVER, job, kinds, opened, update
 
 # -- the trainer, step by step ---------------------------------------------------------------
