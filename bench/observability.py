@@ -26,6 +26,7 @@ from typing import Any, Final
 from fog_common.bus.base import BusEvent, Connected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.telemetry.metrics import NODE_GAUGES, USES, joules
+from fog_common.wire.api.states import CANCELLED, ENDED
 from fog_common.wire.messages import Announce, Heartbeat, Profile
 from fog_coordinator.core import Core
 from fog_coordinator.reading.exporter import Exporter
@@ -34,7 +35,7 @@ from fog_coordinator.shell.scrape import Look, LookAsked, Scrapes
 from fog_coordinator.state.effects import Record
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
-from fogctl.show.watch import ENDED, whole_status
+from fogctl.show.watch import whole_status
 
 BARS: Final[dict[str, tuple[str, float, str]]] = {
     "scrape_s": ("at most", 0.3, "scrape of 1 000 nodes x 20 series, over HTTP"),
@@ -148,8 +149,8 @@ class Racer:
         """Ends the job. Seconds of the rounds of each turn, but for the first two and the one that was stopped."""
         self._signal(signal.SIGCONT)
         self._client.request("job.cancel", job=self._job)
-        _until(self._client, self._job, lambda status: status["state"] == "cancelled")
-        ends = [float(record["wall_s"]) for record in whole_status(self._client, self._job)["history"]]
+        _until(self._client, self._job, lambda status: status["state"] == CANCELLED)
+        ends = [float(record.wall_s) for record in whole_status(self._client, self._job).history]
         return turns_of([after - before for before, after in pairwise(ends)])
 
     def _signal(self, signum: int) -> None:

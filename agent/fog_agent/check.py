@@ -81,6 +81,10 @@ def _workers(config: AgentConfig) -> str:
     for module in config.allow_models:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise ConfigError(f"allow_models: no module {module!r} can be imported here; install it beside foglearn")
+    if config.methods:
+        from fog_learning.methods import METHODS
+
+        METHODS.allow(config.methods)
     if config.spawner and not _is_socket(config.spawner):
         raise ConfigError(f"spawner: no socket at {config.spawner}; start `python -m fog_agent.process.spawner --socket {config.spawner}` first")
     if not probes.can_train(config):

@@ -43,6 +43,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Name of weights that a job may begin with (`model.weights`) -> safetensors file. Beside it, $FOGLEARN_DATA/NAME.safetensors."""
     allow_models: tuple[str, ...] = ()
     """Python modules that a job may import on this node (`model: {import: "pkg.mod:Factory"}`)."""
+    methods: tuple[str, ...] = ()
+    """Learning methods of installed packages that a job may name on this node, beside those of this program (entry points of the group `foglearn.methods`)."""
     labels: dict[Id, Annotated[str, Meta(max_length=64)]] = {}
     """Free text for people and selectors; sent with the profile."""
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from fog_common.wire.messages import DesiredJob, WorkerState
-
-MAX_HISTORY: Final = 500
-"""Rounds in one heartbeat: about 60 kB of at most 1 MB."""
 
 
 class Slot(Struct):
@@ -40,11 +37,7 @@ class Slot(Struct):
 def worker_state(slot: Slot, now: float) -> WorkerState:
     """What the heartbeat says about one job: the worker's own words while it runs, ours otherwise."""
     if slot.running:
-        return (
-            WorkerState(slot.job, slot.incarnation, "starting")
-            if slot.state is None
-            else replace(_bounded(slot.state), age_s=max(0.0, now - slot.state_at))
-        )
+        return WorkerState(slot.job, slot.incarnation, "starting") if slot.state is None else replace(slot.state, age_s=max(0.0, now - slot.state_at))
     if slot.refused:
         problems = slot.state.problems if slot.state is not None and slot.state.problems else (slot.reason,)
         return WorkerState(slot.job, slot.incarnation, "refused", problems=problems)
@@ -52,15 +45,6 @@ def worker_state(slot: Slot, now: float) -> WorkerState:
     if slot.retry_at > now:
         return WorkerState(slot.job, slot.incarnation, "exited", problems=(slot.reason,), waited_s=waited_s, retry_s=slot.retry_at - now)
     return WorkerState(slot.job, slot.incarnation, "queued", problems=(slot.reason,) if slot.reason else (), waited_s=waited_s)
-
-
-def _bounded(state: WorkerState) -> WorkerState:
-    """The oldest rounds first: after hours without a coordinator the history may not fit into one message. It confirms what it has,
-    then hears the rest; only with the last part it hears that the task is finished."""
-    if all(len(task.history) <= MAX_HISTORY for task in state.tasks):
-        return state
-    tasks = (replace(task, history=task.history[:MAX_HISTORY], finished=task.finished and len(task.history) <= MAX_HISTORY) for task in state.tasks)
-    return replace(state, tasks=tuple(tasks))
 
 
 def memory_need_mb(desired: DesiredJob | None) -> int:

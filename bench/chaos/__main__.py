@@ -29,6 +29,7 @@ from bench.chaos.fleet import ChaosFleet, memory_of
 from bench.chaos.kinds import LENGTHS, MIXED, Case, cases
 from bench.chaos.watch import Figures, Watch, figures
 from fog_common.errors import FogError, Unreachable
+from fog_common.wire.api.states import ENDED
 from fog_sim.faults import Schedule, random_schedule
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE
@@ -37,7 +38,6 @@ AGENTS: Final = 3
 SLOTS: Final = range(AGENTS)
 PATIENCE_S: Final = 90.0
 """After the last fault is over; a job that is not finished then hangs."""
-ENDED: Final = ("finished", "failed", "cancelled")
 ENOUGH: Final = 50
 """Schedules without which a campaign says too little."""
 MAX_DAEMON_MB: Final = 100.0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fog_common.runtime.machine import RoundRecord
+from fog_common.wire.api.states import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, RUNNING, WAITING
 from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Identify, Placement, Presence, Reply
 from fog_coordinator.accounts.intake import Intake
 from fog_coordinator.accounts.reports import Ending
@@ -25,7 +26,7 @@ from fog_coordinator.placement.eligible import occupied
 from fog_coordinator.state.book import Book, Check, Entry
 from fog_coordinator.state.effects import Answer, Effect, SendResult, Tables, Tell
 from fog_coordinator.state.invariants import violations
-from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PLACED, PREPARING, RUNNING, WAITING, Job, Seat
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node, Registry, Strangers
 from fog_coordinator.state.rules import NOTHING, Rules
 from fog_coordinator.state.story import Story

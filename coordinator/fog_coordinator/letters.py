@@ -12,7 +12,7 @@ from fog_common.errors import WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.runtime.effects import RESULT, Result, decode_result
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Publish, Refused
+from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, LetterRefused, PublishFrame
 from fog_common.wire import topics
 
 TO_OPERATOR: Final = "@result"
@@ -133,12 +133,12 @@ class Letters:
         while outputs := mailbox.endpoint.take():
             for output in outputs:
                 match output:
-                    case Publish(topic, payload, _):
+                    case PublishFrame(topic, payload, _):
                         self._publish(topic, bytes(payload))
                     case Arrived(letter):
                         if (result := self._arrived(mailbox, letter)) is not None:
                             came.append(result)
-                    case Acked() | Refused():
+                    case Acked() | LetterRefused():
                         if mailbox.until is not None:  # fetched, or not wanted: the session's mailbox has done its work
                             self._mailboxes = {kind: other for kind, other in self._mailboxes.items() if other is not mailbox}
         return came

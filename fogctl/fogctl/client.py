@@ -10,77 +10,28 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from msgspec import Struct
-from msgspec.structs import replace
+import msgspec
 
 from fog_common import config
-from fog_common.bus.base import BrokerConfig, Bus, BusEvent, Connected, Disconnected, OnEvent, Received
+from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, OnEvent, Received
 from fog_common.errors import ConfigError, FogError, JobFailed, Refused, TimedOut, Unreachable, WireError
-from fog_common.ids import CLOUD_SITE, COORDINATOR, Id, checked_id
+from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.wire import messages, topics
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import QUESTIONS, Body, Question
 from fog_common.wire.messages import Reply, Request
-from fogctl.session import config_home
+from fogctl.settings import Settings
 
 RESEND_S = 2.0
-Connect = Callable[["Settings", str, OnEvent], Bus]
+Connect = Callable[[Settings, str, OnEvent], Bus]
 """(settings, client id, on_event) -> a bus that is not started."""
 
 
-class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """`fogctl.yaml`: where to connect, and as whom."""
-
-    fleet: Id = "main"
-    user: Id = "operator"
-    broker: BrokerConfig = BrokerConfig()
-
-
-def settings(
-    path: str | None = None, *, broker: str | None = None, fleet: str | None = None, user: str | None = None, password_file: str | None = None
-) -> Settings:
-    """Options over the configuration file over the defaults. ConfigError if the named file is missing or wrong."""
-    file = Path(path).expanduser() if path else config_home() / "fogctl.yaml"
-    found = config.load(file, Settings) if path or file.exists() else Settings()
-    at = found.broker
-    if broker is not None:
-        host, port = address(broker)
-        at = replace(at, host=host, port=port)
-    name = checked_id(user, "--user") if user is not None else found.user
-    if at.username and user is not None and at.username != user:
-        at = replace(at, username=user, password="")
-    if password_file is not None:
-        secret = _first_line(password_file)
-        at = replace(at, username=name, password=secret, password_file="")
-    elif at.password_file and not at.password:
-        at = replace(at, password=_first_line(str(file.parent / Path(at.password_file).expanduser())), password_file="")
-    return Settings(checked_id(fleet, "--fleet") if fleet is not None else found.fleet, name, at)
-
-
-def address(text: str) -> tuple[str, int]:
-    """'host', 'host:port', '[::1]:port' -> (host, port)."""
-    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon or (":" in host and not host.startswith("[")):
-        host, port = text, "1883"  # no port, or a bare IPv6 address
-    if not host or not port.isdigit() or not 1 <= int(port) <= 65535 or any(c.isspace() for c in host):
-        raise ConfigError(f"--broker {text!r} is no address; expected HOST or HOST:PORT, such as 192.168.1.10:1883")
-    return host.strip("[]"), int(port)
-
-
-def _first_line(path: str) -> str:
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"password file {path}: cannot read: {error}") from None
-    if not text or "\n" in text:
-        raise ConfigError(f"password file {path}: expected one line, the password")
-    return text
-
-
 class Client:
-    """One connection of one invocation. `with Client(settings) as client: client.request("job.list")`.
+    """One connection of one invocation. `with Client(settings) as client: client.ask(ListJobs())`.
 
     timeout_s: for the connection, and for each answer. connect: makes the bus (tests put another one here).
     """
@@ -118,9 +69,20 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bus.close()
 
-    def request(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, question: Question[Body]) -> Body:
         """The coordinator's answer. ConfigError, Refused, JobFailed … as it says; Unreachable if it says nothing in time."""
-        request = Request(secrets.token_hex(8), verb, {key: value for key, value in arguments.items() if value is not None})
+        body = self._answer(question)
+        try:
+            return msgspec.convert(body, question.body)  # type: ignore[return-value]
+        except msgspec.ValidationError as error:
+            raise WireError(f"the coordinator's answer to {question.verb} is of another version: {error}") from None
+
+    def request(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """As `ask`, by the names of the verb and its arguments; the JSON that `--json` prints. None: not given."""
+        return shown(self.ask(config.convert({key: value for key, value in arguments.items() if value is not None}, QUESTIONS[verb])))
+
+    def _answer(self, question: Question[Body]) -> Any:
+        request = Request(secrets.token_hex(8), question.verb, msgspec.to_builtins(question))
         payload = messages.encode(request)
         topic = topics.REQUEST.at(fleet=self.settings.fleet, sender=self.user, kind=f"request~{self.session}")
         deadline, again = time.monotonic() + self.timeout_s, 0.0
@@ -210,7 +172,7 @@ class Client:
         return Unreachable(f"the broker {self.where} cannot be reached ({self._why}); is it running, and is --broker right?")
 
 
-def _body(reply: Reply) -> dict[str, Any]:
+def _body(reply: Reply) -> Any:
     """The body, or the error as the type that has its exit code."""
     if not reply.exit_code:
         return reply.body

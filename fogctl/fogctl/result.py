@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from fog_common.errors import ConfigError, FogError, TimedOut, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Address, Arrived, Endpoint, Publish
+from fog_common.transfer.endpoint import Address, Arrived, Endpoint, PublishFrame
 from fog_common.wire import topics
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import FetchResult
 from fogctl.client import Client
 
 STALL_S: Final = 30.0
@@ -29,19 +29,19 @@ def fetch(client: Client, job: str, folder: Path) -> dict[str, Any]:
     if blocked := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
         raise ConfigError(f"--out {folder}: {blocked} is no folder")
     letterbox = Letterbox(client, job)
-    body = client.request("job.result", job=job)
+    body = client.ask(FetchResult(job))
     metrics, weights = folder / f"{job}.json", folder / f"{job}.safetensors"
-    content = letterbox.receive(body["digest"]) if body["digest"] else None
+    content = letterbox.receive(body.digest) if body.digest else None
     folder.mkdir(parents=True, exist_ok=True)
     if content is not None:
         _write(weights, content)
-    _write(metrics, json.dumps(msgspec.to_builtins(body), indent=1, ensure_ascii=False).encode() + b"\n")
+    _write(metrics, json.dumps(shown(body), indent=1, ensure_ascii=False).encode() + b"\n")
     return {
         "job": job,
-        "state": body["state"],
-        "numbers": body["numbers"],
-        "rounds": body["rounds"],
-        "digest": body["digest"],
+        "state": body.state,
+        "numbers": body.numbers,
+        "rounds": body.rounds,
+        "digest": body.digest,
         "metrics": str(metrics),
         "weights": str(weights) if content is not None else None,
         "weights_bytes": len(content) if content is not None else 0,
@@ -89,7 +89,7 @@ class Letterbox:
     def _perform(self) -> None:
         for effect in self._endpoint.take():
             match effect:
-                case Publish(topic, payload):
+                case PublishFrame(topic, payload):
                     self.client.publish(topic, payload)
                 case Arrived(letter):
                     self._endpoint.accept(letter)

@@ -10,7 +10,6 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +18,8 @@ from fog_common.program import envelope
 from fogctl.show.output import Output
 
 if TYPE_CHECKING:
-    from fogctl.client import Client, Settings
+    from fogctl.client import Client
+    from fogctl.settings import Settings
 
 _SHARED: dict[str, Any] = {
     "broker": Annotated[str | None, typer.Option(envvar="FOGLEARN_BROKER", metavar="HOST[:PORT]", help="The broker (default: 127.0.0.1:1883).")],
@@ -52,9 +52,16 @@ class Session:
 
     def settings(self) -> Settings:
         """Where to connect, and as whom. ConfigError if file, environment or options are wrong."""
-        from fogctl.client import settings
+        from fogctl.settings import settings
 
         return settings(self.config, broker=self.broker, fleet=self.fleet, user=self.user, password_file=self.password_file)
+
+    def allow_methods(self) -> None:
+        """Let this process load the methods that the settings name. ConfigError if settings or methods are wrong."""
+        from fog_learning.methods import METHODS
+        from fogctl.settings import settings
+
+        METHODS.allow(settings(self.config or os.environ.get("FOGLEARN_CONFIG")).methods)
 
     def client(self) -> Client:
         """A connection, used as a context manager. Unreachable when it is entered and the broker does not answer."""
@@ -127,7 +134,3 @@ def guarded(out: Output, action: Callable[[], None]) -> int:
         out.error(envelope.fault(error, "fogctl"), 1)
         return 1
     return 0
-
-
-def config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "foglearn"

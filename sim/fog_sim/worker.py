@@ -13,7 +13,7 @@ from fog_common.bus.base import BrokerConfig, BusEvent
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.runtime.saves import Record
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob, Profile, WorkerState
 from fog_learning.backend.base import Backend
 from fog_learning.job.sections import Job
@@ -166,7 +166,7 @@ class SimWorker:
         while effects := self.core.take():
             for effect in effects:
                 match effect:
-                    case Publish(topic, payload, _):
+                    case PublishFrame(topic, payload, _):
                         self._bus.publish(topic, payload)
                     case Compute():
                         self._ops.append(effect)

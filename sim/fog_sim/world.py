@@ -15,6 +15,9 @@ from fog_agent.supervisor import AgentLimits
 from fog_common.errors import ConfigError
 from fog_common.ids import CLOUD_SITE
 from fog_common.runtime.saves import Record
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.states import ENDED
+from fog_common.wire.api.verbs import ReadJob
 from fog_common.wire.messages import DesiredJob, Profile
 from fog_learning.job.reading import job_from
 from fog_sim.coordinator import SimCoordinator
@@ -206,7 +209,8 @@ class Simulation:
             self.kernel.after(seconds, lambda: self._drain(node, seconds, undo=True))
 
     def status(self, job: str) -> dict[str, Any]:
-        return self.coordinator.request("job.status", job=job).body
+        """The job's STATUS as fogctl prints it."""
+        return shown(self.coordinator.ask(ReadJob(job)))
 
     def run(self, job: str, limit_s: float, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Until the job has ended, or limit_s virtual seconds passed; its STATUS. look: called every second."""
@@ -221,7 +225,7 @@ class Simulation:
         return self.status(job)
 
     def _ended(self, job: str) -> bool:
-        return self.status(job)["state"] in {"finished", "failed", "cancelled"}
+        return self.coordinator.ask(ReadJob(job)).state in ENDED
 
 
 def _scaled(link: Link, factor: float) -> Link:

@@ -23,9 +23,10 @@ from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import ConfigError, Refused
 from fog_common.wire import topics
 from fogctl import app as fogctl
-from fogctl.client import Client, settings
+from fogctl.client import Client
 from fogctl.fleet import mosquitto
 from fogctl.fleet.broker import Broker, find_mosquitto, start_process
+from fogctl.settings import settings
 from fogctl.verbs.broker import Member, write
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")

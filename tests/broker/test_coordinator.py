@@ -21,10 +21,11 @@ from fog_common.errors import ConfigError, FogError
 from fog_common.runtime.effects import RESULT, Result
 from fog_common.runtime.machine import Blob, RoundRecord
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Publish
+from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, PublishFrame
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Desired, Presence, Profile
-from fogctl.client import Client, Settings
+from fogctl.client import Client
+from fogctl.settings import Settings
 from support.stand_ins import SPEC, StandIn
 from support.wire_agents import WireAgent
 
@@ -112,7 +113,7 @@ def exchange(bus: MqttBus, events: queue.SimpleQueue[BusEvent], endpoint: Endpoi
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         for output in endpoint.take():
-            if isinstance(output, Publish):
+            if isinstance(output, PublishFrame):
                 bus.publish(output.topic, output.payload)
             elif done(output):
                 return output

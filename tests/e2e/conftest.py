@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fog_common.errors import Unreachable
+from fog_common.wire.api.states import ENDED
 from fogctl.client import Client
 from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import LocalFleet
@@ -17,7 +18,6 @@ from fogctl.show.watch import whole_status
 from support.broker import needs
 
 PATIENCE_S = 60.0
-ENDED = ("finished", "failed", "cancelled")
 
 
 class Fleet(LocalFleet):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from fog_common.wire.api.states import ENDED
+from fog_common.wire.api.verbs import ReadJob
 from fog_learning.job.reading import load_job
 from fog_learning.job.sections import Job, job_spec
 from fogctl.client import Client
@@ -26,7 +28,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "fcddt.yaml"
 PATIENCE_S = 120.0
 HEADER_BYTES = 400
 """Of a message: its frames' topics and heads, its acknowledgements, and its share of the copies of Saves."""
-ENDED = ("finished", "failed", "cancelled")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_the_example_learns_digits_with_its_trunk_in_the_cloud(client: Client) -
     step, messages = status["step_bytes"], 3 * NODES + 1
     assert step["formula"] <= step["tensors"] <= 1.05 * step["formula"]
     assert step["measured"] <= 1.05 * step["formula"] + HEADER_BYTES * messages
-    assert "by formula" in dict(summary(status))["bytes a step"]
+    assert "by formula" in dict(summary(client.ask(ReadJob(status["job"]))))["bytes a step"]
 
 
 def test_a_front_killed_in_a_step_gives_its_rows_again_and_the_job_goes_on(fleet: LocalFleet, client: Client) -> None:

@@ -55,7 +55,8 @@ class Watch:
             before = self.rounds[number - 1][0]
             trained = sum(examples(slot) * (0.5 * before + gain(slot)) for slot in slots) / sum(examples(slot) for slot in slots)
             assert weights[0] == pytest.approx(trained, abs=self.tolerance)
-            record = next(record for record in [*root.unrated, *root.history] if record.round == number)
+            record = root.ledger.record(number)
+            assert record is not None
             assert record.numbers["slots"] == len(slots)
             assert record.examples == sum(examples(slot) for slot in slots)
 

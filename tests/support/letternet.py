@@ -12,7 +12,7 @@ from typing import Any
 import blake3
 
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, Limits, Publish, Refused
+from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Letter, LetterRefused, PublishFrame, TransferLimits
 from fog_common.wire import topics
 
 JOB = "digits"
@@ -39,7 +39,7 @@ class Site:
     """One host: an endpoint, its table of blobs, what it heard."""
 
     address: Address
-    limits: Limits
+    limits: TransferLimits
     incarnation: int = 1
     roles: frozenset[str] = frozenset()
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
@@ -73,15 +73,15 @@ class Net:
         self.decide: Callable[[Site, Letter], str] = lambda site, letter: "accept"
         """accept, park, or the reason of a refusal."""
         self.watch: Callable[[Net], None] = lambda net: None
-        self.lose: Callable[[Publish, str], bool] = lambda frame, receiver: False
+        self.lose: Callable[[PublishFrame, str], bool] = lambda frame, receiver: False
         """Frames that are lost on purpose."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._last: dict[tuple[str, str], float] = {}
         self._timers: dict[str, float] = {}
 
-    def site(self, node: str, site: str = "hall", tier: str = "edge", roles: Iterable[str] = (), limits: Limits | None = None) -> Site:
-        made = Site(Address(node, site, tier, KIND), limits or Limits(), roles=frozenset(roles))
+    def site(self, node: str, site: str = "hall", tier: str = "edge", roles: Iterable[str] = (), limits: TransferLimits | None = None) -> Site:
+        made = Site(Address(node, site, tier, KIND), limits or TransferLimits(), roles=frozenset(roles))
         self.sites[node] = made
         return made
 
@@ -142,13 +142,13 @@ class Net:
         while outputs := site.endpoint.take():
             for output in outputs:
                 match output:
-                    case Publish():
+                    case PublishFrame():
                         self._publish(site, output)
                     case Arrived(letter):
                         self._arrived(site, letter)
                     case Acked(key, node):
                         site.acked.append((key, node))
-                    case Refused(key, node, reason):
+                    case LetterRefused(key, node, reason):
                         site.refused.append((key, node, reason))
         due = site.endpoint.next_timer()
         node = site.address.node
@@ -177,7 +177,7 @@ class Net:
             case reason:
                 site.endpoint.refuse(letter, reason)
 
-    def _publish(self, sender: Site, frame: Publish) -> None:
+    def _publish(self, sender: Site, frame: PublishFrame) -> None:
         self.frames += 1
         self.payload_bytes[frame.plane] = self.payload_bytes.get(frame.plane, 0) + len(frame.payload)
         if not sender.online:
@@ -192,7 +192,7 @@ class Net:
             if takes and route.kind == site.address.kind:
                 self._carry(sender, site, route, frame)
 
-    def _carry(self, sender: Site, receiver: Site, route: topics.Route, frame: Publish) -> None:
+    def _carry(self, sender: Site, receiver: Site, route: topics.Route, frame: PublishFrame) -> None:
         weather, chance = self.weather, self.random.random
         stormy = self.now < weather.until
         payload = bytes(frame.payload)

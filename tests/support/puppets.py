@@ -13,7 +13,7 @@ from fog_common.runtime.machine import Command, Event, Machine, Peer
 from fog_common.runtime.refs import BlobTable, Refs
 from fog_common.runtime.saves import Program
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Address, Endpoint, Publish
+from fog_common.transfer.endpoint import Address, Endpoint, PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
 
@@ -129,7 +129,7 @@ class Puppets:
                             self.seen.append(f"{node} compute {effect.task} {effect.op}")
                         case Listen(roles):
                             self.seen.append(f"{node} listen {' '.join(roles)}")
-                        case Publish(topic, payload, _):
+                        case PublishFrame(topic, payload, _):
                             route = topics.parse(topic)
                             if route.target == "coordinator":
                                 self.results.append(bytes(payload))

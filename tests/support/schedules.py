@@ -23,6 +23,7 @@ from fog_common.runtime.machine import (
     Blob,
     Cancel,
     Cast,
+    Close,
     Command,
     Delivered,
     Event,
@@ -37,6 +38,7 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
+    RoundRecord,
     Run,
     Save,
     Send,
@@ -103,6 +105,10 @@ class Seat:
     blobs: set[str] = field(default_factory=set)
     finished: Finish | None = None
     lives: int = 0
+    history: list[RoundRecord] = field(default_factory=list)
+    """Rounds that it closed."""
+    histories: dict[int, list[RoundRecord]] = field(default_factory=dict)
+    """The same at each Save, by label."""
 
 
 class Stuck(AssertionError):
@@ -281,10 +287,11 @@ class Schedule:
         seat.lives += 1
         if not seat.records:
             seat.zero = self.now if seat.lives == 1 else seat.zero
-            seat.machine = self.method.build(self.job, self.plan, seat.peer)
+            seat.machine, seat.history = self.method.build(self.job, self.plan, seat.peer), []
             self._step(seat, Started(self._roster()))
             return
         record = seat.records[-1]
+        seat.history = list(seat.histories[record.label])
         seat.machine = self.codebook.machine(record)
         seat.zero, seat.wake_at = self.now - record.job_now, record.wake_at
         seat.blobs = {blob.digest for old in seat.records for blob in old.blobs}
@@ -402,6 +409,7 @@ class Schedule:
         now = self.now - seat.zero
         record = self.codebook.encode_record(seat.peer.task, seat.peer.role, label, now, machine, commands, list(seat.kept), seat.wake_at)
         seat.saving.append(record)
+        seat.histories[label] = list(seat.history)
         seat.saves = (seat.saves[0] + 1, seat.saves[1])
 
     def _persist(self, seat: Seat) -> None:
@@ -471,6 +479,8 @@ class Schedule:
                     seat.wake_at, seat.wake_lost = when, False
                 case Save(label):
                     self._save(seat, label, commands[index + 1 :])
+                case Close(record):
+                    seat.history = [*(old for old in seat.history if old.round < record.round), record]
                 case Measure(name, value):
                     self.measured[name] = self.measured.get(name, 0.0) + value
 

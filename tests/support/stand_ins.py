@@ -6,7 +6,11 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from fog_common.runtime.machine import RoundRecord
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import Body, Question
 from fog_common.wire.messages import (
     Announce,
     Control,
@@ -238,6 +242,17 @@ class World:
                 self.told.append((node, job.placement))
 
     def ask(self, verb: str, **arguments: Any) -> Reply:
+        """The reply, its body as the JSON that fogctl prints."""
+        reply = self._answer(verb, arguments)
+        return Reply(reply.id, shown(reply.body) if reply.body is not None else {}, reply.exit_code, reply.error)
+
+    def look(self, question: Question[Body]) -> Body:
+        """The answer to a question that is not refused, as fogctl decodes it."""
+        reply = self._answer(question.verb, msgspec.to_builtins(question))
+        assert not reply.exit_code, reply.error
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(reply.body), type=question.body)  # type: ignore[return-value]
+
+    def _answer(self, verb: str, arguments: dict[str, Any]) -> Reply:
         assert self.core is not None
         self._asked += 1
         verbs.answer(self.core, self.now, "operator", f"s{self._asked}", Request(f"r{self._asked}", verb, arguments))

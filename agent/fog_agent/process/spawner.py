@@ -177,7 +177,7 @@ def warm_up() -> None:
 
         torch.set_num_threads(1)
         importlib.import_module("fog_learning.backend.torch")
-        importlib.import_module("fog_learning.methods")
+        importlib.import_module("fog_learning.methods").METHODS.load()
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every shared page
 

@@ -91,6 +91,7 @@ class Workers:
             datasets=self._datasets,
             weights=config.weights,
             allow_models=config.allow_models,
+            methods=config.methods,
             chunk_bytes=config.chunk_bytes,
             backend=config.backend,
             duty=config.duty,

@@ -34,7 +34,7 @@ from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Numbers
 from fog_common.runtime.refs import Disk
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 from fog_learning.backend.base import Backend
@@ -305,7 +305,7 @@ class WorkerCore:
                     if len(self._saves) == 1:
                         self._effects.append(effect)
                 case _:
-                    if isinstance(effect, Publish):
+                    if isinstance(effect, PublishFrame):
                         self.sent[effect.plane] += len(effect.payload)
                         self._add(f"sent_messages_{effect.plane}", 1)
                     elif isinstance(effect, Compute):
@@ -342,7 +342,7 @@ class WorkerCore:
             phase=self.phase,
             view=host.view if host else 0,
             problems=self.problems,
-            tasks=host.task_states(now, self.desired.history_seen if self.desired else 0) if host else (),
+            tasks=host.task_states(now) if host else (),
             replicas=host.replica_states() if host else (),
             sent=Planes(**self.sent),
             received=Planes(**self.received),

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from fog_agent.worker.frames import State
 from fog_common.runtime.effects import Compute, Persist, Withdraw
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob
 
 
@@ -43,4 +43,4 @@ class Note(Struct, frozen=True):
     warning: bool = False
 
 
-Effect = Prepare | Connect | Subscribe | Unsubscribe | Reslot | Note | State | Publish | Compute | Withdraw | Persist
+Effect = Prepare | Connect | Subscribe | Unsubscribe | Reslot | Note | State | PublishFrame | Compute | Withdraw | Persist

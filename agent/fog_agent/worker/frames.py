@@ -23,6 +23,8 @@ class WorkerSetup(Struct, frozen=True, tag="setup"):
     datasets: dict[str, str] = {}
     weights: dict[str, str] = {}
     allow_models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """Names of methods of installed packages that the worker may load."""
     chunk_bytes: int = 256 * 1024
     backend: str = "torch"
     """Op backend: torch, or `standin` (torch-free, for chaos tests)."""

@@ -10,7 +10,7 @@ from fog_common.runtime.host import Host
 from fog_common.runtime.refs import BlobTable, Codec, Disk, Refs
 from fog_common.runtime.saves import Program
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Address, Endpoint, Limits
+from fog_common.transfer.endpoint import Address, Endpoint, TransferLimits
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob
 from fog_learning.job.sections import Job
@@ -37,7 +37,7 @@ def open_host(
     me = Address(node, site, tier, f"{topics.BULK}~{name}")
     blobs = BlobTable(disk)
     peers = max(1, len(desired.placement.tasks))
-    limits = Limits(chunk_bytes=chunk_bytes, window_chunks=max(2, min(32, 900 // peers)))
+    limits = TransferLimits(chunk_bytes=chunk_bytes, window_chunks=max(2, min(32, 900 // peers)))
     return Host(
         me,
         job=name,
@@ -68,7 +68,7 @@ def slots_of(desired: DesiredJob, node: str) -> tuple[dict[str, int], int]:
     return mine, len({peer.slot for peer in tasks if peer.slot >= 0})
 
 
-def fit(limits: Limits, max_payload: int) -> Limits:
+def fit(limits: TransferLimits, max_payload: int) -> TransferLimits:
     """Limits for a broker that takes no payload over max_payload bytes."""
     chunk, inline = min(limits.chunk_bytes, max_payload), min(limits.inline_bytes, max_payload // 2)
     return msgspec.structs.replace(limits, chunk_bytes=chunk, inline_bytes=inline)

@@ -36,7 +36,7 @@ from fog_common.bus.base import Connected, Denied, Disconnected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.errors import FogError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob
 from fog_learning.backend.base import Backend, Speed, open_backend
 
@@ -143,7 +143,7 @@ class Worker:
         while effects := self.core.take():
             for effect in effects:
                 match effect:
-                    case Publish(topic, payload, _):
+                    case PublishFrame(topic, payload, _):
                         self._connection.publish(topic, payload)
                     case Compute():
                         self._ops.put(effect)
@@ -191,7 +191,9 @@ class Worker:
     def _build(self, desired: DesiredJob) -> Prepared | list[str]:
         """The backend and what the preflight found; its problems if there are any."""
         from fog_learning.job.reading import job_from
+        from fog_learning.methods import METHODS
 
+        METHODS.allow(self._setup.methods)
         setup, job = self._setup, job_from(desired.spec, f"job {desired.job}")
         backend = open_backend(
             setup.backend,

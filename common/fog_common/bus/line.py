@@ -10,7 +10,7 @@ from typing import Final
 
 from fog_common.bus.base import BusEvent, OnEvent
 from fog_common.bus.bell import Bell
-from fog_common.bus.sendqueue import Letter, SendQueue
+from fog_common.bus.sendqueue import Queued, SendQueue
 from fog_common.errors import TooLarge
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ Change = tuple[str, int | None]
 """A filter and the QoS wanted, or None to leave it."""
 
 
-class Line:
+class BusLine:
     def __init__(self, on_event: OnEvent, queue: SendQueue, max_payload: int) -> None:
         self._on_event, self._queue = on_event, queue
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class Line:
         size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
         if size > self.max_payload:
             raise TooLarge(size, self.max_payload, f"message on {topic}")
-        letter = Letter(topic, bytes(payload), qos, retain)
+        letter = Queued(topic, bytes(payload), qos, retain)
         with self._lock:
             self._queue.put(letter, self._up)
         self.bell.ring()
@@ -81,7 +81,7 @@ class Line:
                 batch.append(self._changes.popleft())
         return batch
 
-    def take(self, window: int) -> Letter | None:
+    def take(self, window: int) -> Queued | None:
         """What to send next. Nothing while a change waits: a subscription goes before what was published after it."""
         with self._lock:
             letter = None if self._changes else self._queue.take(window)
@@ -94,14 +94,14 @@ class Line:
         with self._lock:
             return bool(self._changes) or self._queue.ready(window)
 
-    def acknowledged(self, letter: Letter) -> None:
+    def acknowledged(self, letter: Queued) -> None:
         self._handed_bytes -= len(letter.payload)
 
     def opened(self) -> None:
         with self._lock:
             self._up = True
 
-    def lost(self, unacknowledged: list[Letter]) -> None:
+    def lost(self, unacknowledged: list[Queued]) -> None:
         """QoS 1 letters wait for the next connection, the others are gone."""
         with self._lock:
             self._up = False
@@ -111,7 +111,7 @@ class Line:
         for letter in given_up:
             log.error("gave up a message that no connection survived topic=%s size=%d", letter.topic, len(letter.payload))
 
-    def forget(self, letter: Letter, why: str) -> None:
+    def forget(self, letter: Queued, why: str) -> None:
         with self._lock:
             self._queue.dropped += 1
             if letter.qos:

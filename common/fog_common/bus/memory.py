@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fog_common.bus.base import BusEvent, Connected, Disconnected, OnEvent, Received, Will
-from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Letter, SendQueue
+from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Queued, SendQueue
 from fog_common.errors import TooLarge
 
 HELD_FOR_FROZEN: Final = 1000
@@ -122,7 +122,7 @@ class MemoryBroker:
                 self._post(bus, Received(topic, payload, True))
         self._settle()
 
-    def route(self, sender: str, letter: Letter) -> None:
+    def route(self, sender: str, letter: Queued) -> None:
         if letter.retain:
             if letter.payload:
                 self.retained[letter.topic] = letter.payload
@@ -150,7 +150,7 @@ class MemoryBroker:
         bus.up = False
         self._post(bus, Disconnected(why))
         if will and bus.will is not None:
-            self.route(bus.client_id, Letter(bus.will.topic, bus.will.payload, bus.will.qos, bus.will.retain))
+            self.route(bus.client_id, Queued(bus.will.topic, bus.will.payload, bus.will.qos, bus.will.retain))
 
     def _post(self, bus: MemoryBus, event: BusEvent) -> None:
         held = self._frozen.get(bus.client_id)
@@ -217,7 +217,7 @@ class MemoryBus:
         size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
         if self.max_payload and size > self.max_payload:
             raise TooLarge(size, self.max_payload, f"message on {topic}")
-        self._queue.put(Letter(topic, bytes(payload), qos, retain), self.up)
+        self._queue.put(Queued(topic, bytes(payload), qos, retain), self.up)
         self.flush()
 
     def close(self, farewell: Will | None = None) -> None:

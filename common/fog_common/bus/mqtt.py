@@ -28,8 +28,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fog_common.bus.access import MQTT_MAX_PAYLOAD, password, payload_limit, tls_context
 from fog_common.bus.backoff import Backoff, Ending
 from fog_common.bus.base import BrokerConfig, Connected, Denied, Disconnected, OnEvent, Received, Will
-from fog_common.bus.line import Line
-from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Letter, SendQueue
+from fog_common.bus.line import BusLine
+from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Queued, SendQueue
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class MqttBus:
         self.config, self.client_id, self.will = config, client_id, will
         self.password = password(config)
         self.tls = tls_context(config)
-        self.line = Line(on_event, SendQueue(max_control, max_bytes), payload_limit(config))
+        self.line = BusLine(on_event, SendQueue(max_control, max_bytes), payload_limit(config))
         self.closing = threading.Event()
         self.farewell: Will | None = None
         self.abandoned = False
@@ -200,14 +200,14 @@ class _Session:
         self._window = WINDOW
         self._subscribing: dict[int, list[str]] = {}
         self._refused: list[str] = []
-        self._unacknowledged: deque[tuple[paho.MQTTMessageInfo, Letter]] = deque()
+        self._unacknowledged: deque[tuple[paho.MQTTMessageInfo, Queued]] = deque()
         self._arrived = 0
         self._close_by = 0.0
         self._looked_at, self._pause, self._pause_ended = time.monotonic(), 0.0, 0.0
         self._where = f"{bus.config.host}:{bus.config.port}"
         self._client = self._make()
 
-    def unacknowledged(self) -> list[Letter]:
+    def unacknowledged(self) -> list[Queued]:
         return [letter for _, letter in self._unacknowledged]
 
     def _make(self) -> _Client:

@@ -20,7 +20,7 @@ MAX_TRIES: Final = 5
 be sent again for ever."""
 
 
-class Letter(Struct, eq=False):
+class Queued(Struct, eq=False):
     """One publish on its way."""
 
     topic: str
@@ -35,8 +35,8 @@ class SendQueue:
 
     def __init__(self, max_control: int = MAX_CONTROL, max_bytes: int = MAX_BYTES) -> None:
         self._max_control, self._max_bytes = max_control, max_bytes
-        self._control: deque[Letter] = deque()
-        self._bulk: deque[Letter] = deque()
+        self._control: deque[Queued] = deque()
+        self._bulk: deque[Queued] = deque()
         self.bytes = 0
         """Payload bytes that wait."""
         self.dropped = 0
@@ -45,7 +45,7 @@ class SendQueue:
     def __len__(self) -> int:
         return len(self._control) + len(self._bulk)
 
-    def put(self, letter: Letter, connected: bool) -> None:
+    def put(self, letter: Queued, connected: bool) -> None:
         """Keep it. While not connected a QoS 0 message is dropped; over a bound the oldest goes, bulk before control."""
         if letter.qos == 0 and not connected:
             self.dropped += 1
@@ -54,7 +54,7 @@ class SendQueue:
         self.bytes += len(letter.payload)
         self._keep_bounds()
 
-    def take(self, window: int) -> Letter | None:
+    def take(self, window: int) -> Queued | None:
         """The next one to send; None if there is none. window: how many more QoS 1 messages the broker may be sent now."""
         if self._control and window > 0:
             queue = self._control
@@ -70,10 +70,10 @@ class SendQueue:
         """take() would return something."""
         return bool(self._bulk) or (bool(self._control) and window > 0)
 
-    def put_back(self, unacknowledged: Iterable[Letter]) -> list[Letter]:
+    def put_back(self, unacknowledged: Iterable[Queued]) -> list[Queued]:
         """After a lost connection: these QoS 1 letters go to the front, in their order. Returns those that were given up."""
-        given_up: list[Letter] = []
-        kept: list[Letter] = []
+        given_up: list[Queued] = []
+        kept: list[Queued] = []
         for letter in unacknowledged:
             letter.tries += 1
             (given_up if letter.tries >= MAX_TRIES else kept).append(letter)
@@ -94,6 +94,6 @@ class SendQueue:
         while self.bytes > self._max_bytes and len(self) > 1:
             self._drop(self._bulk or self._control)
 
-    def _drop(self, queue: deque[Letter]) -> None:
+    def _drop(self, queue: deque[Queued]) -> None:
         self.bytes -= len(queue.popleft().payload)
         self.dropped += 1

@@ -18,7 +18,7 @@ import msgspec
 from fog_common.errors import OpError
 from fog_common.runtime.effects import Compute, Persist, Withdraw
 from fog_common.runtime.hosted import Hosted
-from fog_common.runtime.machine import Cancel, Cast, Command, Finish, Handle, Measure, Ref, Run, Save, Send, WakeAt, map_refs
+from fog_common.runtime.machine import Cancel, Cast, Close, Command, Finish, Handle, Measure, Ref, Run, Save, Send, WakeAt, map_refs
 from fog_common.runtime.outbound import Outbound
 from fog_common.runtime.saves import Record
 from fog_common.runtime.task import Task
@@ -56,6 +56,8 @@ class Barrier:
                     task.wake_at = when
                 case Save(label):
                     self._save(now, task, label, commands[index + 1 :])
+                case Close(record):
+                    task.closed.close(record)
                 case Measure(name, value):
                     if name in REFUSED_UPDATES:
                         hosted.count(name, value)
@@ -88,8 +90,8 @@ class Barrier:
                 fixed = msgspec.structs.replace(fixed, into=command.into)
                 made |= {handle.name for handle in command.into.values()}
             commands.append(fixed)
-        job_now = task.job_now(now)
-        record = self._hosted.codebook.encode_record(name, task.peer.role, label, job_now, machine, commands, list(task.kept), task.wake_at)
+        codebook, role, job_now, rounds = self._hosted.codebook, task.peer.role, task.job_now(now), task.closed.save()
+        record = codebook.encode_record(name, role, label, job_now, machine, commands, list(task.kept), task.wake_at, rounds)
         task.saving.append(label)
         task.saved = label
         task.saves_begun += 1

@@ -10,7 +10,7 @@ from msgspec import Struct
 from fog_common.errors import WireError
 from fog_common.runtime.machine import Blob, Handle, Numbers, Ref, RoundRecord, Tag
 from fog_common.runtime.saves import Record
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 
 HOST: Final = "@host"
 """Addressee of letters between hosts (replicas of Saves)."""
@@ -55,7 +55,7 @@ class Changed(Struct, frozen=True):
     urgent: bool
 
 
-Effect = Publish | Compute | Withdraw | Persist | Listen | Changed
+Effect = PublishFrame | Compute | Withdraw | Persist | Listen | Changed
 
 
 # -- letters between hosts -----------------------------------------------------------------
@@ -88,6 +88,7 @@ class Result(Struct, frozen=True, tag="Result"):
     numbers: Numbers
     refs: dict[str, Blob]
     history: tuple[RoundRecord, ...] = ()
+    """Rounds that the coordinator has not acknowledged."""
     why: str = ""
 
 

@@ -33,7 +33,7 @@ from fog_common.runtime.refs import Refs
 from fog_common.runtime.saves import Program, Record
 from fog_common.runtime.shelf import Shelf
 from fog_common.runtime.table import Table
-from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, Publish, Refused
+from fog_common.transfer.endpoint import Acked, Address, Arrived, Endpoint, LetterRefused, PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, ReplicaState, TaskState
 
@@ -67,15 +67,22 @@ class Host:
     # -- from the shell --------------------------------------------------------------------
 
     def on_placement(self, now: float, desired: DesiredJob) -> None:
-        """A table of the coordinator. One of a view that is not newer than the known one changes nothing."""
+        """A table of the coordinator, and which rounds it has. An older view than the known one changes nothing, the same one no task."""
         hosted, view = self._hosted, desired.placement.view
         if view <= hosted.table.view:
+            if view == hosted.table.view and desired.history_seen != hosted.history_seen:
+                self.on_history_seen(desired.history_seen)
             return
         hosted.stimuli.note(now, "placement", "", view)
         self._placing.place(now, desired)
         self._inbound.unpark(now)
         hosted.change(urgent=True)
         self._pump(now)
+
+    def on_history_seen(self, seen: int) -> None:
+        """The coordinator has the rounds up to `seen` durably: they are reported no more, the next ones are."""
+        self._hosted.acknowledge(seen)
+        self._hosted.change(urgent=True)
 
     def on_frame(self, now: float, route: topics.Route, payload: bytes) -> None:
         """A frame of the bus for this host's inbox."""
@@ -150,23 +157,22 @@ class Host:
 
     # -- what a daemon reports -------------------------------------------------------------
 
-    def task_states(self, now: float, history_seen: int = 0) -> tuple[TaskState, ...]:
+    def task_states(self, now: float) -> tuple[TaskState, ...]:
         """All tasks of this host, and those of which only Saves are on this disk."""
         hosted, states = self._hosted, []
         for name, task in hosted.tasks.items():
-            round_, history = task.machine.progress()
             at = task.job_now(now)
-            safe = hosted.root_saved if name == hosted.table.root else -1
+            history, more = task.closed.report(hosted.root_saved) if name == hosted.table.root else ((), False)
             states.append(
                 TaskState(
                     task=name,
                     since=task.peer.since,
                     labels=self.shelf.labels(name),
-                    round=round_,
+                    round=task.machine.progress(),
                     waiting=None if task.finished else task.machine.waiting(at),
                     now=at,
-                    history=tuple(record for record in history if history_seen < record.round <= safe),
-                    finished=task.finished,
+                    history=history,
+                    finished=task.finished and not more,
                     why=task.why,
                     note="" if task.finished else task.machine.note(),
                     busy=bool(task.computing or task.saving or task.held) or hosted.mail.under_way(name),
@@ -253,13 +259,13 @@ class Host:
         hosted, retry = self._hosted, False
         for output in self.endpoint.take():
             match output:
-                case Publish():
+                case PublishFrame():
                     hosted.emit(output)
                 case Arrived(letter):
                     self._inbound.arrived(now, letter)
                 case Acked(key, node):
                     self._barrier.acked(now, key, node)
-                case Refused(key, node, reason):
+                case LetterRefused(key, node, reason):
                     hosted.count(f"refused_{reason}_total")
                     hosted.stimuli.note(now, "refused", "", (node, reason))
                     if reason in {"not_placed", "no_such_task"} and hosted.mail.refused(key, node):
@@ -281,6 +287,7 @@ class Host:
         handles: set[tuple[str, str]] = set()
         digests: set[str] = {*self.endpoint.digests(), *hosted.mail.digests()}
         for name, task in hosted.tasks.items():
+            digests |= {page.digest for page in task.closed.pages}
             parts: list[Any] = [task.machine, task.kept, task.result, [command for _, command in task.held]]
             parts.append(hosted.unheard.of(name))
             parts += [[compute.refs, compute.into] for compute in task.computing.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from fog_common.runtime.closed import ClosedRounds
 from fog_common.runtime.copies import Copies
 from fog_common.runtime.effects import Changed, Effect, Withdraw
 from fog_common.runtime.fetches import Fetches
@@ -50,6 +51,8 @@ class Hosted:
         self.tasks: dict[str, Task] = {}
         self.root_saved = -1
         """Newest label of the root that is safe: its copy is on another disk, or none is kept."""
+        self.history_seen = 0
+        """Rounds of this instance of the root that the coordinator has acknowledged."""
         self.age = (0.0, 0.0)
         """Host time, and job time then."""
         self.persisting: dict[tuple[str, int], Record] = {}
@@ -86,6 +89,20 @@ class Hosted:
             self.post(name, event)
 
     # -- tasks -----------------------------------------------------------------------------
+
+    def acknowledge(self, seen: int) -> None:
+        """The coordinator has the root's rounds up to `seen`. It counts for the instance of the table only (0 if the root is not here):
+        after a fall-back, an older word would make rounds be forgotten that are closed again."""
+        self.history_seen = seen if self.table.mine(self.table.root) else 0
+        if (root := self.tasks.get(self.table.root)) is not None:
+            root.closed.acknowledge(self.history_seen)
+
+    def closed(self, task: str, record: Record | None) -> ClosedRounds:
+        """What a task that begins from that Save has to report."""
+        closed = ClosedRounds(self.refs.blobs, b"" if record is None else record.rounds)
+        if task == self.table.root:
+            closed.acknowledge(self.history_seen)
+        return closed
 
     def next_epoch(self) -> int:
         self._epochs += 1
@@ -150,7 +167,8 @@ class Hosted:
                 wrong.append(f"{name}: a cancelled op is not among its ops")
             if name in self.early:
                 wrong.append(f"{name}: is open, and events for it wait as if it were not")
-            if any(send.keep is None or send.keep <= self.root_saved for send in task.kept):
+            held = [command for _, command in task.held]
+            if any(send.keep is None or (send.keep <= self.root_saved and send not in held) for send in task.kept):
                 wrong.append(f"{name}: its spool holds what the root has saved (up to {self.root_saved})")
             if task.result is not None and not task.finished:
                 wrong.append(f"{name}: has a result and is not finished")

@@ -214,6 +214,15 @@ class Save(Struct, frozen=True, tag="Save"):
     label: int
 
 
+class Close(Struct, frozen=True, tag="Close"):
+    """Root task only: a round is closed. Rounds come in order; one that comes again, after a fall-back, replaces the older record.
+
+    The coordinator hears of it once the root's Save of that round is safe (ADR 8).
+    """
+
+    record: RoundRecord
+
+
 class Measure(Struct, frozen=True, tag="Measure"):
     """A number for the metrics, by its field's standard name (loss, accuracy, late_updates …)."""
 
@@ -229,7 +238,7 @@ class Finish(Struct, frozen=True, tag="Finish"):
     why: str = ""
 
 
-Command = Send | Cast | Run | Cancel | WakeAt | Save | Measure | Finish
+Command = Send | Cast | Run | Cancel | WakeAt | Save | Close | Measure | Finish
 
 # -- what a person sees --------------------------------------------------------------------
 
@@ -279,12 +288,15 @@ class Machine(Struct, kw_only=True):
         weights: Ref | None = getattr(self, "weights", None)
         if weights is None:
             return [Finish(why=f"{why}; there was no model yet")]
-        history = self.progress()[1]
-        return [Finish({"weights": weights}, dict(history[-1].numbers) if history else {})]
+        return [Finish({"weights": weights}, self.figures())]
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        """(current round or step, closed rounds in order). Only the root task keeps a history."""
-        return 0, ()
+    def figures(self) -> Numbers:
+        """Root task only: the numbers of the newest closed round; {} before the first. Pure."""
+        return {}
+
+    def progress(self) -> int:
+        """Current round or step. Pure."""
+        return 0
 
 
 # -- walking refs --------------------------------------------------------------------------

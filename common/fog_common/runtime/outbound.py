@@ -40,6 +40,7 @@ class Outbound:
         hosted, name = self._hosted, task.peer.task
         if send.keep is not None:
             if send.keep <= hosted.root_saved:
+                task.kept = [other for other in task.kept if other != send]  # it was held back by a Save meanwhile
                 return
             send = self.keep(task, send)
         peer = hosted.table.peers.get(send.to)
@@ -85,8 +86,7 @@ class Outbound:
         if finish is not None and (finish.why or task.saved <= hosted.root_saved):
             task.result = None
             blobs = {key: hosted.refs.blob(name, ref) for key, ref in finish.refs.items()}
-            history = task.machine.progress()[1]
-            result = Result(hosted.job, name, finish.numbers, blobs, history, finish.why)
+            result = Result(hosted.job, name, finish.numbers, blobs, task.closed.whole(), finish.why)
             to = Address(COORDINATOR, CLOUD_SITE, "cloud", hosted.me.kind)
             hosted.mail.post(now, name, RESULT, _encoder.encode(result), tuple(blobs.values()), to, about=Send(RESULT, result))
 

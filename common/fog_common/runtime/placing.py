@@ -44,6 +44,7 @@ class Placing:
         old, hosted.table = hosted.table, Table(hosted.me, hosted.incarnation, new)
         peers = hosted.table.peers
         hosted.age = (now, desired.age_s)
+        hosted.acknowledge(desired.history_seen)
         gone = [peer for peer in old.peers.values() if peer.live and not _same(peer, peers.get(peer.task))]
         come = [peer for peer in new.tasks if peer.live and not _same(peer, old.peers.get(peer.task))]
         fell_back = any(peer.task == new.root for peer in come) or rewind.falls_back(old.placement, new)
@@ -125,7 +126,8 @@ class Placing:
         hosted.drop(root)
         machine = hosted.codebook.machine(record) if record is not None else task.machine
         zero = task.zero if record is None else now - record.job_now
-        task = hosted.tasks[root] = Task(task.peer, machine, zero, hosted.next_epoch())
+        closed = task.closed if record is None else hosted.closed(root, record)
+        task = hosted.tasks[root] = Task(task.peer, machine, zero, hosted.next_epoch(), closed)
         task.stopping = True
         if record is not None:
             task.saved = record.label
@@ -171,13 +173,13 @@ class Placing:
         hosted.shelf.cut(peer.task, -1 if record is None else record.label)
         if record is None:
             host_then, job_then = hosted.age
-            task = Task(peer, hosted.build(peer), host_then - job_then, epoch)
+            task = Task(peer, hosted.build(peer), host_then - job_then, epoch, hosted.closed(peer.task, None))
             task.rewound_view = hosted.table.placement.rewind_view
             hosted.tasks[peer.task] = task
             hosted.post(peer.task, Started(hosted.table.live()))
             hosted.welcome(peer.task)
             return
-        task = Task(peer, hosted.codebook.machine(record), now - record.job_now, epoch)
+        task = Task(peer, hosted.codebook.machine(record), now - record.job_now, epoch, hosted.closed(peer.task, record))
         task.wake_at = record.wake_at
         task.rewound_view = hosted.table.placement.rewind_view
         hosted.tasks[peer.task] = task

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import WireError
-from fog_common.runtime.machine import Blob, Cancel, Cast, Command, Finish, Machine, Measure, Run, Save, Send, WakeAt, refs_in
+from fog_common.runtime.machine import Blob, Cancel, Cast, Close, Command, Finish, Machine, Measure, Run, Save, Send, WakeAt, refs_in
 
 
 class Program(Struct, frozen=True):
@@ -20,7 +20,10 @@ class Program(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """One Save. machine and rest are msgpack of typed structs; all refs are blobs. job_now: seconds of job time."""
+    """One Save. machine and rest are msgpack of typed structs; all refs are blobs. job_now: seconds of job time.
+
+    rounds: of a root, what fog_common.runtime.closed keeps; its pages are among the blobs.
+    """
 
     task: str
     role: str
@@ -31,15 +34,15 @@ class Record(Struct, frozen=True):
     kept: bytes
     blobs: tuple[Blob, ...]
     wake_at: float | None = None
+    rounds: bytes = b""
 
     def digests(self) -> set[str]:
         return {blob.digest for blob in self.blobs}
 
 
-_COMMANDS = (Send, Cast, Run, Cancel, WakeAt, Save, Measure, Finish)
 _encoder = msgspec.msgpack.Encoder()
 _record_decoder = msgspec.msgpack.Decoder(Record)
-_commands_decoder = msgspec.msgpack.Decoder(list[Send | Cast | Run | Cancel | WakeAt | Save | Measure | Finish])
+_commands_decoder = msgspec.msgpack.Decoder(list[Send | Cast | Run | Cancel | WakeAt | Save | Close | Measure | Finish])
 
 
 class Codebook:
@@ -60,10 +63,19 @@ class Codebook:
             raise WireError(f"message of a task: {error}") from None
 
     def encode_record(
-        self, task: str, role: str, label: int, job_now: float, machine: Machine, rest: list[Command], kept: list[Send], wake_at: float | None
+        self,
+        task: str,
+        role: str,
+        label: int,
+        job_now: float,
+        machine: Machine,
+        rest: list[Command],
+        kept: list[Send],
+        wake_at: float | None,
+        rounds: tuple[bytes, tuple[Blob, ...]] = (b"", ()),
     ) -> Record:
-        """All refs in machine, rest and kept must be blobs already."""
-        blobs = {blob.digest: blob for part in (machine, rest, kept) for blob in refs_in(part) if isinstance(blob, Blob)}
+        """All refs in machine, rest and kept must be blobs already. rounds: as ClosedRounds.save returns them."""
+        blobs = {blob.digest: blob for part in (machine, rest, kept, rounds[1]) for blob in refs_in(part) if isinstance(blob, Blob)}
         return Record(
             task=task,
             role=role,
@@ -74,6 +86,7 @@ class Codebook:
             kept=_encoder.encode(kept),
             blobs=tuple(blobs[digest] for digest in sorted(blobs)),
             wake_at=wake_at,
+            rounds=rounds[0],
         )
 
     def machine(self, record: Record) -> Machine:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from fog_common.runtime.closed import ClosedRounds
 from fog_common.runtime.effects import Compute
 from fog_common.runtime.machine import Cast, Finish, Machine, Peer, Send
 
 
 class Task:
-    def __init__(self, peer: Peer, machine: Machine, zero: float, epoch: int) -> None:
+    def __init__(self, peer: Peer, machine: Machine, zero: float, epoch: int, closed: ClosedRounds) -> None:
         self.peer = peer
         self.machine = machine
         self.zero = zero
         """Host time at which the task's job time was 0."""
+        self.closed = closed
+        """Of the root: rounds that the coordinator has not acknowledged."""
         self.epoch = epoch
         """Differs between all tasks that the host ever opened: what an earlier one asked for does not count for this one."""
         self.wake_at: float | None = None

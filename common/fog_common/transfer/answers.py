@@ -7,13 +7,13 @@ import math
 from fog_common.errors import WireError
 from fog_common.transfer import frames
 from fog_common.transfer.frames import Ack, LetterState
-from fog_common.transfer.letters import STALE_VIEW, Acked, Refused
+from fog_common.transfer.letters import STALE_VIEW, Acked, LetterRefused
 from fog_common.transfer.outbox import Outbox
-from fog_common.transfer.outgoing import Flow, Line, Sending
+from fog_common.transfer.outgoing import Flow, PeerLine, Sending
 from fog_common.transfer.window import mask_of
 
 
-def apply(outbox: Outbox, now: float, line: Line, ack: Ack) -> None:
+def apply(outbox: Outbox, now: float, line: PeerLine, ack: Ack) -> None:
     """WireError if the ack speaks of chunks that do not exist; nothing is changed then."""
     masks = _masks(line, ack)
     fresh = ack.number > line.last_ack
@@ -37,11 +37,11 @@ def apply(outbox: Outbox, now: float, line: Line, ack: Ack) -> None:
             _letter(outbox, now, sending, state, fresh, unknown)
     if edge:
         _drop_lost(outbox, line, edge)
-    for cast in {id(sending.cast): sending.cast for sending in line.letters.values() if sending.cast is not None}.values():
-        outbox.casting[cast.id] = cast
+    for name in {sending.cast.id: None for sending in line.letters.values() if sending.cast is not None}:
+        outbox.casting[name] = outbox.casts[name]
 
 
-def _masks(line: Line, ack: Ack) -> list[tuple[Flow, int, int]]:
+def _masks(line: PeerLine, ack: Ack) -> list[tuple[Flow, int, int]]:
     masks = []
     for state in ack.blobs:
         flow = line.numbers.get(state.number)
@@ -56,8 +56,8 @@ def _masks(line: Line, ack: Ack) -> list[tuple[Flow, int, int]]:
     return masks
 
 
-def _blob(now: float, line: Line, flow: Flow, mask: int, fresh: bool, mark: int) -> int:
-    """Returns the newest serial that is acknowledged here. mark: see Line.probe_marks."""
+def _blob(now: float, line: PeerLine, flow: Flow, mask: int, fresh: bool, mark: int) -> int:
+    """Returns the newest serial that is acknowledged here. mark: see PeerLine.probe_marks."""
     if mask & ~flow.received or (flow.hint and fresh):
         flow.heard = now
     newest = flow.learn(mask, fresh)
@@ -81,7 +81,7 @@ def _letter(outbox: Outbox, now: float, sending: Sending, state: LetterState, fr
             outbox.outputs.append(Acked(sending.key, line.to.node))
             outbox.forget(sending, held=True)
         case frames.REFUSED if state.reason != STALE_VIEW:
-            outbox.outputs.append(Refused(sending.key, line.to.node, state.reason))
+            outbox.outputs.append(LetterRefused(sending.key, line.to.node, state.reason))
             outbox.forget(sending)
         case frames.REFUSED if state.view < outbox.view:
             newer = sending.id in line.unanswered and sending.offered_view > state.view
@@ -92,7 +92,7 @@ def _letter(outbox: Outbox, now: float, sending: Sending, state: LetterState, fr
             line.offers.pop(sending.id, None)
             if sending.refused_view != state.view:
                 sending.refused_view, sending.due = state.view, math.inf
-                outbox.outputs.append(Refused(sending.key, line.to.node, state.reason))
+                outbox.outputs.append(LetterRefused(sending.key, line.to.node, state.reason))
         case frames.KNOWN:
             line.unanswered.pop(sending.id, None)
             if not sending.known:
@@ -113,7 +113,7 @@ def _letter(outbox: Outbox, now: float, sending: Sending, state: LetterState, fr
                     outbox.restart(flow)
 
 
-def _drop_lost(outbox: Outbox, line: Line, edge: int) -> None:
+def _drop_lost(outbox: Outbox, line: PeerLine, edge: int) -> None:
     """What was sent up to serial `edge` would have been seen by the receiver before what it acknowledges now."""
     for flow in line.flows.values():
         if flow.outstanding:

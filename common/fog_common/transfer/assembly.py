@@ -7,7 +7,7 @@ from typing import Final
 from blake3 import blake3
 
 from fog_common.errors import WireError
-from fog_common.transfer.frames import Part, is_hash
+from fog_common.transfer.frames import BlobPart, is_hash
 from fog_common.transfer.window import beyond_bytes
 
 FIRST_BYTES: Final = 8 << 20
@@ -37,7 +37,7 @@ class Assembly:
         "wrong",
     )
 
-    def __init__(self, part: Part, now: float) -> None:
+    def __init__(self, part: BlobPart, now: float) -> None:
         self.digest, self.size, self.number, self.chunk, self.count = part.digest, part.size, part.number, part.chunk, part.count
         self.letters: dict[tuple[str, int], None] = {}
         """(stream, number) of the letters that wait for it."""
@@ -57,7 +57,7 @@ class Assembly:
         self.highest = -1
         self.hash = blake3() if is_hash(self.digest) else None
 
-    def matches(self, part: Part) -> bool:
+    def matches(self, part: BlobPart) -> bool:
         return (self.number, self.size, self.chunk) == (part.number, part.size, part.chunk)
 
     def length(self, index: int) -> int:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Final
 
-from fog_common.transfer.outgoing import Flow, LetterId, Line, Parcel, PeerKey, Sending, Stream
+from fog_common.transfer.outgoing import Flow, LetterId, Parcel, PeerKey, PeerLine, Sending, Stream
 from fog_common.transfer.window import bits
 
 PACE: Final = 0.75
@@ -25,7 +25,7 @@ class Pass:
 
     __slots__ = ("again", "cast", "flows", "next", "parcel")
 
-    def __init__(self, cast: Cast, parcel: Parcel) -> None:
+    def __init__(self, cast: Casting, parcel: Parcel) -> None:
         self.cast, self.parcel = cast, parcel
         self.flows: dict[PeerKey, Flow] = {}
         self.next = 0
@@ -118,7 +118,7 @@ class Pass:
         return common.bit_count()
 
 
-class Cast:
+class Casting:
     """A letter to a group. Its members' lines each have a Sending with the same id."""
 
     __slots__ = (
@@ -163,7 +163,7 @@ class Cast:
 
     def ready(self, window: int) -> bool:
         """May the letter's frame go out, with regard to what its receivers have not answered?"""
-        lines: list[Line] = [sending.line for sending in self.members.values()]
+        lines: list[PeerLine] = [sending.line for sending in self.members.values()]
         heard = [line for line in lines if not line.probing]
         return pace([len(line.unanswered) for line in heard or lines]) < window
 

@@ -2,7 +2,7 @@
 
     endpoint.send(now, to, content, key)        # a letter; its blobs are in the table
     endpoint.on_frame(now, route, payload)      # whatever came on the inbox or on a cast
-    for output in endpoint.take(): ...          # Publish, Arrived, Acked, Refused
+    for output in endpoint.take(): ...          # PublishFrame, Arrived, Acked, LetterRefused
 
 A letter is offered with a manifest of its blobs; the chunks are pushed right behind it, as far as the receiver's window goes.
 The receiver acknowledges what it has (every half window, at a gap, at the end), and only that moves the window. Silence for
@@ -19,13 +19,13 @@ from fog_common.errors import WireError
 from fog_common.ids import TIERS
 from fog_common.transfer import frames
 from fog_common.transfer.blobs import Blobs
-from fog_common.transfer.frames import Ack, Offer, Origin, Probe
-from fog_common.transfer.letters import Acked, Address, Arrived, BlobMeta, Content, Letter, Limits, Output, Publish, Refused
+from fog_common.transfer.frames import Ack, Offer, Origin, StateProbe
+from fog_common.transfer.letters import Acked, Address, Arrived, BlobMeta, Content, Letter, LetterRefused, Output, PublishFrame, TransferLimits
 from fog_common.transfer.receiver import Receiver
 from fog_common.transfer.sender import Sender
 from fog_common.wire import topics
 
-__all__ = ["Acked", "Address", "Arrived", "BlobMeta", "Content", "Endpoint", "Letter", "Limits", "Output", "Publish", "Refused"]
+__all__ = ["Acked", "Address", "Arrived", "BlobMeta", "Content", "Endpoint", "Letter", "LetterRefused", "Output", "PublishFrame", "TransferLimits"]
 
 FRAME_BYTES = 256 * 1024
 """What a letter's frame may have beside its body."""
@@ -34,7 +34,7 @@ FRAME_BYTES = 256 * 1024
 class Endpoint:
     """One per host. It takes the bus for connected until it hears otherwise."""
 
-    def __init__(self, me: Address, fleet: str, job: str, incarnation: int, blobs: Blobs, limits: Limits = Limits()) -> None:
+    def __init__(self, me: Address, fleet: str, job: str, incarnation: int, blobs: Blobs, limits: TransferLimits = TransferLimits()) -> None:
         self.me, self.fleet, self.job, self.incarnation = me, fleet, job, incarnation
         self.limits = limits
         self.counters: dict[str, int] = {}
@@ -55,7 +55,7 @@ class Endpoint:
         self._sender.stamp(view, root_saved)
 
     def send(self, now: float, to: Address, content: Content, key: Hashable) -> None:
-        """One letter to one host; `key` comes back in Acked or Refused. FogError if a blob is not in the table, TooLarge over a limit."""
+        """One letter to one host; `key` comes back in Acked or LetterRefused. FogError if a blob is not in the table, TooLarge over a limit."""
         self._now = now
         self._sender.send(now, to, content, key)
 
@@ -66,14 +66,14 @@ class Endpoint:
         self._sender.cast(now, topic, f"{scope}/{role}", members, content, key)
 
     def cancel(self, key: Hashable) -> None:
-        """The letter is obsolete: no more is pushed of it, no Acked or Refused comes."""
+        """The letter is obsolete: no more is pushed of it, no Acked or LetterRefused comes."""
         self._sender.cancel(key)
 
     def forget_peer(self, node: str) -> None:
         """The instance on that node is gone: what is outstanding towards it is dropped."""
         self._sender.forget_peer(node)
 
-    def set_limits(self, limits: Limits) -> None:
+    def set_limits(self, limits: TransferLimits) -> None:
         """E.g. the broker's largest payload became known. What is on the way in larger chunks is cut anew."""
         self.limits = self._receiver.limits = limits
         self._sender.outbox.cut_anew(limits)
@@ -120,7 +120,7 @@ class Endpoint:
                 case Offer():
                     self._sender.hear(route.sender, message.origin)
                     self._receiver.on_offer(now, route, message)
-                case Probe():
+                case StateProbe():
                     self._sender.hear(route.sender, message.origin)
                     self._receiver.on_probe(now, route, message)
                 case Ack():

@@ -5,7 +5,7 @@ All of them go with QoS 0 on the inbox of the receiver, or on a cast. Reliabilit
     Offer   sender -> receiver(s)   a letter: header, body, manifest of its blobs, small blobs inside
     chunk   sender -> receiver(s)   a slice of a blob that an offer announced
     Ack     receiver -> sender      which letters and chunks are here, and how much may be on the way
-    Probe   sender -> receiver      what do you have of these? (after silence or a reconnect)
+    StateProbe   sender -> receiver      what do you have of these? (after silence or a reconnect)
 
 Numbers are little-endian. The crc32 of a frame covers all of it but the crc itself; of a chunk, the content
 comes first, then the head, so that the sender goes over the content once for all receivers.
@@ -53,7 +53,7 @@ class Origin(Struct, frozen=True, array_like=True):
     kind: str
 
 
-class Part(Struct, frozen=True, array_like=True):
+class BlobPart(Struct, frozen=True, array_like=True):
     """A blob in a manifest. number: its name in chunk heads; 0 if its bytes are in the offer. chunk: bytes of each chunk."""
 
     digest: str
@@ -77,7 +77,7 @@ class Offer(Struct, frozen=True, array_like=True, tag="offer"):
     sender: str
     to: str
     body: bytes
-    parts: tuple[Part, ...] = ()
+    parts: tuple[BlobPart, ...] = ()
     inline: tuple[memoryview, ...] = ()
     """Bytes of the parts whose number is 0, in their order."""
     long: bool = False
@@ -87,7 +87,7 @@ class Offer(Struct, frozen=True, array_like=True, tag="offer"):
     window: Small = 32
 
 
-class Probe(Struct, frozen=True, array_like=True, tag="probe"):
+class StateProbe(Struct, frozen=True, array_like=True, tag="probe"):
     origin: Origin
     number: Whole
     bases: tuple[tuple[str, Whole], ...]
@@ -137,7 +137,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     blobs: tuple[BlobState, ...] = ()
 
 
-Message = Offer | Probe | Ack
+Message = Offer | StateProbe | Ack
 Payload = bytes | bytearray | memoryview
 
 

@@ -19,7 +19,7 @@ FINISHED: Final = 1024
 """So many numbers of blobs that are done are remembered per peer."""
 
 
-class Waiting:
+class PendingLetter:
     """A letter whose blobs are not all here."""
 
     __slots__ = ("content", "letter", "missing", "offer", "touched")
@@ -31,7 +31,7 @@ class Waiting:
         self.missing: dict[str, None] = {}
 
 
-class Refusal(Struct, frozen=True):
+class LetterRefusal(Struct, frozen=True):
     view: int
     reason: str
 
@@ -44,9 +44,9 @@ class Memory:
     def __init__(self) -> None:
         self.base = 0
         self.accepted = Ranges()
-        self.refused: dict[int, Refusal] = {}
+        self.refused: dict[int, LetterRefusal] = {}
         self.parked: dict[int, None] = {}
-        self.waiting: dict[int, Waiting] = {}
+        self.waiting: dict[int, PendingLetter] = {}
 
     def __len__(self) -> int:
         return len(self.accepted) + len(self.refused) + len(self.parked) + len(self.waiting)

@@ -28,7 +28,7 @@ class Address(Struct, frozen=True):
     kind: str
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class TransferLimits(Struct, frozen=True, kw_only=True):
     """What this endpoint sends and takes."""
 
     chunk_bytes: int = 256 * 1024
@@ -36,7 +36,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     inline_bytes: int = 64 * 1024
     """Blobs of a letter that are not more than this together travel inside the letter's frame."""
     max_letter_bytes: int = 64 << 20
-    """Of a letter's body, without its blobs. The root's Save holds the job's whole history, about 110 B a round."""
+    """Of a letter's body, without its blobs."""
     max_blob_bytes: int = 2 << 30
     window_chunks: int = 32
     """Frames on the way to one receiver that it has not acknowledged."""
@@ -88,7 +88,7 @@ class Letter(Struct, frozen=True):
     cast: bool = False
 
 
-class Publish(Struct, frozen=True):
+class PublishFrame(Struct, frozen=True):
     """Give this to the bus, QoS 0. plane: up, down, d2d or cast, for the count of bytes."""
 
     topic: str
@@ -109,7 +109,7 @@ class Acked(Struct, frozen=True):
     node: str
 
 
-class Refused(Struct, frozen=True):
+class LetterRefused(Struct, frozen=True):
     """The host of `node` refused the letter. After `stale_view` it is kept for the next view, else it is forgotten here."""
 
     key: Hashable
@@ -117,4 +117,4 @@ class Refused(Struct, frozen=True):
     reason: str
 
 
-Output = Publish | Arrived | Acked | Refused
+Output = PublishFrame | Arrived | Acked | LetterRefused

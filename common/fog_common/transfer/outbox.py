@@ -9,9 +9,9 @@ from typing import Final
 from fog_common.errors import FogError, TooLarge
 from fog_common.transfer import frames
 from fog_common.transfer.blobs import Blobs
-from fog_common.transfer.casting import Cast
-from fog_common.transfer.letters import BODY, Address, Content, Limits, Output
-from fog_common.transfer.outgoing import Flow, Line, Parcel, PeerKey, Sending, Stream
+from fog_common.transfer.casting import Casting
+from fog_common.transfer.letters import BODY, Address, Content, Output, TransferLimits
+from fog_common.transfer.outgoing import Flow, Parcel, PeerKey, PeerLine, Sending, Stream
 
 HEAD_BYTES: Final = 1024
 PART_BYTES: Final = 192
@@ -19,18 +19,20 @@ PART_BYTES: Final = 192
 
 
 class Outbox:
-    def __init__(self, blobs: Blobs, limits: Limits, counters: dict[str, int], incarnation: int, way: Callable[[Address], tuple[str, str]]) -> None:
+    def __init__(
+        self, blobs: Blobs, limits: TransferLimits, counters: dict[str, int], incarnation: int, way: Callable[[Address], tuple[str, str]]
+    ) -> None:
         self._blobs, self.limits, self.counters, self.incarnation, self._way = blobs, limits, counters, incarnation, way
         self.outputs: list[Output] = []
         self.view = 0
         self.root_saved = -1
-        self.lines: dict[PeerKey, Line] = {}
-        self.casts: dict[tuple[str, int], Cast] = {}
+        self.lines: dict[PeerKey, PeerLine] = {}
+        self.casts: dict[tuple[str, int], Casting] = {}
         self.keys: dict[Hashable, dict[tuple[PeerKey, tuple[str, int]], Sending]] = {}
         self.parcels: dict[str, Parcel] = {}
-        self.ready: dict[PeerKey, Line] = {}
+        self.ready: dict[PeerKey, PeerLine] = {}
         """Lines that may have something to send."""
-        self.casting: dict[tuple[str, int], Cast] = {}
+        self.casting: dict[tuple[str, int], Casting] = {}
         """Casts that may have something to send."""
         self.soonest = math.inf
         """No timer is due before."""
@@ -43,12 +45,12 @@ class Outbox:
 
     # -- in --------------------------------------------------------------------------------
 
-    def line(self, to: Address) -> Line:
+    def line(self, to: Address) -> PeerLine:
         peer = (to.node, to.kind)
         line = self.lines.get(peer)
         if line is None or line.to != to:
             old = line
-            line = Line(to, *self._way(to), self.stream(peer))
+            line = PeerLine(to, *self._way(to), self.stream(peer))
             if old is not None:  # it moved to another site: what is on the way stays as it is, new frames go there
                 old.to, old.topic, old.plane = line.to, line.topic, line.plane
                 return old
@@ -137,8 +139,8 @@ class Outbox:
             if not mine:
                 del self.keys[sending.key]
         self.ready[line.peer] = line
-        cast = sending.cast
-        if cast is not None:
+        if sending.cast is not None:
+            cast = self.casts[sending.cast.id]
             cast.leave(line.peer)
             self.casting[cast.id] = cast
             if cast.members:
@@ -159,7 +161,7 @@ class Outbox:
         if sending.cast is not None:
             if not sending.cast.offer:
                 sending.cast.lack(line.peer)
-            self.casting[sending.cast.id] = sending.cast
+            self.casting[sending.cast.id] = self.casts[sending.cast.id]
         else:
             line.offers[sending.id] = sending
         self.ready[line.peer] = line
@@ -172,7 +174,7 @@ class Outbox:
             flow.restart(hint=False)
             flow.line.wake(flow)
 
-    def restart_line(self, line: Line) -> None:
+    def restart_line(self, line: PeerLine) -> None:
         """The peer is a new process: it has nothing, and everything is new to it."""
         for flow in line.flows.values():
             if flow.passing is not None:
@@ -187,12 +189,12 @@ class Outbox:
                 line.offers[sending.id] = sending
         self.ready[line.peer] = line
 
-    def arm(self, line: Line, sending: Sending, due: float) -> None:
+    def arm(self, line: PeerLine, sending: Sending, due: float) -> None:
         sending.due = due
         line.deadline = min(line.deadline, due)
         self.soonest = min(self.soonest, due)
 
-    def cut_anew(self, limits: Limits) -> None:
+    def cut_anew(self, limits: TransferLimits) -> None:
         """New limits. Chunks that the broker would not take any more are cut into smaller ones, under new numbers."""
         smaller = limits.chunk_bytes < self.limits.chunk_bytes
         self.limits = limits

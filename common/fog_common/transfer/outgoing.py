@@ -6,14 +6,11 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from fog_common.transfer.frames import CHUNK_HEAD_BYTES, Chunk, Part, encode_chunk
+from fog_common.transfer.frames import CHUNK_HEAD_BYTES, BlobPart, Chunk, encode_chunk
 from fog_common.transfer.letters import Address, Content
 from fog_common.transfer.window import bits
-
-if TYPE_CHECKING:
-    from fog_common.transfer.casting import Cast, Pass
 
 HELD: Final = 256
 """So many blob names are remembered per peer as being there."""
@@ -58,8 +55,8 @@ class Parcel:
         self._index, self._frame = -1, b""
         self._crcs: dict[int, int] = {}
 
-    def part(self) -> Part:
-        return Part(self.digest, self.size, self.number, self.chunk)
+    def part(self) -> BlobPart:
+        return BlobPart(self.digest, self.size, self.number, self.chunk)
 
     def frame(self, index: int, window: int, incarnation: int, origin: int) -> bytes:
         """The last frame is kept: several receivers of one blob are often served in turn."""
@@ -74,15 +71,46 @@ class Parcel:
         return self._frame
 
 
+class Passing(Protocol):
+    """The pass of a cast that serves a flow (`casting.Pass`)."""
+
+    next: int
+    """Number of the chunk that goes to all next."""
+
+    @property
+    def cast(self) -> object: ...
+
+    @property
+    def passed(self) -> bool: ...
+
+    def leave(self, flow: Flow) -> None: ...
+
+    def missed(self, flow: Flow) -> None: ...
+
+    def learned(self, flow: Flow, edge: int) -> None: ...
+
+
+class CastLetter(Protocol):
+    """The cast that a letter to one peer belongs to (`casting.Casting`)."""
+
+    id: LetterId
+    offer: bool
+    parcels: tuple[Parcel, ...]
+    long: bool
+    inline: bool
+
+    def lack(self, peer: PeerKey) -> None: ...
+
+
 class Flow:
     """What one peer has of a parcel, what is on the way to it, what has to go again."""
 
     __slots__ = ("heard", "hint", "line", "lost", "next", "outstanding", "parcel", "passing", "queued", "received", "resend", "users")
 
-    def __init__(self, line: Line, parcel: Parcel) -> None:
+    def __init__(self, line: PeerLine, parcel: Parcel) -> None:
         self.line, self.parcel, self.users = line, parcel, 0
         self.outstanding: dict[int, int] = {}  # chunk -> serial, in the order of sending
-        self.passing: Pass | None = None
+        self.passing: Passing | None = None
         self.queued = False
         self.heard = -math.inf
         self.restart(hint=False)
@@ -205,11 +233,13 @@ class Sending:
         "wait",
     )
 
-    def __init__(self, line: Line, stream: Stream, id_: LetterId, key: Hashable, content: Content, parcels: tuple[Parcel, ...], since: float) -> None:
+    def __init__(
+        self, line: PeerLine, stream: Stream, id_: LetterId, key: Hashable, content: Content, parcels: tuple[Parcel, ...], since: float
+    ) -> None:
         self.line, self.stream, self.id, self.key, self.content, self.parcels, self.since = line, stream, id_, key, content, parcels, since
         self.long = False
         """The last parcel is the body: it is too long for a frame."""
-        self.cast: Cast | None = None
+        self.cast: CastLetter | None = None
         self.inline = False
         self.flows: list[Flow] = []
         self.known = False
@@ -220,7 +250,7 @@ class Sending:
         self.wait = 0.0
 
 
-class Line:
+class PeerLine:
     """All that goes to one peer, and its window."""
 
     __slots__ = (

@@ -12,9 +12,9 @@ from fog_common.errors import WireError
 from fog_common.transfer import frames
 from fog_common.transfer.assembly import Assembly
 from fog_common.transfer.blobs import Blobs
-from fog_common.transfer.frames import Ack, Offer, Origin, Part, Probe, is_hash
-from fog_common.transfer.incoming import MAX_ASSEMBLIES, MAX_LETTERS, MAX_STREAMS, Memory, Refusal, Source, Waiting
-from fog_common.transfer.letters import BODY, Address, Arrived, BlobMeta, Content, Letter, Limits, Output, Publish
+from fog_common.transfer.frames import Ack, BlobPart, Offer, Origin, StateProbe, is_hash
+from fog_common.transfer.incoming import MAX_ASSEMBLIES, MAX_LETTERS, MAX_STREAMS, LetterRefusal, Memory, PendingLetter, Source
+from fog_common.transfer.letters import BODY, Address, Arrived, BlobMeta, Content, Letter, Output, PublishFrame, TransferLimits
 from fog_common.wire.topics import Route
 
 MAX_WRONG: Final = 3
@@ -27,7 +27,7 @@ class Receiver:
         self,
         me: Origin,
         blobs: Blobs,
-        limits: Limits,
+        limits: TransferLimits,
         counters: dict[str, int],
         reject: Callable[[str], None],
         way: Callable[[Address], tuple[str, str]],
@@ -82,7 +82,7 @@ class Receiver:
         memory.refused.pop(seq, None)
         letter = self._letter(route, offer)
         if waiting is None:
-            waiting = memory.waiting[seq] = Waiting(letter, offer, now)
+            waiting = memory.waiting[seq] = PendingLetter(letter, offer, now)
         else:
             source.flush = True
             waiting.letter, waiting.offer, waiting.touched = letter, offer, now
@@ -135,7 +135,7 @@ class Receiver:
         if assembly.complete:
             self._finish(source, assembly)
 
-    def on_probe(self, now: float, route: Route, probe: Probe) -> None:
+    def on_probe(self, now: float, route: Route, probe: StateProbe) -> None:
         source = self._source(now, route.sender, probe.origin)
         source.window = max(2, probe.window)
         for stream, base in probe.bases:
@@ -156,7 +156,7 @@ class Receiver:
 
     def refuse(self, letter: Letter, reason: str) -> None:
         if (found := self._parked(letter)) is not None:
-            found[1].refused[letter.id[2]] = Refusal(letter.view, reason)
+            found[1].refused[letter.id[2]] = LetterRefusal(letter.view, reason)
             self._tell(*found, letter)
 
     def _parked(self, letter: Letter) -> tuple[Source, Memory] | None:
@@ -185,7 +185,7 @@ class Receiver:
             source.acks += 1
             source.told = (source.told[1], grant)
             ack = Ack(self._me, source.origin.incarnation, source.acks, source.echo, grant, letters, blobs)
-            self.outputs.append(Publish(source.topic, frames.encode(ack), source.plane))
+            self.outputs.append(PublishFrame(source.topic, frames.encode(ack), source.plane))
 
     @property
     def waiting(self) -> bool:
@@ -275,7 +275,7 @@ class Receiver:
                     inside[part.digest] = content
         return inside
 
-    def _expect(self, now: float, source: Source, name: tuple[str, int], waiting: Waiting, part: Part) -> None:
+    def _expect(self, now: float, source: Source, name: tuple[str, int], waiting: PendingLetter, part: BlobPart) -> None:
         """A blob that a letter names: is it here, on its way, or new?"""
         here = None if part.digest.startswith(BODY) else self._blobs.get(part.digest)
         if here is not None and len(here) == part.size:
@@ -304,7 +304,7 @@ class Receiver:
             if assembly.wrong >= MAX_WRONG:
                 for stream, seq in list(assembly.letters):
                     memory = source.streams[stream]
-                    memory.refused[seq] = Refusal(memory.waiting[seq].letter.view, "wrong_hash")
+                    memory.refused[seq] = LetterRefusal(memory.waiting[seq].letter.view, "wrong_hash")
                     source.news[stream, seq] = None
                     source.drop(stream, seq)
             return

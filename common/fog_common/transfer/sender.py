@@ -9,18 +9,18 @@ from collections.abc import Callable, Hashable, Sequence
 from fog_common.errors import WireError
 from fog_common.transfer import answers, frames
 from fog_common.transfer.blobs import Blobs
-from fog_common.transfer.casting import GATHER, Cast, Pass
-from fog_common.transfer.frames import Ack, Offer, Origin, Part, Probe
-from fog_common.transfer.letters import Address, Content, Limits, Publish
+from fog_common.transfer.casting import GATHER, Casting, Pass
+from fog_common.transfer.frames import Ack, BlobPart, Offer, Origin, StateProbe
+from fog_common.transfer.letters import Address, Content, PublishFrame, TransferLimits
 from fog_common.transfer.outbox import Outbox
-from fog_common.transfer.outgoing import Line, Parcel, Sending
+from fog_common.transfer.outgoing import Parcel, PeerLine, Sending
 
 PROBED = 512
 """At most so many letters are named in one probe."""
 
 
 class Sender:
-    def __init__(self, me: Origin, blobs: Blobs, limits: Limits, counters: dict[str, int], way: Callable[[Address], tuple[str, str]]) -> None:
+    def __init__(self, me: Origin, blobs: Blobs, limits: TransferLimits, counters: dict[str, int], way: Callable[[Address], tuple[str, str]]) -> None:
         self._me, self._code = me, frames.origin_code(me.kind)
         self.outbox = Outbox(blobs, limits, counters, me.incarnation, way)
         self._online = True
@@ -42,7 +42,7 @@ class Sender:
         outbox = self.outbox
         parcels, long = outbox.pack(content)
         stream = outbox.stream(stream_name)
-        cast = Cast((stream_name, stream.number()), stream, topic, key, parcels)
+        cast = Casting((stream_name, stream.number()), stream, topic, key, parcels)
         cast.long, cast.inline = long, outbox.inline(content, parcels, long)
         passes = {parcel.digest: Pass(cast, parcel) for parcel in parcels if parcel.size and not cast.inline}
         for to in members:
@@ -100,7 +100,7 @@ class Sender:
 
     # -- frames and time -------------------------------------------------------------------
 
-    def hear(self, node: str, origin: Origin) -> Line | None:
+    def hear(self, node: str, origin: Origin) -> PeerLine | None:
         """A frame of this peer: is it the process that we know? WireError if it is an older one."""
         line = self.outbox.lines.get((node, origin.kind))
         if line is None:
@@ -141,7 +141,7 @@ class Sender:
             if cast.deadline is not None:
                 outbox.soonest = min(outbox.soonest, cast.deadline)
 
-    def _ask(self, line: Line, letters: list[Sending]) -> None:
+    def _ask(self, line: PeerLine, letters: list[Sending]) -> None:
         outbox = self.outbox
         letters = letters[:PROBED]
         line.probe = line.stream.probes = line.stream.probes + 1
@@ -149,12 +149,14 @@ class Sender:
         flows = {flow.parcel.number: flow for sending in letters for flow in sending.flows}
         line.probe_marks = {number: flow.passing.next for number, flow in flows.items() if flow.passing is not None}
         bases = {sending.id[0]: sending.stream.base for sending in letters}
-        probe = Probe(self._me, line.probe, tuple(bases.items()), tuple(sending.id for sending in letters), tuple(flows), outbox.limits.window_chunks)
-        outbox.outputs.append(Publish(line.topic, frames.encode(probe), line.plane))
+        probe = StateProbe(
+            self._me, line.probe, tuple(bases.items()), tuple(sending.id for sending in letters), tuple(flows), outbox.limits.window_chunks
+        )
+        outbox.outputs.append(PublishFrame(line.topic, frames.encode(probe), line.plane))
         outbox.count("probes")
         for sending in letters:
             if sending.cast is not None:
-                outbox.casting[sending.cast.id] = sending.cast  # the others need not wait for this one
+                outbox.casting[sending.cast.id] = outbox.casts[sending.cast.id]  # the others need not wait for this one
 
     # -- out -------------------------------------------------------------------------------
 
@@ -176,7 +178,7 @@ class Sender:
             self._gather(now, cast)
             if cast.offer and cast.ready(window):
                 self._cast_offer(now, cast)
-        ring: deque[Line | Pass] = deque()
+        ring: deque[PeerLine | Pass] = deque()
         ready, outbox.ready = outbox.ready, {}
         for line in ready.values():
             while line.offers and (line.in_flight < min(window, line.grant) or not line.unanswered):  # chunks never hold up all letters
@@ -186,7 +188,7 @@ class Sender:
         ring.extend(one for cast in casting.values() if not cast.offer for one in cast.passes)
         while ring:
             item = ring.popleft()
-            if self._line_chunk(item) if isinstance(item, Line) else self._pass_chunk(item):
+            if self._line_chunk(item) if isinstance(item, PeerLine) else self._pass_chunk(item):
                 ring.append(item)
         for line in ready.values():
             if line.repaired:
@@ -195,13 +197,13 @@ class Sender:
         for cast in casting.values():
             self._gather(now, cast)  # a pass has ended with losses
 
-    def _line_chunk(self, line: Line) -> bool:
+    def _line_chunk(self, line: PeerLine) -> bool:
         if line.in_flight >= min(self.outbox.limits.window_chunks, line.grant) or (found := line.next_chunk()) is None:
             return False
         flow, index = found
         flow.sent(index)
         frame = flow.parcel.frame(index, self.outbox.limits.window_chunks, self._me.incarnation, self._code)
-        self.outbox.outputs.append(Publish(line.topic, frame, line.plane))
+        self.outbox.outputs.append(PublishFrame(line.topic, frame, line.plane))
         return True
 
     def _pass_chunk(self, one: Pass) -> bool:
@@ -210,10 +212,10 @@ class Sender:
         if index is None:
             return False
         frame = one.parcel.frame(index, window, self._me.incarnation, self._code)
-        self.outbox.outputs.append(Publish(one.cast.topic, frame, "cast"))
+        self.outbox.outputs.append(PublishFrame(one.cast.topic, frame, "cast"))
         return True
 
-    def _gather(self, now: float, cast: Cast) -> None:
+    def _gather(self, now: float, cast: Casting) -> None:
         """Losses were reported. Where others may report the same, wait a little for them."""
         if cast.undecided and cast.deadline is None:
             if len(cast.members) < cast.threshold:
@@ -222,14 +224,14 @@ class Sender:
                 cast.deadline = now + GATHER * self.outbox.limits.stall_s
                 self.outbox.soonest = min(self.outbox.soonest, cast.deadline)
 
-    def _decide(self, cast: Cast) -> None:
+    def _decide(self, cast: Casting) -> None:
         if again := cast.decide():
             self.outbox.count("casts_repaired", again)
         self.outbox.casting[cast.id] = cast
         for sending in cast.members.values():
             self.outbox.ready[sending.line.peer] = sending.line
 
-    def _offer(self, now: float, line: Line, sending: Sending) -> None:
+    def _offer(self, now: float, line: PeerLine, sending: Sending) -> None:
         del line.offers[sending.id]
         line.serial += 1
         line.unanswered.pop(sending.id, None)
@@ -237,7 +239,7 @@ class Sender:
         self._offered(now, sending)
         ask = any(flow.hint for flow in sending.flows)
         frame = self._frame(sending.content, sending.id, sending.stream.base, sending.parcels, sending.inline, sending.long, ask)
-        self.outbox.outputs.append(Publish(line.topic, frame, line.plane))
+        self.outbox.outputs.append(PublishFrame(line.topic, frame, line.plane))
 
     def _offered(self, now: float, sending: Sending) -> None:
         sending.refused_view, sending.offered_view = None, self.outbox.view
@@ -246,7 +248,7 @@ class Sender:
         for flow in sending.flows:
             sending.line.wake(flow)
 
-    def _cast_offer(self, now: float, cast: Cast) -> None:
+    def _cast_offer(self, now: float, cast: Casting) -> None:
         cast.offer = False
         cast.missing.clear()
         for sending in cast.members.values():
@@ -260,7 +262,7 @@ class Sender:
         first = next(iter(cast.members.values()))
         ask = any(flow.hint for sending in cast.members.values() for flow in sending.flows)
         frame = self._frame(first.content, cast.id, cast.stream.base, cast.parcels, cast.inline, cast.long, ask)
-        self.outbox.outputs.append(Publish(cast.topic, frame, "cast"))
+        self.outbox.outputs.append(PublishFrame(cast.topic, frame, "cast"))
 
     def _frame(
         self, content: Content, name: tuple[str, int], base: int, parcels: tuple[Parcel, ...], inline: bool, long: bool, ask: bool
@@ -277,7 +279,7 @@ class Sender:
             sender=content.sender,
             to=content.to,
             body=b"" if long else content.body,
-            parts=tuple(Part(parcel.digest, parcel.size) if here else parcel.part() for parcel, here in zip(parcels, bare, strict=True)),
+            parts=tuple(BlobPart(parcel.digest, parcel.size) if here else parcel.part() for parcel, here in zip(parcels, bare, strict=True)),
             inline=tuple(parcel.content for parcel, here in zip(parcels, bare, strict=True) if here),
             long=long,
             ask=ask,

@@ -269,7 +269,7 @@ class Identify(Struct, frozen=True, tag="Identify"):
 
 
 class Request(Struct, frozen=True, tag="Request"):
-    """fogctl -> coordinator. verb: see fog_coordinator.api; arguments are checked there."""
+    """fogctl -> coordinator. verb and arguments: see fog_common.wire.api.verbs; the coordinator checks them."""
 
     id: str
     verb: str
@@ -280,7 +280,8 @@ class Reply(Struct, frozen=True, tag="Reply"):
     """Coordinator -> fogctl. Either body or (exit_code, error)."""
 
     id: str
-    body: dict[str, Any] = {}
+    body: Any = None
+    """At the sender the struct that the question names (Question.body), after decoding its builtins; None with an error."""
     exit_code: int = 0
     error: str = ""
 

@@ -26,7 +26,7 @@ _ALIGN = 8
 Buffer = bytes | bytearray | memoryview
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class TensorLimits(Struct, frozen=True, kw_only=True):
     """What unpack() takes."""
 
     max_bytes: int = 2 << 30
@@ -93,7 +93,7 @@ def pack(entries: Iterable[tuple[str, str, Iterable[int], Buffer]], metadata: di
     return blob
 
 
-def unpack(buffer: Buffer, limits: Limits = Limits()) -> list[Tensor]:
+def unpack(buffer: Buffer, limits: TensorLimits = TensorLimits()) -> list[Tensor]:
     """The tensors of a blob, as views into it, ordered by their place in it. WireError (TooLarge) for whatever is not right:
     header length, JSON, dtype, shape times item size against the offsets, gaps, overlaps, names that come twice."""
     view = _bytes(buffer)
@@ -124,7 +124,7 @@ def unpack(buffer: Buffer, limits: Limits = Limits()) -> list[Tensor]:
     return [Tensor(name, entry.dtype, tuple(entry.shape), view[start + first : start + last]) for first, last, name, entry in entries]
 
 
-def metadata_of(buffer: Buffer, limits: Limits = Limits()) -> dict[str, str]:
+def metadata_of(buffer: Buffer, limits: TensorLimits = TensorLimits()) -> dict[str, str]:
     """The blob's metadata; {} if it has none. WireError as in unpack()."""
     return _metadata(_header(_bytes(buffer), limits)[0])
 
@@ -134,7 +134,7 @@ def _bytes(buffer: Buffer) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-def _header(view: memoryview, limits: Limits) -> tuple[dict[str, Any], int]:
+def _header(view: memoryview, limits: TensorLimits) -> tuple[dict[str, Any], int]:
     """(the decoded header, where the buffers begin)."""
     if len(view) > limits.max_bytes:
         raise TooLarge(len(view), limits.max_bytes, "tensor blob")

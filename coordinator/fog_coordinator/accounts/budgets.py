@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
+from fog_common.wire.api.jobs import BudgetUse
 from fog_coordinator.state.counts import Tally
 from fog_coordinator.state.jobs import Job
 from fog_learning.job.sections import Budgets
@@ -40,8 +41,8 @@ class Use(Struct, frozen=True):
         """Of the budget and its node: a warning is said once for each."""
         return f"{self.budget}/{self.node}" if self.node else self.budget
 
-    def body(self) -> dict[str, Any]:
-        return {"budget": self.budget, "used": self.used, "limit": self.limit, "ratio": None if self.used is None else self.ratio, "node": self.node}
+    def body(self) -> BudgetUse:
+        return BudgetUse(budget=self.budget, used=self.used, limit=self.limit, ratio=None if self.used is None else self.ratio, node=self.node)
 
 
 def uses(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fog_common.runtime.machine import RoundRecord
+from fog_common.wire.api.states import FAILED, PLACED, PREPARING, RUNNING
 from fog_common.wire.messages import Heartbeat, WorkerState
 from fog_coordinator.accounts.energy import forget_readings, share_energy
 from fog_coordinator.accounts.reports import note_saves
@@ -12,7 +13,6 @@ from fog_coordinator.accounts.spending import spend
 from fog_coordinator.lifecycle.docket import Docket
 from fog_coordinator.lifecycle.watchdog import Watchdog
 from fog_coordinator.state.book import Entry
-from fog_coordinator.state.jobs import FAILED, PLACED, PREPARING, RUNNING
 from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import READY
 

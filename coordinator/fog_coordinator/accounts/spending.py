@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fog_common.wire.api.states import RUNNING
 from fog_coordinator.accounts import budgets
 from fog_coordinator.lifecycle.docket import Docket
 from fog_coordinator.state.book import Entry
-from fog_coordinator.state.jobs import RUNNING
 
 
 def spend(now: float, entry: Entry, docket: Docket) -> None:

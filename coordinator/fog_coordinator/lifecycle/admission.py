@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from fog_common.wire.api.states import PREPARING, QUEUED, WAITING
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.placement.eligible import Task, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task, where_of
 from fog_coordinator.placement.free import FreeTask, free_tasks
 from fog_coordinator.state.book import Book
-from fog_coordinator.state.jobs import PREPARING, QUEUED, WAITING, Job
+from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
 from fog_coordinator.state.troubles import merged

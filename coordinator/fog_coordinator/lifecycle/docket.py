@@ -6,11 +6,12 @@ together with what else happens until then; the nodes whose `Desired` changes wi
 
 from __future__ import annotations
 
+from fog_common.wire.api.states import ENDED, PLACED
 from fog_coordinator.accounts.reports import Crashes, Ending
 from fog_coordinator.moves.desired import Desk
 from fog_coordinator.state.book import Book, Check
 from fog_coordinator.state.effects import Outbox, Tables
-from fog_coordinator.state.jobs import ENDED, PLACED, Job
+from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Registry
 from fog_coordinator.state.rules import Rules
 

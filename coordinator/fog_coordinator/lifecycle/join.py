@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fog_common.wire.api.states import OFFLINE, PLACED
 from fog_coordinator.moves.moves import take_over
 from fog_coordinator.placement import simple, tree
 from fog_coordinator.placement.eligible import eligible, slot_task
-from fog_coordinator.state.jobs import PLACED, Job
-from fog_coordinator.state.nodes import OFFLINE, Node, Registry
+from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method

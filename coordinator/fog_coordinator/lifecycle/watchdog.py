@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from fog_common.wire.api.states import PLACED, PREPARING, QUEUED, RUNNING, WAITING
 from fog_coordinator.accounts.spending import spend
 from fog_coordinator.lifecycle import join
 from fog_coordinator.lifecycle.docket import Docket
 from fog_coordinator.lifecycle.replan import relocate
 from fog_coordinator.placement.eligible import is_there, occupied
 from fog_coordinator.state.book import Entry
-from fog_coordinator.state.jobs import PLACED, PREPARING, QUEUED, RUNNING, WAITING, Job
+from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
 
 LOOK_AGAIN: Final = 10

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fog_common.wire.api.states import OFFLINE
 from fog_common.wire.messages import TaskState
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.placement.eligible import worker_of
 from fog_coordinator.state.jobs import Job, Seat
-from fog_coordinator.state.nodes import OFFLINE, Node
+from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import READY, Rules
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fog_common.wire.api.states import OFFLINE, RUNNING
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.moves.live import finishes
 from fog_coordinator.moves.recovery import holders, inherited_at, newest, recovery
 from fog_coordinator.placement import tree
 from fog_coordinator.placement.eligible import eligible, is_there, note_refusal, refusals, refused, task_of, worker_of
 from fog_coordinator.placement.simple import best
-from fog_coordinator.state.jobs import RUNNING, Job, Seat
-from fog_coordinator.state.nodes import OFFLINE, Node, Registry
+from fog_coordinator.state.jobs import Job, Seat
+from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, Rules
 
 # -- places --------------------------------------------------------------------------------

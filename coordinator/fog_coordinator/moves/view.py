@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fog_common.wire.api.states import PREPARING
 from fog_coordinator.moves.live import leaves_in, still_live
 from fog_coordinator.moves.moves import move
 from fog_coordinator.placement.simple import buddies
-from fog_coordinator.state.jobs import PREPARING, Job, Seat
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import NOTHING, Rules
 

@@ -13,12 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import ConfigError
+from fog_common.wire.api.states import OFFLINE, ONLINE, PLACED
 from fog_common.wire.messages import Profile, WorkerState
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.placement import planner
 from fog_coordinator.placement.places import described, free_bytes, place_of
-from fog_coordinator.state.jobs import PLACED, Job, Refuser, Seat
-from fog_coordinator.state.nodes import OFFLINE, ONLINE, Node, Registry
+from fog_coordinator.state.jobs import Job, Refuser, Seat
+from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing, Where

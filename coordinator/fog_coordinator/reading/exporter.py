@@ -16,6 +16,7 @@ from fog_common.telemetry.metrics import (
     ACK_LE,
     ACK_SUM,
     DIRECTIONS,
+    HEADLINES,
     PLANES,
     REFUSED_UPDATES,
     ROUND_LE,
@@ -26,14 +27,16 @@ from fog_common.telemetry.metrics import (
     add_worker,
     bucket,
 )
+from fog_common.wire.api.states import ENDED, JOB_STATES, NODE_STATES
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.core import Core
 from fog_coordinator.reading import plans, status
+from fog_coordinator.reading.headline import headline, last_number
 from fog_coordinator.state.book import Entry
 from fog_coordinator.state.counts import by_plane
 from fog_coordinator.state.history import History
-from fog_coordinator.state.jobs import CANCELLED, ENDED, FAILED, FINISHED, PREPARING, QUEUED, RUNNING, WAITING, Job
-from fog_coordinator.state.nodes import OFFLINE, ONLINE, UNKNOWN, Node
+from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import READY
 from fog_learning.ops import Op
 
@@ -41,10 +44,6 @@ LINGER_S: Final = 300.0
 """Ended jobs are shown this long."""
 MISSED: Final = 3
 """Reports after which a node's measurements are no longer shown."""
-LOOK_BACK: Final = 100
-"""Rounds in which the last loss and accuracy are looked for."""
-_NODE_STATES: Final = (ONLINE, OFFLINE, UNKNOWN)
-_JOB_STATES: Final = (WAITING, QUEUED, PREPARING, RUNNING, FINISHED, FAILED, CANCELLED)
 
 
 class Exporter:
@@ -70,8 +69,8 @@ class Exporter:
         samples["fog_coordinator_rejected_messages_total"] = [((reason,), float(count)) for reason, count in sorted(rejected.items())]
         samples["fog_coordinator_bytes_total"] = [((direction,), float(count)) for direction, count in (traffic or {}).items()]
         nodes = list(core.registry)
-        samples["fog_nodes"] = [((state,), float(sum(node.state == state for node in nodes))) for state in _NODE_STATES]
-        samples["fog_jobs"] = [((state,), float(sum(status.shown_state(core, job) == state for job in core.book.jobs))) for state in _JOB_STATES]
+        samples["fog_nodes"] = [((state,), float(sum(node.state == state for node in nodes))) for state in NODE_STATES]
+        samples["fog_jobs"] = [((state,), float(sum(status.shown_state(core, job) == state for job in core.book.jobs))) for state in JOB_STATES]
         fresh = {node.node for node in nodes if self._fresh(now, node)}
         self._nodes(samples, nodes, fresh)
         for job in core.book.jobs:
@@ -122,9 +121,13 @@ class Exporter:
             add("fog_job_round_seconds", duration(newest.record, before.record if before is not None else None))
         if job.plan is not None:
             add("fog_job_predicted_step_seconds", job.plan.seconds)
-            add("fog_job_step_seconds", plans.measure(job, history).get("step_s"))
-        for number in ("loss", "accuracy"):
-            add(f"fog_job_{number}", last_number(history, number))
+            add("fog_job_step_seconds", measured.step_s if (measured := plans.measure(job, history)) is not None else None)
+        for figure in headline(core.book[job.id]):
+            value = last_number(history, figure.name)
+            if figure.name in HEADLINES:
+                add(HEADLINES[figure.name], value)
+            else:
+                add("fog_job_headline", value, figure.name)
         sent = by_plane(job.sent())
         sums = core.book[job.id].tally.sums
         for plane in PLANES:
@@ -222,14 +225,6 @@ def duration(record: RoundRecord, before: RoundRecord | None) -> float | None:
     if before is None:
         return record.closed_at if record.round <= 1 else None
     return max(0.0, record.closed_at - before.closed_at)
-
-
-def last_number(history: History, name: str) -> float | None:
-    for number in range(history.newest, max(-1, history.newest - LOOK_BACK), -1):
-        item = history.rounds.get(number)
-        if item is not None and item.record.numbers.get(name) is not None:
-            return item.record.numbers[name]
-    return None
 
 
 def _rows(entry: Entry) -> tuple[Op, ...]:

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import RoundRecord
+from fog_common.wire.api.plans import DryRun, Measured, PlannedTask, PlanPart, PlanReport, PlanShown, StepBytes
+from fog_common.wire.api.states import ENDED, FINISHED
 from fog_coordinator.core import Core
 from fog_coordinator.lifecycle import admission
 from fog_coordinator.placement import choice, planner
@@ -16,7 +18,7 @@ from fog_coordinator.placement.eligible import Task, eligible, occupied, where_o
 from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
-from fog_coordinator.state.jobs import ENDED, FINISHED, Job
+from fog_coordinator.state.jobs import Job
 from fog_learning.data.known import known_value_bytes
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.job.sections import Placing
@@ -26,7 +28,7 @@ LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""
 
 
-def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
+def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> DryRun:
     """The body of `job.plan`: what the coordinator would do with this job now. ConfigError, or Refused if nothing could run it."""
     file, method = core.check(spec)
     planner.check(file, method)
@@ -38,20 +40,20 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> dict[str, Any]:
     if job.plan is not None and job.runner_up is None:
         job.runner_up = _alternative(core, job)
     busy = occupied(core.book.jobs, core.rules)
-    return {
-        "now": now,
-        "name": file.name,
-        "method": method.name,
-        "objective": (file.placement or Placing()).objective,
-        "automatic": planner.is_automatic(file),
-        "rounds": job.rounds,
-        "tasks": [{"task": seat.task, "role": seat.role, "node": seat.node, "tier": seat.tier, "site": seat.site} for seat in job.seats],
-        "choice": None if job.plan is None else plan_body(job.plan, job.rounds),
-        "runner_up": None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
-        "waits_for": sorted({busy[seat.node] for seat in job.seats if seat.node in busy}),
-        "unknown": sorted({seat.node for seat in job.seats if core.registry.get(seat.node) is None}),
-        "note": "" if job.plan is not None else f"the costs of {method.name} on this model are not known here: tasks are placed by tier",
-    }
+    return DryRun(
+        now=now,
+        name=file.name,
+        method=method.name,
+        objective=(file.placement or Placing()).objective,
+        automatic=planner.is_automatic(file),
+        rounds=job.rounds,
+        tasks=tuple(PlannedTask(task=seat.task, role=seat.role, node=seat.node, tier=seat.tier, site=seat.site) for seat in job.seats),
+        choice=None if job.plan is None else plan_body(job.plan, job.rounds),
+        runner_up=None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
+        waits_for=tuple(sorted({busy[seat.node] for seat in job.seats if seat.node in busy})),
+        unknown=tuple(sorted({seat.node for seat in job.seats if core.registry.get(seat.node) is None})),
+        note="" if job.plan is not None else f"the costs of {method.name} on this model are not known here: tasks are placed by tier",
+    )
 
 
 def _alternative(core: Core, job: Job) -> Plan | None:
@@ -67,61 +69,61 @@ def _alternative(core: Core, job: Job) -> Plan | None:
     return plans[0] if plans else None
 
 
-def plan_body(plan: Plan, rounds: int) -> dict[str, Any]:
-    return {
-        "title": plan.title,
-        "settings": dict(plan.settings),
-        "places": dict(plan.places),
-        "step_s": plan.seconds,
-        "step_bytes": plan.bytes,
-        "step_joules": plan.joules,
-        "round_steps": plan.round_steps,
-        "total_s": plan.seconds * plan.round_steps * rounds,
-        "value": plan.value,
-        "parts": [{"what": what, "seconds": seconds} for what, seconds in plan.parts],
-        "guessed": list(plan.guessed),
-        "assumed": list(plan.assumed),
-        "source": "modelled",
-    }
+def plan_body(plan: Plan, rounds: int) -> PlanShown:
+    return PlanShown(
+        title=plan.title,
+        settings=dict(plan.settings),
+        places=dict(plan.places),
+        step_s=plan.seconds,
+        step_bytes=plan.bytes,
+        step_joules=plan.joules,
+        round_steps=plan.round_steps,
+        total_s=plan.seconds * plan.round_steps * rounds,
+        value=plan.value,
+        parts=tuple(PlanPart(what=what, seconds=seconds) for what, seconds in plan.parts),
+        guessed=plan.guessed,
+        assumed=plan.assumed,
+    )
 
 
-def report(job: Job, history: History) -> dict[str, Any] | None:
-    """Predicted and measured; None for a job whose costs are not known. error: (predicted - measured) / measured."""
+def report(job: Job, history: History) -> PlanReport | None:
+    """Predicted and measured; None for a job whose costs are not known."""
     if job.plan is None:
         return None
     measured = measure(job, history)
-    seconds = measured.get("step_s")
-    return {
-        "predicted": plan_body(job.plan, job.rounds),
-        "runner_up": None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
-        "measured": measured or None,
-        "error": None if not seconds else (job.plan.seconds - seconds) / seconds,
-    }
+    return PlanReport(
+        predicted=plan_body(job.plan, job.rounds),
+        runner_up=None if job.runner_up is None else plan_body(job.runner_up, job.rounds),
+        measured=measured,
+        error=None if measured is None or not measured.step_s else (job.plan.seconds - measured.step_s) / measured.step_s,
+    )
 
 
-def measure(job: Job, history: History) -> dict[str, float]:
-    """Of one training step, over all closed rounds but the first, in which everything begins. {} until two rounds are closed.
+def measure(job: Job, history: History) -> Measured | None:
+    """Of one training step, over all closed rounds but the first, in which everything begins. None until two rounds are closed.
 
     Bytes and joules come with heartbeats: after the end all bytes are known; before it, and of joules, what a long enough time shows.
     """
     rounds = history.after(0)
     if len(rounds) < 2 or job.plan is None:
-        return {}
+        return None
     first, last = rounds[0], rounds[-1]
     steps = job.plan.round_steps * (last.record.round - first.record.round)
     if steps <= 0:
-        return {}
-    found = {"step_s": (last.record.closed_at - first.record.closed_at) / steps, "steps": float(steps)}
+        return None
+    sent: float | None = None
+    joules: float | None = None
     if job.state in ENDED:
-        found["step_bytes"] = job.sent().payload / (job.plan.round_steps * last.record.round)
+        sent = job.sent().payload / (job.plan.round_steps * last.record.round)
     elif last.at - first.at >= LONG_S:
-        found["step_bytes"] = (last.bytes - first.bytes) / steps
+        sent = (last.bytes - first.bytes) / steps
     if first.joules is not None and last.joules is not None and last.at - first.at >= LONG_S:
-        found["step_joules"] = (last.joules - first.joules) / steps
-    return found
+        joules = (last.joules - first.joules) / steps
+    seconds = (last.record.closed_at - first.record.closed_at) / steps
+    return Measured(step_s=seconds, steps=float(steps), step_bytes=sent, step_joules=joules)
 
 
-def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
+def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> StepBytes | None:
     """Bytes of a training step by formula beside those measured; None where the method has no formula or a fact of model or data is not
     known here. Measured once the job is finished: before, some bytes are still to be reported.
 
@@ -139,9 +141,9 @@ def step_bytes(job: Job, file: JobFile, records: Sequence[RoundRecord]) -> dict[
         return None
     if count is None:
         return None
-    body: dict[str, Any] = {"steps": count.steps, "formula": count.formula / count.steps, "paper": count.paper / count.steps}
+    body = StepBytes(steps=count.steps, formula=count.formula / count.steps, paper=count.paper / count.steps)
     if job.state != FINISHED:
-        return {**body, "measured": None, "tensors": None, "error": None}
+        return body
     measured = job.sent().payload
     error = (measured - count.formula) / count.formula if count.formula else None
-    return {**body, "measured": measured / count.steps, "tensors": job.ideal_bytes() / count.steps, "error": error}
+    return replace(body, measured=measured / count.steps, tensors=job.ideal_bytes() / count.steps, error=error)

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from fog_common.wire.api.states import ENDED, PREPARING, QUEUED, WAITING
 from fog_common.wire.messages import TaskState, WorkerState
 from fog_coordinator.core import Core
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.lifecycle.preflight import Pending, preflight
 from fog_coordinator.moves.waits import Wait, waits_of
 from fog_coordinator.placement.eligible import occupied, worker_of
-from fog_coordinator.state.jobs import ENDED, PREPARING, QUEUED, WAITING, Job, Seat
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import READY
 from fog_coordinator.state.troubles import listed

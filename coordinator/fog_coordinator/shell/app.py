@@ -26,6 +26,7 @@ from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes
 from fog_coordinator.shell.service import Clock, Inbox, Service, StopAsked
+from fog_learning.methods import METHODS
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def check(config: File = None, broker: Broker = None, fleet: Fleet = None, state
 
     def action() -> int:
         settings = _settings(config, broker, fleet, state, debug)
+        METHODS.allow(settings.methods)
         folder = state_dir(settings)
         with _locked(folder):
             tables = _journal(settings, folder).load()
@@ -70,6 +72,7 @@ def serve(config: CoordinatorConfig) -> int:
     inbox = Inbox()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopAsked()))
+    METHODS.allow(config.methods)
     folder = state_dir(config)
     with _locked(folder):
         journal = _journal(config, folder)

@@ -55,6 +55,8 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Jobs that share a node; further ones wait in the queue. Agents have a limit of their own (max_workers)."""
     keep_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 200
     """Ended jobs that are remembered; what is older is forgotten, its result too."""
+    methods: tuple[str, ...] = ()
+    """Learning methods of installed packages that a job may name, beside those of this program (entry points of the group `foglearn.methods`)."""
     metrics: Metrics = Metrics()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

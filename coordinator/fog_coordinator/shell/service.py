@@ -235,14 +235,15 @@ class Service:
                         self._waiting.append(effect)
 
     def _store(self, now: float, came: Came) -> None:
-        result = came.result
+        result, entry = came.result, self._core.book[came.result.job]
+        history = {record.round: record for record in (*(item.record for item in entry.history.after(0)), *result.history)}
         figures = {
             "job": result.job,
             "numbers": result.numbers,
             "why": result.why,
             "digest": came.digest,
-            "history": [msgspec.to_builtins(record) for record in result.history],
-            "spec": self._core.book[result.job].job.spec,
+            "history": [msgspec.to_builtins(history[number]) for number in sorted(history)],
+            "spec": entry.job.spec,
         }
         try:
             self._results.save(result.job, came.weights, figures)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fog_common.errors import ConfigError
+from fog_common.wire.api.states import ENDED, FAILED, PLACED
 from fog_coordinator.state.counts import Tally
 from fog_coordinator.state.effects import Row, Tables
 from fog_coordinator.state.history import History, Log
-from fog_coordinator.state.jobs import ENDED, FAILED, PLACED, Job, Seat, decode_job
+from fog_coordinator.state.jobs import Job, Seat, decode_job
 from fog_learning.job.sections import Job as JobFile
 from fog_learning.methods.base import Method
 

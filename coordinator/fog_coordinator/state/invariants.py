@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fog_common.wire.api.states import ENDED, PLACED, RUNNING
 from fog_coordinator.state.book import Book, Entry
-from fog_coordinator.state.jobs import ENDED, PLACED, RUNNING
 
 
 def violations(book: Book) -> Iterator[str]:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import Peer
+from fog_common.wire.api.states import PLACED, WAITING
 from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.placement.steady import Steady
 from fog_coordinator.state.effects import Row
-
-WAITING: Final = "waiting_nodes"
-QUEUED: Final = "queued"
-PREPARING: Final = "preparing"
-RUNNING: Final = "running"
-FINISHED: Final = "finished"
-FAILED: Final = "failed"
-CANCELLED: Final = "cancelled"
-PLACED: Final = (PREPARING, RUNNING)
-"""States in which a job has nodes of its own."""
-ENDED: Final = (FINISHED, FAILED, CANCELLED)
 
 
 class Seat(Struct):

@@ -13,14 +13,12 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.ids import CLOUD_SITE, is_id
+from fog_common.wire.api.states import OFFLINE, ONLINE, UNKNOWN
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
 from fog_coordinator.state.counts import Totals
 from fog_coordinator.state.effects import Row
 from fog_coordinator.state.jobs import Reading
 
-ONLINE: Final = "online"
-OFFLINE: Final = "offline"
-UNKNOWN: Final = "unknown"
 MAX_STRANGERS: Final = 1024
 FIRST_SITES: Final = (CLOUD_SITE, "home")
 """Where a node is looked for that never announced itself, beside the sites that are known."""

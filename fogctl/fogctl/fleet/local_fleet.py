@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from fog_common.bus.base import BrokerConfig
 from fog_common.errors import TimedOut, Unreachable
 from fog_common.ids import CLOUD_SITE
-from fogctl.client import Client, Settings
+from fog_common.wire.api.states import ONLINE
+from fog_common.wire.api.verbs import ListNodes
+from fogctl.client import Client
 from fogctl.fleet.broker import Broker
 from fogctl.fleet.tap import Tap
+from fogctl.settings import Settings
 
 if TYPE_CHECKING:
     import psutil
@@ -262,7 +265,7 @@ class LocalFleet:
         """Until `count` nodes are online. TimedOut names those that are not; Unreachable shows the log of what ended."""
         until = time.monotonic() + timeout_s
         while True:
-            online = {node["node"] for node in client.request("node.list")["nodes"] if node["state"] == "online"}
+            online = {node.node for node in client.ask(ListNodes()).nodes if node.state == ONLINE}
             if len(online) >= count:
                 return
             for name, process in self.processes.items():

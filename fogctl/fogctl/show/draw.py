@@ -1,41 +1,43 @@
-"""A tree as text, as Graphviz, as SVG. Entries: see the verb `topology` of fog_coordinator.api."""
+"""A tree as text, as Graphviz, as SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, Final
+from typing import Final
 
-Entry = dict[str, Any]
+from fog_common.wire.api.fleet import TreeEntry
+from fog_common.wire.api.states import ONLINE
+
 FOLD: Final = 12
 """More like leaves under one parent are drawn as one, in the terminal."""
 COLOURS: Final = {"cloud": "#cfe2f3", "fog": "#d9ead3", "edge": "#fff2cc", "thing": "#f4f4f4"}
 ROW, COLUMN, BOX_WIDTH, BOX_HEIGHT = 26, 230, 190, 20
 
 
-def label(entry: Entry) -> str:
+def label(entry: TreeEntry) -> str:
     """'aggregator-1-1 on gate-1'; a data task by its node alone."""
-    node, role = entry["node"], entry["role"]
-    if entry["slot"] >= 0 or entry["id"] == node:
-        return str(node)
-    return f"{entry['id']} on {node}" if role else str(node)
+    node, role = entry.node, entry.role
+    if entry.slot >= 0 or entry.id == node:
+        return node
+    return f"{entry.id} on {node}" if role else node
 
 
-def remark(entry: Entry) -> str:
+def remark(entry: TreeEntry) -> str:
     """'edge, site hall-1, offline'"""
-    parts = [entry["tier"] or "unknown", f"site {entry['site']}" if entry["site"] else "", entry["state"] if entry["state"] != "online" else ""]
+    parts = [entry.tier or "unknown", f"site {entry.site}" if entry.site else "", entry.state if entry.state != ONLINE else ""]
     return ", ".join([part for part in parts if part])
 
 
-def text(entries: Sequence[Entry]) -> list[str]:
+def text(entries: Sequence[TreeEntry]) -> list[str]:
     """One line per entry; many like leaves of one parent in one line."""
     below = _below(entries)
     lines: list[str] = []
 
-    def walk(entry: Entry, before: str, mark: str, after: str) -> None:
-        note = f"  {entry['note']}" if entry.get("note") else ""
+    def walk(entry: TreeEntry, before: str, mark: str, after: str) -> None:
+        note = f"  {entry.note}" if entry.note else ""
         lines.append(f"{before}{mark}{label(entry)}  ({remark(entry)}){note}")
-        children = _folded(below.get(entry["id"], []), below)
+        children = _folded(below.get(entry.id, []), below)
         for index, child in enumerate(children):
             last = index == len(children) - 1
             if isinstance(child, str):
@@ -48,11 +50,11 @@ def text(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _folded(children: list[Entry], below: dict[str | None, list[Entry]]) -> list[Entry | str]:
-    groups: dict[str, list[Entry]] = {}
+def _folded(children: list[TreeEntry], below: dict[str | None, list[TreeEntry]]) -> list[TreeEntry | str]:
+    groups: dict[str, list[TreeEntry]] = {}
     for child in children:
-        groups.setdefault(remark(child) if child["id"] not in below else child["id"], []).append(child)
-    found: list[Entry | str] = []
+        groups.setdefault(remark(child) if child.id not in below else child.id, []).append(child)
+    found: list[TreeEntry | str] = []
     for said, group in groups.items():
         if len(group) > FOLD:
             found.append(f"{len(group)} nodes: {label(group[0])} … {label(group[-1])}  ({said})")
@@ -61,21 +63,21 @@ def _folded(children: list[Entry], below: dict[str | None, list[Entry]]) -> list
     return found
 
 
-def _below(entries: Sequence[Entry]) -> dict[str | None, list[Entry]]:
-    below: dict[str | None, list[Entry]] = {}
+def _below(entries: Sequence[TreeEntry]) -> dict[str | None, list[TreeEntry]]:
+    below: dict[str | None, list[TreeEntry]] = {}
     for entry in entries:
-        below.setdefault(entry["parent"], []).append(entry)
+        below.setdefault(entry.parent, []).append(entry)
     return below
 
 
-def dot(entries: Sequence[Entry], title: str) -> str:
+def dot(entries: Sequence[TreeEntry], title: str) -> str:
     """Graphviz: `dot -Tpdf`."""
     lines = [f'digraph "{_quoted(title)}" {{', "  rankdir=LR;", '  node [shape=box, style=filled, fontname="sans-serif", fontsize=10];']
     for entry in entries:
-        style = "" if entry["state"] == "online" else ", style=dashed"
-        colour = COLOURS.get(entry["tier"], "#ffffff")
-        lines.append(f'  "{_quoted(entry["id"])}" [label="{_quoted(label(entry))}\\n{_quoted(remark(entry))}", fillcolor="{colour}"{style}];')
-    lines += [f'  "{_quoted(entry["id"])}" -> "{_quoted(entry["parent"])}";' for entry in entries if entry["parent"] is not None]
+        style = "" if entry.state == ONLINE else ", style=dashed"
+        colour = COLOURS.get(entry.tier, "#ffffff")
+        lines.append(f'  "{_quoted(entry.id)}" [label="{_quoted(label(entry))}\\n{_quoted(remark(entry))}", fillcolor="{colour}"{style}];')
+    lines += [f'  "{_quoted(entry.id)}" -> "{_quoted(entry.parent)}";' for entry in entries if entry.parent is not None]
     return "\n".join([*lines, "}", ""])
 
 
@@ -83,25 +85,25 @@ def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def svg(entries: Sequence[Entry], title: str) -> str:
+def svg(entries: Sequence[TreeEntry], title: str) -> str:
     """The root at the left, leaves in rows at the right; each parent in the middle of its children; a box round each cluster of one site."""
     below = _below(entries)
     depth: dict[str, int] = {}
     row: dict[str, float] = {}
     for entry in entries:  # parents come first
-        depth[entry["id"]] = depth[entry["parent"]] + 1 if entry["parent"] in depth else 0
+        depth[entry.id] = depth[entry.parent] + 1 if entry.parent in depth else 0
     leaves = 0.0
     for entry in _leaves_first(entries, below):
-        children = below.get(entry["id"], [])
+        children = below.get(entry.id, [])
         if children:
-            row[entry["id"]] = sum(row[child["id"]] for child in (children[0], children[-1])) / 2
+            row[entry.id] = sum(row[child.id] for child in (children[0], children[-1])) / 2
         else:
-            row[entry["id"]], leaves = leaves, leaves + 1
+            row[entry.id], leaves = leaves, leaves + 1
     width = COLUMN * (max(depth.values(), default=0) + 1) + 20
     height = ROW * max(1.0, leaves) + 50
 
-    def at(entry: Entry) -> tuple[float, float]:
-        return 20 + COLUMN * depth[entry["id"]], 40 + ROW * row[entry["id"]]
+    def at(entry: TreeEntry) -> tuple[float, float]:
+        return 20 + COLUMN * depth[entry.id], 40 + ROW * row[entry.id]
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
@@ -110,16 +112,16 @@ def svg(entries: Sequence[Entry], title: str) -> str:
         f'<text x="20" y="20" font-size="14">{escape(title)}</text>',
     ]
     for members in below.values():
-        if len(members) > 1 and len({each["site"] for each in members}) == 1 and members[0]["parent"] is not None:
+        if len(members) > 1 and len({each.site for each in members}) == 1 and members[0].parent is not None:
             (x, top), (_, bottom) = at(members[0]), at(members[-1])
             parts.append(
                 f'<rect x="{x - 6:g}" y="{top - 4:g}" width="{BOX_WIDTH + 12}" height="{bottom - top + BOX_HEIGHT + 8:g}" rx="6" fill="none" '
-                f'stroke="#999999" stroke-dasharray="4 3"><title>site {escape(members[0]["site"])}</title></rect>'
+                f'stroke="#999999" stroke-dasharray="4 3"><title>site {escape(members[0].site)}</title></rect>'
             )
-    by_id = {entry["id"]: entry for entry in entries}
+    by_id = {entry.id: entry for entry in entries}
     for entry in entries:
-        if entry["parent"] in by_id:
-            (x, y), (px, py) = at(entry), at(by_id[entry["parent"]])
+        if entry.parent in by_id:
+            (x, y), (px, py) = at(entry), at(by_id[entry.parent])
             middle = BOX_HEIGHT / 2
             parts.append(
                 f'<path d="M{px + BOX_WIDTH:g} {py + middle:g} C{x - 20:g} {py + middle:g} {px + BOX_WIDTH + 20:g} {y + middle:g} {x:g} {y + middle:g}" '
@@ -127,10 +129,10 @@ def svg(entries: Sequence[Entry], title: str) -> str:
             )
     for entry in entries:
         x, y = at(entry)
-        dashed = "" if entry["state"] == "online" else ' stroke-dasharray="3 2"'
+        dashed = "" if entry.state == ONLINE else ' stroke-dasharray="3 2"'
         parts.append(
             f'<g><title>{escape(remark(entry))}</title><rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="3" '
-            f'fill="{COLOURS.get(entry["tier"], "#ffffff")}" stroke="#444444"{dashed}/>'
+            f'fill="{COLOURS.get(entry.tier, "#ffffff")}" stroke="#444444"{dashed}/>'
             f'<text x="{x + 6:g}" y="{y + 14:g}">{escape(_short(label(entry)))}</text></g>'
         )
     return "\n".join([*parts, "</svg>", ""])
@@ -140,9 +142,9 @@ def _short(text: str, most: int = 32) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _leaves_first(entries: Sequence[Entry], below: dict[str | None, list[Entry]]) -> list[Entry]:
+def _leaves_first(entries: Sequence[TreeEntry], below: dict[str | None, list[TreeEntry]]) -> list[TreeEntry]:
     """Children before their parents, leaves from top to bottom."""
-    found: list[Entry] = []
+    found: list[TreeEntry] = []
     open_ = [(root, False) for root in below.get(None, [])[::-1]]
     while open_:
         entry, done = open_.pop()
@@ -150,5 +152,5 @@ def _leaves_first(entries: Sequence[Entry], below: dict[str | None, list[Entry]]
             found.append(entry)
         else:
             open_.append((entry, True))
-            open_ += [(child, False) for child in below.get(entry["id"], [])[::-1]]
+            open_ += [(child, False) for child in below.get(entry.id, [])[::-1]]
     return found

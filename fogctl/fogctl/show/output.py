@@ -12,7 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from fog_common.program import envelope
+from fog_common.wire.api.jobs import Figure
+from fog_common.wire.api.shown import shown
 
 
 @dataclass(slots=True)
@@ -28,9 +32,9 @@ class Output:
         return not self.json and sys.stdout.isatty()
 
     def result(self, data: Any, lines: Iterable[str] = ()) -> None:
-        """The command's result, once: `data` as JSON, or `lines` for a person."""
+        """The command's result, once: `data` (a reply's body, or builtins) as JSON, or `lines` for a person."""
         if self.json:
-            _write(envelope.ok(data))
+            _write(envelope.ok(shown(data) if isinstance(data, Struct) else data))
             return
         for line in lines:
             _write(line)
@@ -104,6 +108,22 @@ def literal(value: Any) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def figure_text(value: float | None, unit: str) -> str:
+    """A headline number: '0.9125', '1.5 KiB' (B), '1 min 15 s' (s), '12.0 J'; '-' if unknown."""
+    if value is None or not unit:
+        return number(value)
+    return size(value) if unit == "B" else duration(value) if unit == "s" else f"{value:.4g} {unit}"
+
+
+def label(figure: Figure) -> str:
+    """Short, for a line: the number's name where its title begins with it ('accuracy'), else the title ('training loss')."""
+    return figure.name if figure.title.startswith(figure.name) else figure.title
+
+
+def step_time(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _write(line: str) -> None:

@@ -1,16 +1,19 @@
-"""`fogctl job plot`: accuracy, bytes and energy per round as a picture. matplotlib is an extra: foglearn[plot]."""
+"""`fogctl job plot`: headline numbers, bytes and energy per round as a picture. matplotlib is an extra: foglearn[plot]."""
 
 from __future__ import annotations
 
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fog_common.errors import ConfigError, Refused
+from fog_common.wire.api.jobs import JobStatus
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KINDS: Final = (".png", ".svg", ".pdf")
-PLANES: Final = ("up", "down", "d2d", "cast")
 
 
 def checked(out: Path) -> Path:
@@ -24,15 +27,15 @@ def checked(out: Path) -> Path:
     return out
 
 
-def columns(status: dict[str, Any]) -> dict[str, list[float | None]]:
-    """Figures of each round from a job's STATUS; None where unknown. Bytes and joules are those of the round itself, see `spread`."""
-    history = status["history"]
+def columns(status: JobStatus) -> dict[str, list[float | None]]:
+    """Figures of each round, the headline numbers by their names; None where unknown. Bytes and joules are those of the round itself, see
+    `spread`."""
+    history = status.history
     return {
-        "round": [float(entry["round"]) for entry in history],
-        "accuracy": [entry.get("accuracy") for entry in history],
-        "loss": [entry.get("loss") for entry in history],
-        "bytes": spread([entry.get("bytes") for entry in history], 0.0),
-        "joules": spread([entry.get("joules") for entry in history], None),  # when its energy began to count is not known
+        **{figure.name: [entry.numbers.get(figure.name) for entry in history] for figure in status.headline},
+        "round": [float(entry.round) for entry in history],
+        "bytes": spread([float(entry.bytes) for entry in history], 0.0),
+        "joules": spread([entry.joules for entry in history], None),  # when its energy began to count is not known
     }
 
 
@@ -47,16 +50,15 @@ def spread(totals: list[float | None], before: float | None) -> list[float | Non
     return found
 
 
-def draw(status: dict[str, Any], out: Path) -> None:
+def draw(status: JobStatus, out: Path) -> None:
     """Write the picture. Refused for a job that has closed no round yet."""
-    if not status["history"]:
-        raise Refused(f"{status['job']} has closed no round yet: {status['line']}")
-    from matplotlib.axes import Axes
+    if not status.history:
+        raise Refused(f"{status.job} has closed no round yet: {status.line}")
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     found = columns(status)
     figure = Figure(figsize=(8, 8), layout="constrained")
-    figure.suptitle(f"{status['job']}: {status['method']}, {status['line']}")
+    figure.suptitle(f"{status.job}: {status.method}, {status.line}")
     learning, traffic, power = figure.subplots(3, 1, sharex=True)
 
     def line(axes: Axes, name: str, style: str, label: str, scale: float = 1.0) -> bool:
@@ -65,21 +67,30 @@ def draw(status: dict[str, Any], out: Path) -> None:
             axes.plot(*zip(*points, strict=True), style, label=label)
         return bool(points)
 
-    line(learning, "accuracy", "o-", "accuracy")
-    learning.set_ylabel("accuracy")
-    learning.set_ylim(0, 1)
-    other = learning.twinx()
-    line(other, "loss", "C1.--", "loss")
-    other.set_ylabel("loss")
-    handles = [*learning.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    handles = []
+    for axes, (index, figure_) in zip(_axes(learning, len(status.headline)), enumerate(status.headline), strict=True):
+        text = f"{figure_.title} ({figure_.unit})" if figure_.unit else figure_.title
+        if line(axes, figure_.name, f"C{index}{'o-' if index == 0 else '.--'}", text):
+            handles += axes.get_legend_handles_labels()[0]
+        axes.set_ylabel(text)
+        known = [value for value in found[figure_.name] if value is not None]
+        if known and not figure_.unit and figure_.better == "more" and 0.0 <= min(known) <= max(known) <= 1.0:
+            axes.set_ylim(0, 1)
     if handles:
         learning.legend(handles=handles)
     line(traffic, "bytes", ".-", "bytes", 1e-6)
     traffic.set_ylabel("MB per round, all planes,\nspread between reports")
-    known = line(power, "joules", "C2.-", "joules")
-    source = status["energy_j"]["source"]
-    power.set_ylabel(f"J per round ({source}),\nspread between reports" if known else "energy unknown")
+    measured = line(power, "joules", "C2.-", "joules")
+    power.set_ylabel(f"J per round ({status.energy_j.source}),\nspread between reports" if measured else "energy unknown")
     power.set_xlabel("round")
     for axes in (learning, traffic, power):
         axes.grid(alpha=0.3)
     figure.savefig(out)
+
+
+def _axes(first: Axes, count: int) -> list[Axes]:
+    """One axis for each headline number, all over the same rounds; those after the second stand further to the right."""
+    found = [first, *(first.twinx() for _ in range(count - 1))][:count]
+    for index, axes in enumerate(found[2:], start=1):
+        axes.spines["right"].set_position(("axes", 1.0 + 0.15 * index))
+    return found

@@ -13,6 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from fog_common.errors import ConfigError
+from fog_common.wire.api.jobs import JobStatus
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import SubmitJob
 from fogctl.session import Session, command
 
 DIGITS: dict[str, Any] = {
@@ -45,6 +48,9 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int | None, typer.Option("--seed", help="In the place of the job file's.")] = None,
         sites: Annotated[int, typer.Option("--sites", min=0, max=16, help="Sites with a broker of their own, bridged to the cloud's.")] = 0,
         broker: Annotated[str, typer.Option("--broker", help="auto, mosquitto or embedded.")] = "auto",
+        details: Annotated[
+            bool, typer.Option("--details", help="The closing table with what was predicted, by formula, and in the paper's count.")
+        ] = False,
         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with state, logs and result.")] = False,
     ) -> None:
         """Train on several agents on this machine, through a real MQTT broker."""
@@ -53,7 +59,7 @@ def register(app: typer.Typer) -> None:
         folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            data, lines = run_demo(session, folder, spec_of(job, seed, FOG if sites else DIGITS), agents, broker, sites)
+            data, lines = run_demo(session, folder, spec_of(job, seed, FOG if sites else DIGITS), agents, broker, sites, details)
             if keep:
                 lines.append(f"kept in {folder}")
             session.out.result(data, lines)
@@ -62,7 +68,9 @@ def register(app: typer.Typer) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str, sites: int = 0) -> tuple[dict[str, Any], list[str]]:
+def run_demo(
+    session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str, sites: int = 0, details: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
     from fog_common.errors import ConfigError
     from fogctl.fleet.local_fleet import LocalFleet
@@ -81,7 +89,7 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
             out.note(f"{site}: broker {own.name}, bridged to it; {', '.join(name for name in fleet.agents if fleet.site_of(name) == site)}")
         with fleet.client() as client:
             fleet.wait_for_nodes(client, agents + 1)
-            name = client.request("job.submit", spec=spec)["job"]
+            name = client.ask(SubmitJob(spec)).job
             status = follow(client, name, out)
             checked_end(status)
         label = fleet.broker.name
@@ -89,7 +97,7 @@ def run_demo(session: Session, folder: Path, spec: dict[str, Any], agents: int, 
         strays = sum(tap.strays for tap in fleet.taps.values())
     data = summary(status, label, agents)
     data["total_s"] = round(time.monotonic() - began, 3)
-    lines = ["", *summary_lines(status), f"broker         {label}", *broker_lines(passed)]
+    lines = ["", *summary_lines(status, details), f"broker         {label}", *broker_lines(passed)]
     if passed:
         data |= {"broker_bytes": passed, "stray_bytes": strays}
         lines.append(f"{strays} bytes of a site's own traffic (d2d, casts of the site) were seen at another broker")
@@ -124,29 +132,23 @@ def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:
     return ["", *aligned(rows if len(rows) <= 14 else [*rows[:12], (f"… {len(rows) - 12} more", *("" for _ in planes))])]
 
 
-def summary(status: dict[str, Any], broker: str, nodes: int) -> dict[str, Any]:
+def summary(status: JobStatus, broker: str, nodes: int) -> dict[str, Any]:
     """The stable shape of `fogctl demo --json`, `fogctl sim --json`, from a job's STATUS."""
+    names = [figure.name for figure in status.headline]
     history = [
-        {
-            "round": record["round"],
-            "accuracy": record.get("accuracy"),
-            "loss": record.get("loss"),
-            "wall_s": record["wall_s"],
-            "bytes": record["bytes"],
-        }
-        for record in status["history"]
+        {"round": entry.round, **{name: entry.numbers.get(name) for name in names}, "wall_s": entry.wall_s, "bytes": entry.bytes}
+        for entry in status.history
     ]
-    metrics = status["metrics"]
+    body = shown(status)
     return {
-        "job": status["job"],
-        "accuracy": metrics.get("accuracy"),
-        "loss": metrics.get("loss"),
-        "rounds": status["round"],
+        "job": status.job,
+        **{name: status.metrics.get(name) for name in names},
+        "rounds": status.round,
         "nodes": nodes,
-        "wall_s": status["wall_s"],
-        "bytes": {plane: status["bytes"][plane] for plane in ("up", "down", "cast", "d2d", "ideal")},
-        "step_bytes": status["step_bytes"],
-        "energy_j": status["energy_j"],
+        "wall_s": status.wall_s,
+        "bytes": {plane: body["bytes"][plane] for plane in ("up", "down", "cast", "d2d", "ideal")},
+        "step_bytes": body["step_bytes"],
+        "energy_j": body["energy_j"],
         "broker": broker,
         "history": history,
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from fog_common.errors import FogError
+from fog_common.wire.api.verbs import Ping
 from fogctl.session import Session, command
 
 if TYPE_CHECKING:
@@ -148,15 +149,15 @@ def _messages(client: Client) -> Iterator[Check]:
 
 def _coordinator(client: Client) -> Check:
     try:
-        body = client.request("ping")
+        body = client.ask(Ping())
     except FogError as error:
         return Check(
             "coordinator", "failed", str(error), f"start `fog-coordinator run` with this broker and fleet {client.settings.fleet!r}", error.exit_code
         )
-    if denied := body.get("denied"):
+    if body.denied:
         return Check(
-            "coordinator", "failed", f"answers, but the broker refuses it the subscription {', '.join(denied)}", "correct its access list", 4
+            "coordinator", "failed", f"answers, but the broker refuses it the subscription {', '.join(body.denied)}", "correct its access list", 4
         )
-    online, known = body["nodes_online"], body["nodes"]
-    text = f"answers, {online} of {known} nodes online, {body['jobs_active']} jobs active, version {body['version']}"
+    online = body.nodes_online
+    text = f"answers, {online} of {body.nodes} nodes online, {body.jobs_active} jobs active, version {body.version}"
     return Check("coordinator", "ok" if online else "warning", text, "" if online else "start `fog-agent run --config FILE` on the machines")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fog_common.wire.api.jobs import JobSummary
+from fog_common.wire.api.verbs import CancelJob, ListJobs, ReadJob, ReadLog, SubmitJob
 from fogctl.session import Session, command
 from fogctl.show.output import duration, number
 
@@ -35,30 +37,28 @@ def submit(
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
 
+    session.allow_methods()
     spec = job_spec(load_job(file))
     if token is not None and not 0 < len(token) <= 64:
         raise ConfigError("--token: expected 1 to 64 characters")
     with session.client() as client:
-        body = client.request("job.submit", spec=spec, token=token or secrets.token_hex(16))
-        again = " (submitted before, with this token)" if body["repeated"] else ""
-        if not again and body["job"] != spec["name"]:
-            again = f" (a job that ended has the name {spec['name']}; what follows is said of {body['job']})"
+        body = client.ask(SubmitJob(spec, token or secrets.token_hex(16)))
+        again = " (submitted before, with this token)" if body.repeated else ""
+        if not again and body.job != spec["name"]:
+            again = f" (a job that ended has the name {spec['name']}; what follows is said of {body.job})"
         if not wait:
-            session.out.result(body, [f"{body['job']}: {body['state']}{again}"])
+            session.out.result(body, [f"{body.job}: {body.state}{again}"])
             return
-        session.out.note(f"{body['job']}: submitted{again}")
-        _follow(session, client, body["job"], at_most)
+        session.out.note(f"{body.job}: submitted{again}")
+        _follow(session, client, body.job, at_most)
 
 
 @command(app, "list")
 def list_(session: Session, active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False) -> None:
     """All jobs, newest first."""
     with session.client() as client:
-        body = client.request("job.list", active=active or None)
-    rows = [
-        (job["job"], job["method"], job["state"], f"{job['round']}/{job['rounds']}", str(job["nodes"]), _age(job, body["now"]), job["line"])
-        for job in body["jobs"]
-    ]
+        body = client.ask(ListJobs(active))
+    rows = [(job.job, job.method, job.state, f"{job.round}/{job.rounds}", str(job.nodes), _age(job, body.now), job.line) for job in body.jobs]
     session.out.table(body, ("job", "method", "state", "round", "nodes", "time", ""), rows, "no jobs: `fogctl submit FILE`")
 
 
@@ -68,7 +68,7 @@ def status(session: Session, job: Name) -> None:
     from fogctl.show.watch import details
 
     with session.client() as client:
-        body = client.request("job.status", job=job)
+        body = client.ask(ReadJob(job))
     session.out.result(body, details(body))
 
 
@@ -83,16 +83,16 @@ def watch(session: Session, job: Name, at_most: AtMost = None) -> None:
 def cancel(session: Session, job: Name) -> None:
     """End a job. What it has learnt so far is lost."""
     with session.client() as client:
-        body = client.request("job.cancel", job=job)
-    session.out.result(body, [f"{job}: {body['state']}"])
+        body = client.ask(CancelJob(job))
+    session.out.result(body, [f"{job}: {body.state}"])
 
 
 @command(app, "logs")
 def logs(session: Session, job: Name, lines: Annotated[int, typer.Option(min=1, max=500, help="How many of the newest.")] = 100) -> None:
     """What happened to a job, oldest first."""
     with session.client() as client:
-        body = client.request("job.logs", job=job, lines=lines)
-    texts = [f"{duration(body['now'] - event['at'])} ago  {event['text']}" for event in body["events"]]
+        body = client.ask(ReadLog(job, lines))
+    texts = [f"{duration(body.now - event.at)} ago  {event.text}" for event in body.events]
     session.out.result(body, texts or [f"{job}: nothing yet"])
 
 
@@ -118,7 +118,7 @@ def plot(
     job: Name,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf.")],
 ) -> None:
-    """Accuracy, bytes and energy per round as a picture (needs the extra `plot`)."""
+    """The numbers by which the job is judged, bytes and energy per round as a picture (needs the extra `plot`)."""
     from fogctl.show.plot import checked, draw
     from fogctl.show.watch import whole_status
 
@@ -126,7 +126,7 @@ def plot(
     with session.client() as client:
         status = whole_status(client, job)
     draw(status, file)
-    session.out.result({"job": job, "file": str(file), "rounds": len(status["history"])}, [f"{file}"])
+    session.out.result({"job": job, "file": str(file), "rounds": len(status.history)}, [f"{file}"])
 
 
 def _follow(session: Session, client: Client, job: str, at_most_s: float | None) -> None:
@@ -139,6 +139,5 @@ def _follow(session: Session, client: Client, job: str, at_most_s: float | None)
     session.out.result(checked_end(end), summary_lines(end))
 
 
-def _age(job: dict[str, Any], now: float) -> str:
-    begin = job["started_at"]
-    return "-" if begin is None else duration((job["ended_at"] if job["ended_at"] is not None else now) - begin)
+def _age(job: JobSummary, now: float) -> str:
+    return "-" if job.started_at is None else duration((job.ended_at if job.ended_at is not None else now) - job.started_at)

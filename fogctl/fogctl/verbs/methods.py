@@ -19,6 +19,7 @@ def list_(session: Session) -> None:
     """The methods that a job file can name."""
     from fog_learning.methods import METHODS
 
+    session.allow_methods()
     methods = [METHODS[name] for name in sorted(METHODS)]
     data = [{"name": method.name, "title": method.title, "source": method.source} for method in methods]
     session.out.table({"methods": data}, ("name", "what", "source"), [(m.name, m.title, m.source) for m in methods], "no methods")
@@ -27,21 +28,29 @@ def list_(session: Session) -> None:
 @command(app, "show", connects=False)
 def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl methods`.")]) -> None:
     """One method: its roles, and the keys of its section in the job file."""
+    import msgspec
+
     from fog_common.config import suggest
     from fog_common.errors import ConfigError
     from fog_learning.methods import METHODS
 
+    session.allow_methods()
     if name not in METHODS:
         raise ConfigError(f"{name!r}: {suggest(name, list(METHODS), 'method')}")
     method = METHODS[name]
     keys = _keys(method.plan)
-    roles = [{"name": role.name, "bound": role.bound, "stateful": role.stateful} for role in method.roles]
+    roles = [{"name": role.name, "bound": role.bound, "stateful": role.stateful, "talks_to": list(role.talks_to)} for role in method.roles]
+    headline = [msgspec.to_builtins(each) for each in method.headline]
     data = {"name": name, "title": method.title, "source": method.source, "root": method.root, "roles": roles, "keys": keys}
+    data |= {"sections": list(method.sections), "headline": headline}
     lines = [f"{name}: {method.title}", f"  {method.source}", "", "roles"]
     lines += [
         "  " + line
         for line in aligned([(role.name, _PLACES[role.bound] + (", the root" if role.name == method.root else "")) for role in method.roles])
     ]
+    lines += ["", "judged by"]
+    lines += ["  " + line for line in aligned([(each.title, f"{each.unit or 'number'}, {each.better} is better") for each in method.headline])]
+    lines += ["", "sections of the job file that it reads", "  " + (", ".join(method.sections) or "none")]
     lines += ["", "keys of the `method` section"]
     lines += [
         "  " + line for line in aligned([(key["key"], f"= {key['default']}", key["type"], key["about"]) for key in keys] or [("none", "", "", "")])

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import SubmitJob
 from fogctl.session import Session, command
 from fogctl.show.output import aligned
 
@@ -81,7 +83,7 @@ def _on_a_fleet(session: Session, spec: dict[str, Any], agents: int, sites: int)
         fleet.client() as client,
     ):
         fleet.wait_for_nodes(client, agents + 1)
-        status = follow(client, client.request("job.submit", spec=spec)["job"], session.out)
+        status = follow(client, client.ask(SubmitJob(spec)).job, session.out)
         checked_end(status)
         passed = {name: dict(tap.bytes) for name, tap in fleet.taps.items()}
-        return {**status, "broker_bytes": passed, "stray_bytes": sum(tap.strays for tap in fleet.taps.values())}
+        return {**shown(status), "broker_bytes": passed, "stray_bytes": sum(tap.strays for tap in fleet.taps.values())}

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from fog_common.wire.api.jobs import JobStatus
+from fog_common.wire.api.states import ENDED
+from fog_common.wire.api.verbs import ReadJob
 from fogctl.session import Session, command
 
 
@@ -77,7 +80,7 @@ def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
 
 def simulate(
     spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float, level: Level = Level.CHUNK
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, JobStatus]:
     """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
     from fog_common.errors import TimedOut
     from fog_sim.costs import torch_backend
@@ -90,7 +93,8 @@ def simulate(
     name = world.submit(spec)
     if schedule is not None:
         world.inject(schedule)
-    status = world.run(name, limit_s)
-    if status["state"] not in {"finished", "failed", "cancelled"}:
-        raise TimedOut(f"{name} is {status['state']} after {limit_s:g} simulated seconds: {status['line']}")
+    world.run(name, limit_s)
+    status = world.coordinator.ask(ReadJob(name))
+    if status.state not in ENDED:
+        raise TimedOut(f"{name} is {status.state} after {limit_s:g} simulated seconds: {status.line}")
     return world, status

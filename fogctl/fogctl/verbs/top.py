@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from msgspec import Struct
 
+from fog_common.wire.api.fleet import Top, TopJob, TopNode
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.states import FAILED, OFFLINE, ONLINE, RUNNING, UNKNOWN
+from fog_common.wire.api.verbs import ReadTop
 from fogctl.session import Session, command
-from fogctl.show.output import aligned, number, size
+from fogctl.show.output import aligned, figure_text, label, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,12 +22,14 @@ if TYPE_CHECKING:
     from fogctl.client import Client
 
 PLANES: Final = ("up", "down", "d2d", "cast")
+Rates = dict[str, float | None]
+"""plane -> payload bytes/s; None: unknown."""
 BARS: Final = "▁▂▃▄▅▆▇█"
 SPARK: Final = 24
-"""Rounds of the accuracy that fit into a line."""
+"""Rounds of a headline number that fit into a line."""
 NODE_COLUMNS: Final = ("node", "state", "site", "tier", "CPU", "memory", "temp", "battery", "power", "round trip", "link", "jobs")
 NUMBERS: Final = frozenset({"CPU", "memory", "temp", "battery", "power", "round trip", "link"})
-JOB_COLUMNS: Final = ("job", "state", "round", "accuracy", "", "bytes/s", "energy", "budget", "waiting for")
+JOB_COLUMNS: Final = ("job", "state", "round", "result", "", "bytes/s", "energy", "budget", "waiting for")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,32 +43,32 @@ def top(
 ) -> None:
     """Nodes, jobs and traffic, live. Ctrl-C ends it."""
     with session.client() as client:
-        first = client.request("top")
+        first = client.ask(ReadTop())
         if once or not session.out.live:
             _wait(client, min(interval, 1.0))
-            body = with_rates(client.request("top"), first)
-            session.out.result(body, lines(body))
+            screen = with_rates(client.ask(ReadTop()), first)
+            session.out.result(as_json(screen), lines(screen))
             return
         _live(client, first, interval)
 
 
-def _live(client: Client, body: dict[str, Any], interval: float) -> None:
+def _live(client: Client, body: Top, interval: float) -> None:
     from rich.live import Live
 
     from fog_common.errors import Unreachable
 
-    shown, trouble = with_rates(body, None), ""
+    screen, trouble = with_rates(body, None), ""
     try:
-        with Live(picture(shown, trouble), screen=True, auto_refresh=False) as live:
+        with Live(picture(screen, trouble), screen=True, auto_refresh=False) as live:
             while True:
-                live.update(picture(shown, trouble), refresh=True)
+                live.update(picture(screen, trouble), refresh=True)
                 _wait(client, interval)
                 try:
-                    fresh, trouble = client.request("top"), ""
+                    fresh, trouble = client.ask(ReadTop()), ""
                 except Unreachable as error:  # it may restart: the last figures stay, and say how old they are
                     trouble = f"{error}; trying again"
                     continue
-                shown, body = with_rates(fresh, body), fresh
+                screen, body = with_rates(fresh, body), fresh
     except KeyboardInterrupt:
         return
 
@@ -74,23 +82,38 @@ def _wait(client: Client, seconds: float) -> None:
 # -- figures -------------------------------------------------------------------------------
 
 
-def with_rates(body: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """The body with `rates`: bytes/s by plane of each job, and of all. Unknown (null) without a look before, or for a job that is new."""
-    old = {job["job"]: job for job in before["jobs"]} if before is not None else {}
-    seconds = body["now"] - before["now"] if before is not None else 0.0
-    jobs = []
-    total: dict[str, float | None] = dict.fromkeys(PLANES, None if before is None else 0.0)
-    for job in body["jobs"]:
-        past = old.get(job["job"])
-        rates: dict[str, float | None] = dict.fromkeys(PLANES)
+class Screen(Struct, frozen=True):
+    """A look at the fleet, with the payload bytes/s by plane since the look before: of all jobs, and of each. None: unknown."""
+
+    body: Top
+    rates: Rates
+    of_job: dict[str, Rates]
+
+
+def with_rates(body: Top, before: Top | None) -> Screen:
+    """Rates are unknown without a look before, and for a job that is new."""
+    old = {job.job: job for job in before.jobs} if before is not None else {}
+    seconds = body.now - before.now if before is not None else 0.0
+    total: Rates = dict.fromkeys(PLANES, None if before is None else 0.0)
+    of_job: dict[str, Rates] = {}
+    for job in body.jobs:
+        past = old.get(job.job)
+        rates: Rates = dict.fromkeys(PLANES)
         if past is not None and seconds > 0:
-            rates = {plane: max(0, job["bytes"][plane] - past["bytes"][plane]) / seconds for plane in PLANES}
+            rates = {plane: max(0, getattr(job.bytes, plane) - getattr(past.bytes, plane)) / seconds for plane in PLANES}
             total = {plane: (total[plane] or 0.0) + (rates[plane] or 0.0) for plane in PLANES}
-        jobs.append({**job, "rates": rates})
-    return {**body, "jobs": jobs, "rates": total}
+        of_job[job.job] = rates
+    return Screen(body, total, of_job)
 
 
-def sparkline(values: list[float | None], width: int = SPARK) -> str:
+def as_json(screen: Screen) -> dict[str, Any]:
+    """The reply with `rates`, beside all and beside each job."""
+    body = shown(screen.body)
+    jobs = [{**job, "rates": screen.of_job[job["job"]]} for job in body["jobs"]]
+    return {**body, "jobs": jobs, "rates": screen.rates}
+
+
+def sparkline(values: Sequence[float | None], width: int = SPARK) -> str:
     """The last values as a line of bars, from the least to the most of them; a gap where one is unknown."""
     shown = values[-width:]
     known = [value for value in shown if value is not None]
@@ -104,73 +127,75 @@ def _rate(value: float | None) -> str:
     return "-" if value is None else f"{size(value)}/s"
 
 
-def head(body: dict[str, Any]) -> str:
-    nodes = body["nodes"]
-    watts = [node["power_watts"] for node in nodes if node["power_watts"] is not None]
+def head(screen: Screen) -> str:
+    nodes, jobs = screen.body.nodes, screen.body.jobs
+    watts = [node.power_watts for node in nodes if node.power_watts is not None]
     parts = [
-        f"{sum(node['state'] == 'online' for node in nodes)} of {len(nodes)} nodes online",
-        f"{sum(job['state'] == 'running' for job in body['jobs'])} jobs running",
+        f"{sum(node.state == ONLINE for node in nodes)} of {len(nodes)} nodes online",
+        f"{sum(job.state == RUNNING for job in jobs)} jobs running",
         f"{sum(watts):.1f} W" if watts else "power unknown",
-        *(f"{plane} {_rate(body['rates'][plane])}" for plane in PLANES),
+        *(f"{plane} {_rate(screen.rates[plane])}" for plane in PLANES),
     ]
     return "   ".join(parts)
 
 
-def node_row(node: dict[str, Any]) -> tuple[str, ...]:
-    def shown(name: str, form: str, factor: float = 1.0) -> str:
-        value = node[name]
+def node_row(node: TopNode) -> tuple[str, ...]:
+    def text(value: float | None, form: str, factor: float = 1.0) -> str:
         return "-" if value is None else form.format(value * factor)
 
     return (
-        node["node"],
-        "draining" if node["draining"] and node["state"] == "online" else node["state"],
-        node["site"],
-        node["tier"],
-        shown("cpu_ratio", "{:.0f} %", 100),
-        size(node["memory_used_bytes"]),
-        shown("temperature_celsius", "{:.0f} °C"),
-        shown("battery_ratio", "{:.0f} %", 100),
-        shown("power_watts", "{:.1f} W"),
-        shown("rtt_seconds", "{:.1f} ms", 1000),
-        _rate(node["bandwidth_bytes_per_second"]),
-        ", ".join(node["jobs"]) or "-",
+        node.node,
+        "draining" if node.draining and node.state == ONLINE else node.state,
+        node.site,
+        node.tier,
+        text(node.cpu_ratio, "{:.0f} %", 100),
+        size(node.memory_used_bytes),
+        text(node.temperature_celsius, "{:.0f} °C"),
+        text(node.battery_ratio, "{:.0f} %", 100),
+        text(node.power_watts, "{:.1f} W"),
+        text(node.rtt_seconds, "{:.1f} ms", 1000),
+        _rate(node.bandwidth_bytes_per_second),
+        ", ".join(node.jobs) or "-",
     )
 
 
-def job_row(job: dict[str, Any]) -> tuple[str, ...]:
-    known = [value for value in job["accuracy"] if value is not None]
-    rates = [rate for rate in job["rates"].values() if rate is not None]
-    spent = max(job["budgets"], key=lambda use: use["ratio"] or 0.0, default=None)
-    energy = job["energy_j"]
+def job_row(job: TopJob, rates: Rates) -> tuple[str, ...]:
+    figure = job.headline[0] if job.headline else None
+    values = job.recent.get(figure.name, ()) if figure is not None else ()
+    newest = next((value for value in reversed(values) if value is not None), None)
+    known = [rate for rate in rates.values() if rate is not None]
+    spent = max(job.budgets, key=lambda use: use.ratio or 0.0, default=None)
+    energy = job.energy_j
     return (
-        job["job"],
-        job["state"].replace("_", " "),
-        f"{job['round']}/{job['rounds']}",
-        number(known[-1] if known else None),
-        sparkline(job["accuracy"]),
-        _rate(sum(rates) if rates else None),
-        "-" if energy["value"] is None else f"{energy['value']:.0f} J {energy['source']}",
-        "-" if spent is None or spent["ratio"] is None else f"{spent['ratio']:.0%} of {spent['budget']}",
-        job["line"],
+        job.job,
+        job.state.replace("_", " "),
+        f"{job.round}/{job.rounds}",
+        "-" if figure is None or newest is None else f"{label(figure)} {figure_text(newest, figure.unit)}",
+        sparkline(values),
+        _rate(sum(known) if known else None),
+        "-" if energy.value is None else f"{energy.value:.0f} J {energy.source}",
+        "-" if spent is None or spent.ratio is None else f"{spent.ratio:.0%} of {spent.budget}",
+        job.line,
     )
 
 
 # -- shown ---------------------------------------------------------------------------------
 
 
-def lines(body: dict[str, Any]) -> list[str]:
+def lines(screen: Screen) -> list[str]:
     """Plain text."""
-    found = [head(body)]
-    if body["nodes"]:
-        found += ["", *aligned([NODE_COLUMNS, *map(node_row, body["nodes"])])]
-    if body["jobs"]:
-        found += ["", *aligned([JOB_COLUMNS, *map(job_row, body["jobs"])])]
-    if body["jobs_hidden"]:
-        found.append(f"and {body['jobs_hidden']} more jobs")
+    body = screen.body
+    found = [head(screen)]
+    if body.nodes:
+        found += ["", *aligned([NODE_COLUMNS, *map(node_row, body.nodes)])]
+    if body.jobs:
+        found += ["", *aligned([JOB_COLUMNS, *(job_row(job, screen.of_job[job.job]) for job in body.jobs)])]
+    if body.jobs_hidden:
+        found.append(f"and {body.jobs_hidden} more jobs")
     return found
 
 
-def picture(body: dict[str, Any], trouble: str = "") -> RenderableType:
+def picture(screen: Screen, trouble: str = "") -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -178,16 +203,16 @@ def picture(body: dict[str, Any], trouble: str = "") -> RenderableType:
     nodes = Table(box=None, pad_edge=False, header_style="dim", expand=False)
     for column in NODE_COLUMNS:
         nodes.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
-    for node in body["nodes"]:
-        nodes.add_row(*map(Text, node_row(node)), style="red" if node["state"] == "offline" else "dim" if node["state"] == "unknown" else "")
+    for node in screen.body.nodes:
+        nodes.add_row(*map(Text, node_row(node)), style="red" if node.state == OFFLINE else "dim" if node.state == UNKNOWN else "")
     jobs = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for column in JOB_COLUMNS:
         jobs.add_column(column, no_wrap=column != "waiting for", ratio=1 if column == "waiting for" else None)
-    for job in body["jobs"]:
-        cells = [Text(cell) for cell in job_row(job)]
+    for job in screen.body.jobs:
+        cells = [Text(cell) for cell in job_row(job, screen.of_job[job.job])]
         cells[4].stylize("green")
-        jobs.add_row(*cells, style="red" if job["state"] == "failed" else "")
-    parts: list[RenderableType] = [Text(head(body), style="bold"), Text(trouble, style="red"), nodes, Text(""), jobs]
-    if body["jobs_hidden"]:
-        parts.append(Text(f"and {body['jobs_hidden']} more jobs", style="dim"))
+        jobs.add_row(*cells, style="red" if job.state == FAILED else "")
+    parts: list[RenderableType] = [Text(head(screen), style="bold"), Text(trouble, style="red"), nodes, Text(""), jobs]
+    if screen.body.jobs_hidden:
+        parts.append(Text(f"and {screen.body.jobs_hidden} more jobs", style="dim"))
     return Group(*parts)

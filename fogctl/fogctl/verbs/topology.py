@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from fog_common.wire.api.shown import shown
+from fog_common.wire.api.verbs import ReadTree
 from fogctl.session import Session, command
 
 
@@ -24,21 +26,21 @@ def register(app: typer.Typer) -> None:
         if out is not None and out.suffix not in {".svg", ".dot"}:
             raise ConfigError(f"--out {out}: the name must end in .svg or .dot")
         with session.client() as client:
-            body = client.request("topology", **_asked(job))
-        title = f"job {body['job']}" if body["job"] else "fleet"
+            body = client.ask(_asked(job))
+        title = f"job {body.job}" if body.job else "fleet"
         if out is not None:
-            out.write_text((draw.svg if out.suffix == ".svg" else draw.dot)(body["nodes"], title), encoding="utf-8")
-            session.out.result({**body, "file": str(out)}, [f"{title}: {len(body['nodes'])} entries drawn in {out}"])
+            out.write_text((draw.svg if out.suffix == ".svg" else draw.dot)(body.nodes, title), encoding="utf-8")
+            session.out.result({**shown(body), "file": str(out)}, [f"{title}: {len(body.nodes)} entries drawn in {out}"])
         else:
-            session.out.result(body, draw.text(body["nodes"]) or ["no node matches; `fogctl node list` shows who is there"])
+            session.out.result(body, draw.text(body.nodes) or ["no node matches; `fogctl node list` shows who is there"])
 
 
-def _asked(job: str | None) -> dict[str, Any]:
-    """A file is what exists as one, or looks like one."""
+def _asked(job: str | None) -> ReadTree:
+    """Of a job file where the name exists as a file, or looks like one."""
     if job is None:
-        return {}
+        return ReadTree()
     if Path(job).suffix in {".yaml", ".yml", ".json"} or Path(job).is_file():
         from fogctl.verbs.demo import spec_of
 
-        return {"spec": spec_of(Path(job), None)}
-    return {"job": job}
+        return ReadTree(spec=spec_of(Path(job), None))
+    return ReadTree(job)

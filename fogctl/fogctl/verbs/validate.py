@@ -19,6 +19,7 @@ def validate(session: Session, file: Annotated[Path, typer.Argument(metavar="FIL
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
 
+    session.allow_methods()
     job = load_job(file, fit=True)
     where = "each node's own" if job.data.local else f"{job.data.partition.kind} partition of"
     line = f"{file}: ok: {job.name}, {job.method['name']} over {job.model.get('name', job.model.get('import'))}, {where} {job.data.name}, {job.train.rounds} rounds"

@@ -36,8 +36,7 @@ from fog_learning.clusters.messages import (
     Stuck,
 )
 from fog_learning.clusters.tradeoff import Comparison, LinkCosts, Objective, choose
-from fog_learning.job.sections import Stragglers
-from fog_learning.rounds.closing import deadline, ends_at, needed
+from fog_learning.rounds.closing import Closing
 
 
 class ClusterHead(Struct):
@@ -48,7 +47,7 @@ class ClusterHead(Struct):
     mode: Literal["vertical", "d2d", "auto"]
     downlink: Literal["relay", "direct"]
     agreement: Agreement
-    stragglers: Stragglers
+    closing: Closing
     costs: LinkCosts = LinkCosts()
     objective: Objective = "energy"
     born: tuple[int, int] = (0, 0)
@@ -86,13 +85,6 @@ class ClusterHead(Struct):
     absent_s: float = 30.0
     """How long that is."""
     sum: Handle | None = None
-    opened_at: float = 0.0
-    closes_at: float | None = None
-    overdue: bool = False
-    """The deadline has passed: the round closes as soon as the quorum is there."""
-    ended: bool = False
-    """The fixed deadline has passed: one answer is enough."""
-    recent: list[float] = field(default_factory=list)
     agreed: Agreed | None = None
     failed: str = ""
 
@@ -167,10 +159,9 @@ class ClusterHead(Struct):
     def wakes_at(self) -> float | None:
         """When the owner is to call woke(), at the latest."""
         waited = [until for name, until in self.awaited.items() if name in self.missing()] if self.phase == "gathering" else []
-        return min([*waited, *(at for at in (self.closes_at, self._ends_at()) if at is not None)], default=None)
-
-    def _ends_at(self) -> float | None:
-        return ends_at(self.stragglers, self.opened_at) if self.phase == "gathering" and not self.ended else None
+        closes_at, ends_at = self.closing.wakes_at()
+        times = [*waited, closes_at, ends_at if self.phase == "gathering" else None]
+        return min((at for at in times if at is not None), default=None)
 
     def _lost(self, name: str, now: float) -> list[Command]:
         """What the end of a member's instance means for the round."""
@@ -254,13 +245,10 @@ class ClusterHead(Struct):
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
         self.whole, self.base, self.without = whole, base, without
         self.opening += 1
-        del self.recent[: -max(16, 4 * len(self.children))]
         self.phase, self.agreed, self.failed, self.sum = "gathering", None, "", None
         self.answers, self.troubled, self.empty, self.holders, self.relayers = {}, {}, (), (), ()
         self.agreement.mend(sorted(self.children))
         self.agreement.members, self.agreement.settled, self.agreement.error = (), {}, 0.0
-        self.opened_at = now
-        self.closes_at, self.overdue, self.ended = None, False, False
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
         heads = sorted({*self.awaited, *(name for name, child in self.children.items() if child.role == "aggregator")})
         if fraction < 1.0 and heads:
@@ -269,8 +257,7 @@ class ClusterHead(Struct):
         self.called = tuple(sorted({*heads, *(name for name, child in self.children.items() if child.role != "aggregator")}))
         names = tuple(name for name in self.called if name in self.children)
         self._decide()
-        after = deadline(self.stragglers, self.recent[-max(16, 4 * len(names)) :])
-        self.closes_at = None if after is None else now + after
+        self.closing.open(now, len(self.children), len(names))
         if not names:
             return []
         if self.d2d and self.downlink == "relay":
@@ -353,7 +340,7 @@ class ClusterHead(Struct):
             return [Measure("repeated_updates", 1)]
         if self.phase not in ("gathering", "agreeing"):
             return [Measure("late_updates", 1)]
-        self.recent.append(now - self.opened_at)
+        self.closing.arrived(now)
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
         self.answers[sender] = Input(said.slots, said.examples, said.numbers, said.counts)
@@ -391,32 +378,17 @@ class ClusterHead(Struct):
         if self.phase != "gathering":
             return []
         self.awaited = {name: until for name, until in self.awaited.items() if until > now}
-        if self.closes_at is not None and now >= self.closes_at:
-            self.closes_at, self.overdue = None, True
-        if (end := self._ends_at()) is not None and now >= end - 1e-9:
-            self.ended = True
-        live = sum(1 for name in self.called if name in self.children)
-        if not self.missing():
-            if self.answers:
-                return self._close(now)
-            if self.troubled:
-                self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
-            elif others := tuple(name for name in self.children if name not in self.called):  # those chosen for this round are gone
-                return self._widen(others)
-            return []
-        if self.ended and self.answers:
+        live, complete = sum(1 for name in self.called if name in self.children), not self.missing()
+        if self.closing.offer(now, len(self.answers), live, complete) != "open":
             return self._close(now)
-        if len(self.answers) < needed(self.stragglers.quorum, live) or self.stragglers.quorum >= 1.0:
-            return []
-        if self.overdue:
-            return self._close(now)
-        if self.closes_at is None:  # the first round: its own arrivals are all that is known
-            after = deadline(self.stragglers, self.recent)
-            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        if complete and self.troubled:
+            self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
+        elif complete and (others := tuple(name for name in self.children if name not in self.called)):  # those chosen for this round are gone
+            return self._widen(others)
         return []
 
     def _close(self, now: float) -> list[Command]:
-        self.closes_at = None
+        self.closing.close()
         if self.d2d:
             return self._agree(now)
         self.phase = "averaging"
@@ -496,16 +468,15 @@ class ClusterHead(Struct):
         agreement = self.agreement
         match self.phase:
             case "gathering" if not self.missing() and not self.answers:
-                return Waiting("members", 0, 1, (), self.opened_at)
+                return Waiting("members", 0, 1, (), self.closing.opened_at)
             case "gathering":
                 who, have = self.missing(), len(self.answers)
-                enough = self.stragglers.quorum < 1.0 and have >= needed(self.stragglers.quorum, have + len(who))
-                until = [at for at in (self.closes_at if enough else None, self._ends_at()) if at is not None]
-                return Waiting("ready members" if self.d2d else "updates", have, have + len(who), who, self.opened_at, min(until, default=None))
+                what, until = "ready members" if self.d2d else "updates", self.closing.until(have, have + len(who))
+                return Waiting(what, have, have + len(who), who, self.closing.opened_at, until)
             case "agreeing":
                 who = tuple(name for name in agreement.members if name not in agreement.settled)
-                return Waiting(f"consensus ({agreement.turns} turns)", len(agreement.settled), len(agreement.members), who, self.opened_at)
+                return Waiting(f"consensus ({agreement.turns} turns)", len(agreement.settled), len(agreement.members), who, self.closing.opened_at)
             case "pulling":
                 who = tuple(name for part, name in agreement.pulled.items() if part not in agreement.slices)
-                return Waiting("the cluster's weights", len(agreement.slices), len(agreement.pulled), who, self.opened_at)
+                return Waiting("the cluster's weights", len(agreement.slices), len(agreement.pulled), who, self.closing.opened_at)
         return None

@@ -53,6 +53,11 @@ class Methods(Mapping[str, Method]):
             self._loaded[name] = method
         return self._loaded[name]
 
+    def load(self) -> None:
+        """Import the descriptors of all methods that are allowed now."""
+        for name in self._targets:
+            self[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
 

@@ -1,11 +1,95 @@
-"""When a round may close: quorum and deadline (pure). Used by every method that works in rounds."""
+"""When a round may close: quorum and deadline (pure). Used by every method that works in rounds.
+
+A round waits for all that take part. With a quorum below 1 it closes without those who are missing once the quorum is there and the
+adaptive deadline has passed, which follows from recent arrivals. Once the fixed deadline has passed it closes with what it has, be it one
+update. What comes after that is late: the method says what becomes of it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from fog_learning.job.sections import Stragglers
+
+Verdict = Literal["open", "late", "close"]
+"""open: the round stays open. late: it closes, and those who are missing are late. close: it closes, and nobody is missing."""
+
+RECENT: Final = 16
+"""Arrivals that are remembered at least; else those of four rounds."""
+
+
+class Closing(Struct):
+    """Of one root or head: the open round's deadlines. Times are job time, in seconds."""
+
+    stragglers: Stragglers
+    opened_at: float = 0.0
+    before_at: float = 0.0
+    """Opening of the round before."""
+    closes_at: float | None = None
+    """The adaptive deadline, where it is known and has not passed."""
+    overdue: bool = False
+    """The adaptive deadline has passed: the round closes as soon as the quorum is there."""
+    ended: bool = False
+    """The fixed deadline has passed: the round closes as soon as there is an update."""
+    recent: list[float] = field(default_factory=list)
+    """Arrival times of recent updates, seconds after the opening of their round; bounded at every opening."""
+
+    def open(self, now: float, members: int, called: int | None = None) -> None:
+        """A round opens. called: of the members, those who take part in it."""
+        self.before_at, self.opened_at = self.opened_at, now
+        self.overdue, self.ended = False, False
+        del self.recent[: -max(RECENT, 4 * members)]
+        after = deadline(self.stragglers, self.recent[-max(RECENT, 4 * (members if called is None else called)) :])
+        self.closes_at = None if after is None else now + after
+
+    def arrived(self, now: float, rounds_late: int = 0) -> None:
+        """An update came. One of an older round than the one before the open one says nothing of the pace."""
+        if rounds_late <= 1:
+            self.recent.append(now - (self.before_at if rounds_late else self.opened_at))
+
+    def offer(self, now: float, have: int, live: int, complete: bool) -> Verdict:
+        """Whether the open round closes. have: updates that count; live: tasks that take part; complete: no live task is missing."""
+        if self.closes_at is not None and now >= self.closes_at:
+            self.closes_at, self.overdue = None, True
+        if (end := self.ends_at()) is not None and now >= end - 1e-9:
+            self.ended = True
+        if have and complete:
+            return "close"
+        if have and self.ended:
+            return "late"
+        if complete or not self.enough(have, live):
+            return "open"
+        if self.overdue:
+            return "late"
+        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+            after = deadline(self.stragglers, self.recent)
+            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        return "open"
+
+    def close(self) -> None:
+        """The round closes."""
+        self.closes_at = None
+
+    def enough(self, have: int, live: int) -> bool:
+        """The quorum is there, and the job has one: the adaptive deadline counts."""
+        return self.stragglers.quorum < 1.0 and have >= needed(self.stragglers.quorum, live)
+
+    def ends_at(self) -> float | None:
+        """The fixed deadline, while it has not passed."""
+        return None if self.ended else ends_at(self.stragglers, self.opened_at)
+
+    def until(self, have: int, live: int) -> float | None:
+        """When the round closes at the latest, as things stand; None: nothing bounds it."""
+        times = (self.closes_at if self.enough(have, live) else None, self.ends_at())
+        return min((at for at in times if at is not None), default=None)
+
+    def wakes_at(self) -> tuple[float | None, float | None]:
+        """Times at which `offer` is to be asked again."""
+        return self.closes_at, self.ends_at()
 
 
 def needed(quorum: float, live: int) -> int:

@@ -116,6 +116,7 @@ class Stage:
         method, _ = resolve_method(self.job)
         self.root = next(task.name for task in tasks if task.role == method.root)
         self._prepared: SharedBackend | None = None
+        self._closed: list[RoundRecord] = []
         self.nodes: dict[str, SimNode] = {}
         self.workers: dict[str, SimWorker] = {}
         for task in self._tasks:
@@ -157,7 +158,7 @@ class Stage:
         def ended() -> bool:
             nonlocal state
             state = self._state()
-            return state.finished or done(state.history)
+            return state.finished or done(tuple(self._closed))
 
         if not self._until(limit_s, ended):
             raise TimedOut(f"{self.job.name} is in round {state.round} after {limit_s:g} simulated seconds; it waits for {state.waiting}")
@@ -165,7 +166,7 @@ class Stage:
             raise JobFailed(state.why)
         workers = self.workers.values()
         return Finished(
-            history=state.history,
+            history=tuple(self._closed),
             virtual_s=self.kernel.now - began,
             far={name: _moved(node.port) for name, node in self.nodes.items()},
             near={name: _moved(node.port.local) for name, node in self.nodes.items()},
@@ -185,9 +186,15 @@ class Stage:
         return True
 
     def _state(self) -> TaskState:
+        """The root's state; its closed rounds are taken over."""
         host = self.workers[self.root].core.host
         assert host is not None
-        return next((state for state in host.task_states(self.kernel.now) if state.task == self.root), TaskState(self.root, 0))
+        while True:
+            state = next((state for state in host.task_states(self.kernel.now) if state.task == self.root), TaskState(self.root, 0))
+            if not state.history:
+                return state
+            self._closed += state.history
+            host.on_history_seen(state.history[-1].round)
 
     def _place(self, view: int, live: bool) -> None:
         peers = tuple(Peer(task.name, task.role, task.slot, task.name, task.site, task.tier, int(live), view, task.parent) for task in self._tasks)

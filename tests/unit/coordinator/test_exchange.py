@@ -13,7 +13,7 @@ from fog_common.errors import WireError
 from fog_common.runtime.effects import RESULT, Result
 from fog_common.runtime.machine import Blob
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, Publish, Refused
+from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, LetterRefused, PublishFrame
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Control, Desired, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator.core import Core
@@ -57,7 +57,7 @@ class Sender:
             self.frames.clear()
             moved = bool(outputs or incoming)
             for output in outputs:
-                if isinstance(output, Publish):
+                if isinstance(output, PublishFrame):
                     self.exchange.on_bus(now, Received(output.topic, bytes(output.payload)))
                 else:
                     said.append(output)
@@ -177,7 +177,7 @@ def test_a_result_of_a_node_that_is_not_the_root_is_refused(running: World):
     exchange, sender = joined(running, "pi-1")
     sender.send("trainer-0")
     (said,) = sender.pump()
-    assert isinstance(said, Refused)
+    assert isinstance(said, LetterRefused)
     assert [effect for effect in exchange.take() if isinstance(effect, Turned)] == [Turned("digits", "pi-1", "not_placed")]
     assert running.status()["state"] == "running"
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from fog_common.wire.api.states import ENDED
 from fog_common.wire.messages import Presence
 from fog_coordinator.core import Core
 from fog_coordinator.state.rules import Rules
@@ -90,7 +91,7 @@ def test_any_order_of_events(seed: int):
         check_state(world)
         if world.core is not None and dice.random() < 0.3:
             status = world.status()
-            ended = status["state"] in {"finished", "failed", "cancelled"}
+            ended = status["state"] in ENDED
             assert ended or status["waits"] or status["state"] == "running", status
             if not ended and set(world.live()) != {task["task"] for task in status["tasks"]}:
                 assert status["waits"], "tasks do not run, and nobody says why"

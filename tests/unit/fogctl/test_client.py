@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fog_common.bus.base import BusEvent, Connected, Disconnected, OnEvent, Received
-from fog_common.errors import ConfigError, JobFailed, Refused, TimedOut, Unreachable
+from fog_common.errors import ConfigError, JobFailed, Refused, TimedOut, Unreachable, WireError
 from fog_common.wire import messages, topics
+from fog_common.wire.api.fleet import Pong
+from fog_common.wire.api.jobs import Cancelled
+from fog_common.wire.api.verbs import Ping
 from fog_common.wire.messages import Reply, Request
-from fogctl.client import Client, Settings
+from fogctl.client import Client
+from fogctl.settings import Settings
 
 
 class Desk:
@@ -51,17 +55,19 @@ class Desk:
 
 
 def test_an_answer_is_the_coordinators_own_and_to_this_question() -> None:
-    desk = Desk(ping=[Reply("", {"nodes": 3})])
+    pong = Pong(now=1.0, nonce="c1", version="1", started_at=0.5, nodes=3, nodes_online=2, jobs_active=0, denied=("x",))
+    desk = Desk(ping=[Reply("", pong), Reply("", pong)])
     with Client(Settings(), connect=desk) as client:
-        assert client.request("ping") == {"nodes": 3}
+        assert client.ask(Ping()) == pong
+        assert client.request("ping")["nodes"] == 3
     assert desk.closed
 
 
 def test_an_unanswered_question_is_asked_again_under_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fogctl.client.RESEND_S", 0.01)
-    desk = Desk(job_cancel=[None, None, Reply("", {"state": "cancelled"})])
+    desk = Desk(job_cancel=[None, None, Reply("", Cancelled(job="digits-1", state="cancelled"))])
     with Client(Settings(), connect=desk) as client:
-        assert client.request("job.cancel", job="digits-1", lines=None) == {"state": "cancelled"}
+        assert client.request("job.cancel", job="digits-1") == {"job": "digits-1", "state": "cancelled"}
     assert len(desk.asked) == 3
     assert len({request.id for request in desk.asked}) == 1
     assert desk.asked[0].arguments == {"job": "digits-1"}
@@ -89,3 +95,11 @@ def test_a_wrong_password_is_refused_not_unreachable() -> None:
     desk.first = [Disconnected("b:1883 refuses 'x': Not authorized; check broker.username and broker.password")]
     with pytest.raises(Refused, match="refuses user"), Client(Settings(), connect=desk):
         pass
+
+
+def test_an_answer_of_another_version_is_one_line() -> None:
+    with (
+        Client(Settings(), connect=Desk(ping=[Reply("", {"nodes": "many"})])) as client,
+        pytest.raises(WireError, match="ping is of another version"),
+    ):
+        client.ask(Ping())

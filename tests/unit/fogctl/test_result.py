@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import blake3
 import pytest
@@ -12,11 +11,14 @@ import pytest
 from fog_common.bus.base import Connected, OnEvent, Received
 from fog_common.errors import ConfigError, TimedOut
 from fog_common.transfer.blobs import MemoryBlobs
-from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint, Publish
+from fog_common.transfer.endpoint import Address, BlobMeta, Content, Endpoint, PublishFrame
 from fog_common.wire import messages, topics
+from fog_common.wire.api.jobs import JobResult
 from fog_common.wire.messages import Reply, Request
 from fogctl import result
-from fogctl.client import Client, Settings
+from fogctl.client import Client
+from fogctl.settings import Settings
+from support.statuses import status_of
 
 
 class Desk:
@@ -53,8 +55,15 @@ class Desk:
     def _answer(self, route: topics.Route, payload: bytes | bytearray | memoryview) -> None:
         request, session = messages.decode(payload), route.kind.partition("~")[2]
         assert isinstance(request, Request)
-        body: dict[str, Any] = {"now": 1.0, "job": "digits-1", "state": "finished", "numbers": {"accuracy": 0.97}, "rounds": 30}
-        body |= {"digest": self.digest if self.weights else "", "status": {"job": "digits-1"}}
+        body = JobResult(
+            now=1.0,
+            job="digits-1",
+            state="finished",
+            numbers={"accuracy": 0.97},
+            rounds=30,
+            digest=self.digest if self.weights else "",
+            status=status_of("finished", 3),
+        )
         if self.weights and not self.silent:
             to = Address(route.sender, "cloud", "cloud", f"bulk~{session}")
             content = Content("@coordinator", "@result", b"", (BlobMeta(self.digest, len(self.weights)),))
@@ -65,7 +74,7 @@ class Desk:
 
     def _perform(self) -> None:
         for effect in self.endpoint.take():
-            if isinstance(effect, Publish):
+            if isinstance(effect, PublishFrame):
                 self.on_event(Received(effect.topic, bytes(effect.payload)))
 
     def close(self, farewell: object = None) -> None: ...

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fogctl.client import address, settings
+from fogctl.settings import address, settings
 from support.cli import run
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 from msgspec import field
 
 from fog_common.runtime.machine import (
@@ -13,7 +12,6 @@ from fog_common.runtime.machine import (
     Delivered,
     Event,
     Failed,
-    Finish,
     Handle,
     Joined,
     Left,
@@ -31,18 +29,16 @@ from fog_common.runtime.machine import (
     Started,
     Waiting,
 )
-from fog_learning.job.sections import Evaluation
 from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Plan, Samples
+from fog_learning.rounds.ledger import Ledger
 
 WEIGHTS, OPT = Handle("weights"), Handle("opt")
 
 
 class Center(Machine):
     plan: Plan
-    evaluation: Evaluation
-    rounds: int
-    phase: Literal["starting", "collecting", "training", "done"] = "starting"
-    round: int = 0
+    ledger: Ledger
+    phase: Literal["starting", "collecting", "training"] = "starting"
     weights: Ref | None = None
     opt: Ref | None = None
     sources: dict[str, int] = field(default_factory=dict)
@@ -50,12 +46,10 @@ class Center(Machine):
     samples: dict[int, Ref] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     """Examples of each."""
-    unrated: RoundRecord | None = None
-    history: list[RoundRecord] = field(default_factory=list)
     since: float = 0.0
 
     def step(self, event: Event, now: float) -> list[Command]:
-        if self.phase == "done":
+        if self.ledger.over:
             return []
         match event:
             case Started(roster):
@@ -75,16 +69,16 @@ class Center(Machine):
                 self.samples[slot], self.counts[slot] = samples, examples
                 return self._train_if_ready(now)
             case Delivered(_, NoSamples(slot, why)) if slot not in self.samples:
-                return self._fail(f"slot {slot} does not share its samples: {why}")
+                return self.ledger.fail(f"slot {slot} does not share its samples: {why}")
             case Ran(("init",), refs):
                 self.weights, self.phase, self.since = refs["weights"], "collecting", now
                 return [Cast("source", AskSamples(), latest=True)]
-            case Ran(("trained", number), refs, numbers) if number == self.round:
+            case Ran(("trained", number), refs, numbers) if number == self.ledger.round:
                 return self._trained(refs, numbers, now)
             case Ran(("rated", number), _, numbers):
                 return self._rated(int(number), numbers)
             case Failed((what, *_), why):
-                return self._fail(f"{what} failed in round {self.round}: {why}")
+                return self.ledger.fail(f"{what} failed in round {self.ledger.round}: {why}")
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -93,8 +87,11 @@ class Center(Machine):
         who = tuple(task for task, slot in self.sources.items() if slot not in self.samples)
         return Waiting("samples", len(self.samples), max(1, len(self.samples) + len(who)), who, self.since)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.round, tuple(self.history)
+    def progress(self) -> int:
+        return self.ledger.round
+
+    def figures(self) -> Numbers:
+        return self.ledger.numbers
 
     def _meet(self, roster: tuple[Peer, ...]) -> None:
         self.sources = {peer.task: peer.slot for peer in roster if peer.role == "source"}
@@ -107,47 +104,31 @@ class Center(Machine):
 
     def _train(self) -> Run:
         assert self.weights is not None
-        self.round += 1
+        number = self.ledger.open()
         refs: dict[str, Ref] = {"weights": self.weights, **{f"samples{slot}": self.samples[slot] for slot in sorted(self.samples)}}
         if self.opt is not None:
             refs["opt"] = self.opt
-        return Run(
-            "train_union", refs, ("trained", self.round), {"round": self.round, "steps": self.plan.round_steps}, {"weights": WEIGHTS, "opt": OPT}
-        )
+        return Run("train_union", refs, ("trained", number), {"round": number, "steps": self.plan.round_steps}, {"weights": WEIGHTS, "opt": OPT})
 
     def _trained(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
         self.weights, self.opt = refs["weights"], refs["opt"]
-        number, last = self.round, self.round >= self.rounds
+        number, last = self.ledger.round, self.ledger.last
         record = RoundRecord(
             number, now, len(self.samples), int(numbers["examples"]), {"loss": numbers["loss"], "samples": float(sum(self.counts.values()))}
         )
         measured = Measure("loss", numbers["loss"])
-        rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or last)
-        if rated:
-            self.unrated = record
-            rating: list[Command] = [Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})]
-        else:
-            self.history.append(record)
-            rating = []
+        rated = self.ledger.rates_here(number)
+        closed = self.ledger.close(record, rate=rated)
+        rating: list[Command] = [Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})] if rated else []
         if not last:
             following: list[Command] = [self._train()]
         else:
-            following = [] if rated else self._finish()
-        return [measured, Save(number), *rating, *following]
+            following = [] if rated else self.ledger.finish(self.weights)
+        return [measured, *closed, Save(number), *rating, *following]
 
     def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        if self.unrated is None or self.unrated.round != number:
-            return []
-        rated = {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]}
-        self.history.append(msgspec.structs.replace(self.unrated, numbers={**self.unrated.numbers, **rated}))
-        self.unrated = None
-        return [*(Measure(name, value) for name, value in rated.items()), *(self._finish() if number >= self.rounds else [])]
-
-    def _finish(self) -> list[Command]:
+        rated = self.ledger.rate(number, {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
+        if not rated or number < self.ledger.rounds:
+            return rated
         assert self.weights is not None
-        self.phase = "done"
-        return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
-
-    def _fail(self, why: str) -> list[Command]:
-        self.phase = "done"
-        return [Finish(why=why)]
+        return [*rated, *self.ledger.finish(self.weights)]

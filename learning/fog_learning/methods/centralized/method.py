@@ -28,12 +28,13 @@ from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Pla
 from fog_learning.methods.centralized.source import SampleSource
 from fog_learning.methods.centralized.traffic import traffic
 from fog_learning.ops import rows
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "center":
-        return Center(plan=plan, evaluation=job.evaluation, rounds=job.train.rounds)
+        return Center(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation))
     return SampleSource(slot=peer.slot)
 
 

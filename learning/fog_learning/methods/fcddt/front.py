@@ -13,7 +13,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Send,
     Started,
@@ -95,8 +94,8 @@ class Front(Machine):
     def waiting(self, now: float) -> Waiting | None:
         return Waiting(self.waits, since=self.since) if self.waits else None
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return 1 + max(0, self.at[0] - 1) // self.plan.round_steps, ()
+    def progress(self) -> int:
+        return 1 + max(0, self.at[0] - 1) // self.plan.round_steps
 
     def _wait(self, what: str, now: float, running: str = "") -> None:
         self.waits, self.since, self.running = what, now, running

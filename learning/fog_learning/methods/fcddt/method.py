@@ -58,12 +58,13 @@ from fog_learning.methods.fcddt.traffic import traffic
 from fog_learning.methods.fcddt.trunk import Trunk
 from fog_learning.models import MODELS, nominal_spec
 from fog_learning.ops import rows
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "trunk":
-        return Trunk(plan=plan, evaluation=job.evaluation, rounds=job.train.rounds)
+        return Trunk(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation))
     return Front(plan=plan, slot=peer.slot)
 
 

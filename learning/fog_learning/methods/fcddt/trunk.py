@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import (
@@ -34,8 +33,8 @@ from fog_common.runtime.machine import (
     Tag,
     Waiting,
 )
-from fog_learning.job.sections import Evaluation
 from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step
+from fog_learning.rounds.ledger import Ledger
 
 LOCAL, TRUNK, OPT, GRADS, GRAPH = (Handle(name) for name in ("local", "trunk", "opt", "grads", "graph"))
 """Values that ops update in place, so that a step allocates nothing that stays."""
@@ -53,9 +52,8 @@ class Sums(Struct):
 
 class Trunk(Machine):
     plan: Plan
-    evaluation: Evaluation
-    rounds: int
-    phase: Literal["starting", "idle", "rows", "computing", "heads", "locals", "applying", "ending", "done"] = "starting"
+    ledger: Ledger
+    phase: Literal["starting", "idle", "rows", "computing", "heads", "locals", "applying", "ending"] = "starting"
     life: str = ""
     number: int = 1
     """The step that runs, from 1."""
@@ -81,11 +79,9 @@ class Trunk(Machine):
     loss: float = 0.0
     weights: Ref | None = None
     since: float = 0.0
-    unrated: RoundRecord | None = None
-    history: list[RoundRecord] = field(default_factory=list)
 
     def step(self, event: Event, now: float) -> list[Command]:
-        if self.phase == "done":
+        if self.ledger.over:
             return []
         match event:
             case Started(roster):
@@ -128,7 +124,7 @@ class Trunk(Machine):
             case Ran(("joined",), refs):
                 return self._finish(refs["weights"])
             case Failed((what, *at), why) if what in ("init", "rated", "joined", "whole") or self._is_at(at):
-                return self._fail(f"{what} failed in step {self.number}: {why}")
+                return self.ledger.fail(f"{what} failed in step {self.number}: {why}")
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -149,8 +145,11 @@ class Trunk(Machine):
                 return Waiting(f"front {what} of step {self.number}", len(self.locals), len(self.chosen), self._names(who), self.since)
         return None
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return min(1 + (self.number - 1) // self.plan.round_steps, self.rounds), tuple(self.history)
+    def progress(self) -> int:
+        return min(1 + (self.number - 1) // self.plan.round_steps, self.ledger.rounds)
+
+    def figures(self) -> Numbers:
+        return self.ledger.numbers
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """Join what the last round's Save holds of both parts."""
@@ -240,7 +239,7 @@ class Trunk(Machine):
         self._clear(now)
         if len(self.troubled) and all(slot in self.troubled for slot in self.fronts.values()) and self.fronts:
             slot = min(self.troubled)
-            return self._fail(f"no front can go on in step {self.number}: slot {slot}: {self.troubled[slot]}")
+            return self.ledger.fail(f"no front can go on in step {self.number}: slot {slot}: {self.troubled[slot]}")
         self.active = {slot: task for task, slot in self.fronts.items() if slot not in self.troubled}
         if not self.active:
             self.phase = "idle"
@@ -386,19 +385,15 @@ class Trunk(Machine):
         loss = self.sums.loss / self.sums.examples if self.sums.examples else 0.0
         record = RoundRecord(number, now, self.sums.fronts, self.sums.examples, {"loss": loss})
         self.sums = Sums()
-        last = number >= self.rounds
-        rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or last)
-        if rated:
-            self.unrated = record
-        else:
-            self.history.append(record)
-        if last:
+        self.ledger.round = number
+        closed = self.ledger.close(record, rate=self.ledger.rates_here(number))
+        if self.ledger.last:
             self.rows = {}
             self._clear(now)
             self.phase = "ending"
-            return [*self._end(), Save(number)]
+            return [*self._end(), *closed, Save(number)]
         # the next step is cast before the Save: fronts hold nothing, so nobody needs to wait for the disk
-        return [*self._next(now), *self._rating(), Save(number)]
+        return [*self._next(now), *self._rating(), *closed, Save(number)]
 
     def _whole(self, tag: Tag, into: dict[str, Handle]) -> Run:
         assert self.local is not None
@@ -407,9 +402,9 @@ class Trunk(Machine):
 
     def _rating(self) -> list[Command]:
         """Evaluate the weights of the round that ended, if they are to be and are not yet. Before the next step changes them."""
-        if self.unrated is None:
+        if not self.ledger.unrated:
             return []
-        number = self.unrated.round
+        number = max(self.ledger.unrated)
         whole = Handle(f"whole{number}")
         return [
             self._whole(("whole", number), {"weights": whole}),
@@ -420,17 +415,8 @@ class Trunk(Machine):
         return [*self._rating(), self._whole(("joined",), {})]
 
     def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        if self.unrated is None or self.unrated.round != number:
-            return []
-        rated = {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]}
-        self.history.append(msgspec.structs.replace(self.unrated, numbers={**self.unrated.numbers, **rated}))
-        self.unrated = None
-        return [Measure(name, value) for name, value in rated.items()]
+        return self.ledger.rate(number, {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
 
     def _finish(self, weights: Ref) -> list[Command]:
-        self.phase, self.weights = "done", weights
-        return [Finish({"weights": weights}, dict(self.history[-1].numbers) if self.history else {})]
-
-    def _fail(self, why: str) -> list[Command]:
-        self.phase = "done"
-        return [Finish(why=why)]
+        self.weights = weights
+        return self.ledger.finish(weights)

@@ -40,12 +40,14 @@ from fog_learning.methods.fedavg.server import Server
 from fog_learning.methods.fedavg.traffic import traffic
 from fog_learning.methods.fedavg.trainer import Trainer
 from fog_learning.ops import rows
+from fog_learning.rounds.closing import Closing
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "server":
-        return Server(plan=plan, stragglers=job.stragglers, evaluation=job.evaluation, rounds=job.train.rounds)
+        return Server(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation), closing=Closing(job.stragglers))
     return Trainer(plan=plan, slot=peer.slot, late=job.stragglers.late, late_rounds=job.stragglers.late_rounds)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import (
     Cast,
+    Close,
     Command,
     Delivered,
     Event,
     Failed,
-    Finish,
     Handle,
     Joined,
     Left,
@@ -35,9 +34,10 @@ from fog_common.runtime.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job.sections import Evaluation, Stragglers
+from fog_learning.job.sections import Stragglers
 from fog_learning.methods.fedavg.messages import Branch, NoUpdate, Part, Plan, RoundCall, Update, branch_of
-from fog_learning.rounds.closing import deadline, ends_at, needed, stale_weight
+from fog_learning.rounds.closing import Closing, stale_weight
+from fog_learning.rounds.ledger import Ledger
 
 AHEAD: Final = 8
 """Updates of so many rounds beyond the open one are kept."""
@@ -55,12 +55,9 @@ class Answer(Struct):
 
 class Server(Machine):
     plan: Plan
-    stragglers: Stragglers
-    evaluation: Evaluation
-    rounds: int
-    phase: Literal["starting", "idle", "open", "averaging", "rating", "done"] = "starting"
-    round: int = 0
-    """The open round, or the last closed one."""
+    ledger: Ledger
+    closing: Closing
+    phase: Literal["starting", "idle", "open", "averaging", "rating"] = "starting"
     weights: Ref | None = None
     branch: Branch = ""
     """Of the weights."""
@@ -82,22 +79,17 @@ class Server(Machine):
     stale: int = 0
     """Rounds by which the oldest update in the open round's sum is late."""
     since: float = 0.0
-    opened_at: float = 0.0
-    before_at: float = 0.0
-    """Opening of the round before."""
-    closes_at: float | None = None
-    """The adaptive deadline, where it is known and has not passed."""
-    overdue: bool = False
-    """It has passed: the round closes as soon as the quorum is there."""
-    ended: bool = False
-    """The fixed deadline has passed: the round closes as soon as there is an update."""
-    recent: list[float] = field(default_factory=list)
-    """Arrival times of recent updates, seconds after the opening of their round."""
-    unrated: RoundRecord | None = None
-    history: list[RoundRecord] = field(default_factory=list)
+
+    @property
+    def round(self) -> int:
+        return self.ledger.round
+
+    @property
+    def stragglers(self) -> Stragglers:
+        return self.closing.stragglers
 
     def step(self, event: Event, now: float) -> list[Command]:
-        if self.phase == "done":
+        if self.ledger.over:
             return []
         match event:
             case Started(roster):
@@ -136,7 +128,7 @@ class Server(Machine):
             case Failed(("added", number, index), why):
                 return self._not_added(int(number), int(index), why, now)
             case Failed((what, *_), why):
-                return self._fail(f"{_OPS.get(str(what), str(what))} failed in round {self.round}: {self._first_trouble() or why}")
+                return self.ledger.fail(f"{_OPS.get(str(what), str(what))} failed in round {self.round}: {self._first_trouble() or why}")
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -146,11 +138,14 @@ class Server(Machine):
             return None
         who = tuple(task for task, slot in self.trainers.items() if not self._answered(slot))
         have = len(self.heard[self.round])
-        until = [at for at in (self.closes_at if self._enough() else None, self._ends_at()) if at is not None]
-        return Waiting("updates", have, have + len(who), who, self.opened_at, min(until, default=None))
+        until = self.closing.until(have, len(self.trainers))
+        return Waiting("updates", have, have + len(who), who, self.closing.opened_at, until)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return min(self.round, self.rounds), tuple(self.history)
+    def progress(self) -> int:
+        return self.ledger.shown
+
+    def figures(self) -> Numbers:
+        return self.ledger.numbers
 
     # -- a round opens -----------------------------------------------------------------
 
@@ -164,32 +159,23 @@ class Server(Machine):
             self.phase = "idle"
             return []
         self.phase = "open"
-        self.round += 1
-        self.before_at, self.opened_at = self.opened_at, now
-        self.answers, self.troubled, self.overdue, self.ended, self.stale = [], {}, False, False, 0
+        self.ledger.open()
+        self.closing.open(now, len(self.trainers))
+        self.answers, self.troubled, self.stale = [], {}, 0
         self.mixed = []
         self.heard[self.round] = {}
         kept = self.stragglers.late_rounds if self.stragglers.late == "accept" else 1
         self.heard = {number: slots for number, slots in self.heard.items() if number >= self.round - kept}
-        del self.recent[: -max(16, 4 * len(self.trainers))]
-        after = deadline(self.stragglers, self.recent)
-        self.closes_at = None if after is None else now + after
         return [Cast("trainer", self._call(), latest=True), *self._alarm()]
 
     def _call(self) -> RoundCall:
         assert self.weights is not None
-        rate = self.evaluation.where == "federated" and self._is_rated(self.round - 1)
-        return RoundCall(self.round, self.weights, train=self.round <= self.rounds, rate=rate, branch=self.branch)
-
-    def _ends_at(self) -> float | None:
-        return None if self.ended else ends_at(self.stragglers, self.opened_at)
+        rate = self.ledger.evaluation.where == "federated" and self.ledger.rates(self.round - 1)
+        return RoundCall(self.round, self.weights, train=self.round <= self.ledger.rounds, rate=rate, branch=self.branch)
 
     def _alarm(self) -> list[Command]:
-        known = self.opened_at if any(update.round <= self.round for update in self.ahead) else None
-        return [WakeAt(min(at))] if (at := [at for at in (known, self.closes_at, self._ends_at()) if at is not None]) else []
-
-    def _is_rated(self, number: int) -> bool:
-        return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number == self.rounds)
+        known = self.closing.opened_at if any(update.round <= self.round for update in self.ahead) else None
+        return [WakeAt(min(at))] if (at := [at for at in (known, *self.closing.wakes_at()) if at is not None]) else []
 
     # -- updates come ------------------------------------------------------------------
 
@@ -210,12 +196,11 @@ class Server(Machine):
             return [Measure("repeated_updates", 1)]
         heard |= dict.fromkeys(update.slots, True)
         if number < self.round or self.phase != "open":
-            if number >= self.round - 1:
-                self.recent.append(now - (self.opened_at if number == self.round else self.before_at))
+            self.closing.arrived(now, self.round - number)
             if self.stragglers.late == "accept" and update.weights is not None:
                 self.late.append(update)
             return [Measure("late_updates", 1)]
-        self.recent.append(now - self.opened_at)
+        self.closing.arrived(now)
         for slot in update.slots:
             self.troubled.pop(slot, None)
         self.answers.append(Answer(update.slots, update.examples, update.numbers))
@@ -266,39 +251,21 @@ class Server(Machine):
     def _answered(self, slot: int) -> bool:
         return slot in self.heard[self.round] or slot in self.troubled
 
-    def _enough(self) -> bool:
-        """The quorum is there: the adaptive deadline counts."""
-        return self.stragglers.quorum < 1.0 and len(self.heard[self.round]) >= needed(self.stragglers.quorum, len(self.trainers))
-
     def _close_if_ready(self, now: float) -> list[Command]:
         if self.phase != "open":
             return []
-        if self.closes_at is not None and now >= self.closes_at:
-            self.closes_at, self.overdue = None, True
-        if (end := self._ends_at()) is not None and now >= end - 1e-9:
-            self.ended = True
-        have, enough = len(self.heard[self.round]), self._enough()
-        if self.ended and have:
-            return self._close(now)
-        if not (enough or have + len(self.troubled) >= len(self.trainers)):
-            return self._alarm()
-        if all(self._answered(slot) for slot in self.trainers.values()):
-            if have:
-                return self._close(now)
-            return self._fail(f"no trainer can go on in round {self.round}: {self._first_trouble()}") if self.trainers else self._alarm()
-        if not enough:
-            return self._alarm()
-        if self.overdue:
-            return self._close(now)
-        if self.closes_at is None:  # the first round: its own arrivals are all that is known
-            after = deadline(self.stragglers, self.recent)
-            self.closes_at = None if after is None else max(now, self.opened_at + after)
+        have, live = len(self.heard[self.round]), len(self.trainers)
+        complete = have + len(self.troubled) >= live and all(self._answered(slot) for slot in self.trainers.values())
+        if self.closing.offer(now, have, live, complete) != "open":
+            return self._close()
+        if complete and live and not have:
+            return self.ledger.fail(f"no trainer can go on in round {self.round}: {self._first_trouble()}")
         return self._alarm()
 
-    def _close(self, now: float) -> list[Command]:
-        self.closes_at = None
-        if self.round > self.rounds:
-            return self._rated(self.rounds, self._federated())
+    def _close(self) -> list[Command]:
+        self.closing.close()
+        if self.round > self.ledger.rounds:
+            return self._rated(self.ledger.rounds, self._federated())
         self.phase = "averaging"
         number = self.round
         if self.plan.server_optimizer == "none":
@@ -329,23 +296,21 @@ class Server(Machine):
         record = RoundRecord(
             self.round, now, len(good), sum(a.examples for a in good), {"loss": _mean([(a.examples, a.numbers.get("loss")) for a in good])}
         )
-        if self.unrated is not None:  # federated: the trainers of this round rated the weights of the one before
-            self._rate(self.unrated, self._federated())
-        self.unrated = None
+        number, last, ledger = self.round, self.ledger.last, self.ledger
+        # federated: the trainers of this round rated the weights of the one before
+        before = [command for command in ledger.rate(number - 1, self._federated()) if isinstance(command, Close)]
+        closed = [*before, *ledger.close(record, rate=ledger.rates(number))]
         measured = [Measure("loss", record.numbers["loss"]), Measure("staleness_rounds", float(self.stale))]
-        last = self.round >= self.rounds
-        if not self._is_rated(self.round):
-            self.history.append(record)
-            return [Save(self.round), *measured, *(self._finish() if last else self._open(now))]
-        self.unrated = record
-        number = self.round
-        if self.evaluation.where == "federated":
-            return [Save(number), *measured, *self._open(now)]
+        saved: list[Command] = [*closed, Save(number), *measured]
+        if not ledger.waits_for(number):
+            return [*saved, *(ledger.finish(self.weights) if last else self._open(now))]
+        if ledger.evaluation.where == "federated":
+            return [*saved, *self._open(now)]
         rating = Run("evaluate", {"weights": self.weights}, ("rated", number), {"round": number})
         if last:
             self.phase = "rating"
-            return [Save(number), *measured, rating]
-        return [Save(number), *measured, *self._open(now), rating]  # the evaluation overlaps the next round
+            return [*saved, rating]
+        return [*saved, *self._open(now), rating]  # the evaluation overlaps the next round
 
     def _federated(self) -> Numbers:
         good = sorted((answer for answer in self.answers if not answer.why), key=lambda answer: answer.slots.members)
@@ -354,25 +319,12 @@ class Server(Machine):
             for name in ("accuracy", "rated_loss")
         }
 
-    def _rate(self, record: RoundRecord, numbers: Numbers) -> None:
-        self.history.append(msgspec.structs.replace(record, numbers={**record.numbers, **numbers}))
-
     def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        if self.unrated is None or self.unrated.round != number:
-            return []
-        self._rate(self.unrated, numbers)
-        self.unrated = None
-        done: list[Command] = self._finish() if number >= self.rounds else []
-        return [*(Measure(name, numbers[name]) for name in sorted(numbers)), *done]
-
-    def _finish(self) -> list[Command]:
+        rated = self.ledger.rate(number, numbers)
+        if not rated or number < self.ledger.rounds:
+            return rated
         assert self.weights is not None
-        self.phase = "done"
-        return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
-
-    def _fail(self, why: str) -> list[Command]:
-        self.phase = "done"
-        return [Finish(why=why)]
+        return [*rated, *self.ledger.finish(self.weights)]
 
     def _first_trouble(self) -> str:
         return next((f"slot {slot}: {self.troubled[slot]}" for slot in sorted(self.troubled)), "")

@@ -19,7 +19,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Save,
     Send,
@@ -81,8 +80,8 @@ class Trainer(Machine):
     def waiting(self, now: float) -> Waiting | None:
         return None if self.doing else Waiting("round", since=self.since)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.newest, ()
+    def progress(self) -> int:
+        return self.newest
 
     def _does(self, number: str | int) -> bool:
         return self.doing is not None and self.doing.round.number == number

@@ -15,7 +15,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Save,
     Send,
     Slots,
@@ -91,8 +90,8 @@ class Aggregator(Alarm, kw_only=True):
         round_ = Waiting("whole model, to begin with" if self.lacks else "round", since=self.since)
         return self.head.waiting() or self.member.waiting(now) or round_
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.newest, ()
+    def progress(self) -> int:
+        return self.newest
 
     def _mine(self, roster: tuple[Peer, ...]) -> tuple[str, ...]:
         return tuple(peer.task for peer in roster if peer.parent == self.me)

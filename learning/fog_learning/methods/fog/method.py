@@ -33,6 +33,8 @@ from fog_learning.methods.fog.root import Root
 from fog_learning.methods.fog.trainer import Leaf
 from fog_learning.models import MODELS, nominal_spec
 from fog_learning.ops import rows
+from fog_learning.rounds.closing import Closing
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
@@ -48,13 +50,13 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
         downlink=plan.downlink,
         agreement=Agreement(peer.task, job.seed, plan.uplink, plan.consensus),
         absent_s=plan.absent_s,
-        stragglers=job.stragglers,
+        closing=Closing(job.stragglers),
         costs=plan.costs,
         objective=plan.objective,
     )
     if peer.role == "aggregator":
         return Aggregator(plan=plan, blocks=blocks, me=peer.task, head=head, member=member, period=plan.in_block(max(1, peer.layer)))
-    return Root(plan=plan, blocks=blocks, evaluation=job.evaluation, rounds=job.train.rounds, me=peer.task, head=head)
+    return Root(plan=plan, blocks=blocks, ledger=Ledger(job.train.rounds, job.evaluation), me=peer.task, head=head)
 
 
 def check(job: Job, plan: Struct) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import field
-
 from fog_common.runtime.machine import (
     Command,
     Delivered,
     Event,
     Failed,
-    Finish,
     Handle,
     Joined,
     Left,
@@ -30,30 +27,28 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.clusters.head import ClusterHead
 from fog_learning.clusters.messages import Contribution, Lacking, NoContribution, Ready, Settled, Stuck
-from fog_learning.job.sections import Evaluation
 from fog_learning.methods.fog.plan import Blocks, Plan
 from fog_learning.rounds.alarm import Alarm
+from fog_learning.rounds.ledger import Ledger
 
 
 class Root(Alarm, kw_only=True):
     plan: Plan
     blocks: Blocks
-    evaluation: Evaluation
-    rounds: int
+    ledger: Ledger
     me: str
     head: ClusterHead
-    phase: Literal["starting", "idle", "running", "rating", "stopping", "done"] = "starting"
-    round: int = 0
+    phase: Literal["starting", "idle", "running", "rating", "stopping"] = "starting"
     weights: Ref | None = None
     base: Ref | None = None
     """deep: the newest whole model. It is `weights` after a round that averaged all."""
     since: float = 0.0
-    unrated: list[RoundRecord] = field(default_factory=list)
-    history: list[RoundRecord] = field(default_factory=list)
 
     def react(self, event: Event, now: float) -> list[Command]:
-        if self.phase in ("stopping", "done"):
-            return self._stopped(event) if self.phase == "stopping" else []
+        if self.ledger.over:
+            return []
+        if self.phase == "stopping":
+            return self._stopped(event)
         match event:
             case Started(roster):
                 self.head.meet(roster, self._mine(roster))
@@ -78,7 +73,7 @@ class Root(Alarm, kw_only=True):
             case Ran():
                 return self._after(self.head.ran(event), now)
             case Failed(("init" | "rated" as what, *_), why):
-                return self._fail(f"{'making the first weights' if what == 'init' else 'the evaluation'} failed: {why}")
+                return self.ledger.fail(f"{'making the first weights' if what == 'init' else 'the evaluation'} failed: {why}")
             case Failed():
                 return self._after(self.head.op_failed(event, now), now)
             case Woke():
@@ -96,8 +91,11 @@ class Root(Alarm, kw_only=True):
             return Waiting("nodes", 0, 1, (), self.since)
         return self.head.waiting() if self.phase == "running" else None
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.round, tuple(self.history)
+    def progress(self) -> int:
+        return self.ledger.round
+
+    def figures(self) -> Numbers:
+        return self.ledger.numbers
 
     def _is_mine(self, peer: Peer) -> bool:
         return peer.parent == self.me or (peer.parent == "" and peer.role == "trainer")
@@ -112,46 +110,37 @@ class Root(Alarm, kw_only=True):
             return []
         assert self.weights is not None
         self.phase = "running"
-        self.round += 1
-        whole = self.blocks.newest_whole(self.round) == self.round - 1
-        return self.head.open(self.round, self.round, (), self.weights, now, self.plan.clusters, whole, self.base, self.blocks.without(self.round))
+        number = self.ledger.open()
+        whole = self.blocks.newest_whole(number) == number - 1
+        return self.head.open(number, number, (), self.weights, now, self.plan.clusters, whole, self.base, self.blocks.without(number))
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
         agreed = self.head.agreed
         if self.head.failed:
-            return [*commands, *self._fail(f"no node can go on in round {self.round}: {self.head.failed}")]
+            return [*commands, *self.ledger.fail(f"no node can go on in round {self.ledger.round}: {self.head.failed}")]
         if agreed is None or self.phase != "running":
             return commands
         self.head.agreed = None
-        self.weights, number = agreed.weights, self.round
+        self.weights, number = agreed.weights, self.ledger.round
         if self.blocks.deep and self.blocks.is_whole(number):
             self.base = self.weights
         record = RoundRecord(number, now, agreed.members, agreed.examples, {**agreed.numbers, "slots": float(len(agreed.slots))})
         measured = [Measure(name, agreed.numbers[name]) for name in sorted(agreed.numbers) if name != "consensus_error"]
-        rated = self.evaluation.where == "central" and (number % self.evaluation.every == 0 or number == self.rounds)
+        rated = self.ledger.rates_here(number)
         refs = {"weights": self.weights} if self.base in (None, self.weights) else {"weights": self.weights, "own": self.base}
         rating = [Run("evaluate", refs, ("rated", number), {"round": number})] if rated else []
-        if rated:
-            self.unrated.append(record)
-        else:
-            self.history.append(record)
-        if number < self.rounds:
-            return [*commands, Save(number), *measured, *self._open(now), *rating]  # the evaluation overlaps the next round
+        commands = [*commands, *self.ledger.close(record, rate=rated), Save(number), *measured]
+        if not self.ledger.last:
+            return [*commands, *self._open(now), *rating]  # the evaluation overlaps the next round
         self.phase = "rating"
-        return [*commands, Save(number), *measured, *(rating or self._finish())]
+        return [*commands, *(rating or self.ledger.finish(self.weights))]
 
     def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        for record in [record for record in self.unrated if record.round == number]:
-            self.unrated.remove(record)
-            self.history.append(RoundRecord(record.round, record.closed_at, record.updates, record.examples, {**record.numbers, **numbers}))
-            self.history.sort(key=lambda each: each.round)
-        measured = [Measure(name, numbers[name]) for name in sorted(numbers)]
-        return [*measured, *(self._finish() if self.phase == "rating" and not self.unrated else [])]
-
-    def _finish(self) -> list[Command]:
+        rated = self.ledger.rate(number, numbers)
+        if self.phase != "rating" or self.ledger.unrated:
+            return rated
         assert self.weights is not None
-        self.phase = "done"
-        return [Finish({"weights": self.weights}, dict(self.history[-1].numbers))]
+        return [*rated, *self.ledger.finish(self.weights)]
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """deep: what was averaged last, and the other blocks as they were averaged last."""
@@ -165,12 +154,8 @@ class Root(Alarm, kw_only=True):
     def _stopped(self, event: Event) -> list[Command]:
         match event:
             case Ran(("whole",), refs):
-                self.phase, self.weights = "done", refs["weights"]
-                return [Finish({"weights": self.weights}, dict(self.history[-1].numbers) if self.history else {})]
+                self.weights = refs["weights"]
+                return self.ledger.finish(self.weights)
             case Failed(("summed" | "whole",), why):
-                return self._fail(f"putting the whole model together failed: {why}")
+                return self.ledger.fail(f"putting the whole model together failed: {why}")
         return []
-
-    def _fail(self, why: str) -> list[Command]:
-        self.phase = "done"
-        return [Finish(why=why)]

@@ -12,7 +12,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Save,
     Send,
@@ -82,8 +81,8 @@ class Leaf(Alarm, kw_only=True):
             return None
         return self.member.waiting(now) or Waiting("whole model, to begin with" if self.lacks else "round", since=self.since)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.newest, ()
+    def progress(self) -> int:
+        return self.newest
 
     def _called(self, call: Call) -> list[Command]:
         if self.next is not None and self.next.head == call.head and (call.line, call.number) < (self.next.line, self.next.number):

@@ -32,12 +32,13 @@ from fog_learning.methods.gossip.messages import AskModel, Halted, Here, Model, 
 from fog_learning.methods.gossip.observer import Observer
 from fog_learning.methods.gossip.peer import GossipPeer
 from fog_learning.ops import rows
+from fog_learning.rounds.ledger import Ledger
 
 
 def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "observer":
-        return Observer(evaluation=job.evaluation, rounds=job.train.rounds, seed=job.seed)
+        return Observer(ledger=Ledger(job.train.rounds, job.evaluation), seed=job.seed)
     return GossipPeer(plan=plan, me=peer.task, slot=peer.slot, seed=job.seed, rounds=job.train.rounds)
 
 

@@ -16,7 +16,6 @@ from fog_common.runtime.machine import (
     Joined,
     Left,
     Machine,
-    Measure,
     Numbers,
     Peer,
     Ran,
@@ -29,13 +28,12 @@ from fog_common.runtime.machine import (
     Started,
     Waiting,
 )
-from fog_learning.job.sections import Evaluation
 from fog_learning.methods.gossip.messages import AskModel, Halted, Report, Told
+from fog_learning.rounds.ledger import Ledger
 
 
 class Observer(Machine):
-    evaluation: Evaluation
-    rounds: int
+    ledger: Ledger
     seed: int
     peers: dict[str, int] = field(default_factory=dict)
     """Live peers -> the newest round up to which all of theirs are known."""
@@ -44,29 +42,26 @@ class Observer(Machine):
     ahead: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """(first, last) of rounds that are known before those in front of them: after an outage reports come in any order."""
     reports: dict[int, dict[str, Report]] = field(default_factory=dict)
-    round: int = 0
-    """Rounds that all live peers have done."""
-    measuring: dict[int, RoundRecord] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
     """round -> the peer whose model is to be rated."""
-    history: list[RoundRecord] = field(default_factory=list)
     result: Ref | None = None
-    over: bool = False
     since: float = 0.0
+
+    @property
+    def round(self) -> int:
+        """Rounds that all live peers have done."""
+        return self.ledger.round
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
         """The round that is done is the last: ask one of the peers for its model, as at the end."""
         self._know(roster)
         if not self.round or not self.peers:
             return [Finish(why=f"{why}; there was no model yet")]
-        self.rounds, self.asked = self.round, {}
-        done = [record for record in (*self.history, *self.measuring.values()) if record.round == self.round]
-        self.history = [record for record in self.history if record.round < self.round]
-        self.measuring = {self.round: done[0] if done else RoundRecord(self.round, now)}
-        return self._ask(self.round)
+        self.ledger.rounds, self.asked = self.round, {}
+        return [*self.ledger.reopen(self.round, now), *self._ask(self.round)]
 
     def step(self, event: Event, now: float) -> list[Command]:
-        if self.over:
+        if self.ledger.over:
             return []
         match event:
             case Started(roster):
@@ -78,7 +73,7 @@ class Observer(Machine):
                 # what was being computed for rounds before the Save is lost: they go without it
                 lost = [
                     command
-                    for number in list(self.measuring)
+                    for number in list(self.ledger.unrated)
                     if number < self.round and number not in self.asked
                     for command in self._measured(number, None)
                 ]
@@ -96,19 +91,19 @@ class Observer(Machine):
                 return self._look(now)
             case Delivered(sender, Told(number, weights)) if self.asked.get(number) == sender:
                 del self.asked[number]
-                if number >= self.rounds:
+                if number >= self.ledger.rounds:
                     self.result = weights
-                if self.evaluation.where == "central":
+                if self.ledger.evaluation.where == "central":
                     return [Run("evaluate", {"weights": weights}, ("rated", number), {"round": number})]
                 return self._rated(number, {})
             case Delivered(sender, Halted(why)) if sender in self.peers:  # its neighbours would wait for it for ever
-                return self._fail(f"{sender} cannot go on: {why}")
+                return self.ledger.fail(f"{sender} cannot go on: {why}")
             case Ran(("spread", number), _, numbers):
                 return self._measured(int(number), numbers["error"])
             case Ran(("rated", number), _, numbers):
                 return self._rated(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
             case Failed((what, *_), why):
-                return self._fail(f"{'the evaluation' if what == 'rated' else 'measuring the disagreement'} failed: {why}")
+                return self.ledger.fail(f"{'the evaluation' if what == 'rated' else 'measuring the disagreement'} failed: {why}")
         return []
 
     def waiting(self, now: float) -> Waiting | None:
@@ -117,8 +112,11 @@ class Observer(Machine):
         behind = tuple(name for name, number in self.peers.items() if number <= self.round)
         return Waiting(f"round {self.round + 1} of all peers", len(self.peers) - len(behind), len(self.peers), behind, self.since)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.round, tuple(self.history)
+    def progress(self) -> int:
+        return self.round
+
+    def figures(self) -> Numbers:
+        return self.ledger.numbers
 
     def _know(self, roster: tuple[Peer, ...]) -> None:
         self.peers = {peer.task: self._newest(peer.task) for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}
@@ -137,13 +135,13 @@ class Observer(Machine):
     def _look(self, now: float) -> list[Command]:
         """Has everybody done the next round?"""
         commands: list[Command] = []
-        while self.round < self.rounds and self.peers and min(self.peers.values()) > self.round:
-            self.round += 1
+        while not self.ledger.last and self.peers and min(self.peers.values()) > self.round:
+            self.ledger.open()
             self.since = now
             said = [report for _, report in sorted(self.reports.pop(self.round, {}).items()) if report.examples]
             n = sum(report.examples for report in said)
             numbers = {"loss": math.fsum(report.examples * report.numbers["loss"] for report in said) / n} if n else {}
-            self.measuring[self.round] = RoundRecord(self.round, now, len(said), n, numbers)
+            self.ledger.close(RoundRecord(self.round, now, len(said), n, numbers), rate=True)
             sketches = [report for report in said if report.sketch is not None]
             commands.append(Save(self.round))
             if len(sketches) > 1:
@@ -156,14 +154,10 @@ class Observer(Machine):
         return commands
 
     def _measured(self, number: int, error: float | None) -> list[Command]:
-        if number not in self.measuring:
+        if not self.ledger.waits_for(number):
             return []
-        if error is not None:
-            old = self.measuring[number]
-            self.measuring[number] = RoundRecord(old.round, old.closed_at, old.updates, old.examples, {**old.numbers, "consensus_error": error})
-        measured: list[Command] = [] if error is None else [Measure("consensus_error", error)]
-        last = number >= self.rounds
-        if last or (self.evaluation.where == "central" and number % self.evaluation.every == 0):
+        measured: list[Command] = [] if error is None else self.ledger.note(number, {"consensus_error": error})
+        if number >= self.ledger.rounds or self.ledger.rates_here(number):
             return [*measured, *self._ask(number)]
         return [*measured, *self._rated(number, {})]
 
@@ -180,17 +174,7 @@ class Observer(Machine):
         return [command for number in lost for command in self._ask(number)]
 
     def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        record = self.measuring.pop(number, None)
-        if record is None:
-            return []
-        self.history.append(RoundRecord(record.round, record.closed_at, record.updates, record.examples, {**record.numbers, **numbers}))
-        self.history.sort(key=lambda each: each.round)
-        measured: list[Command] = [Measure(name, numbers[name]) for name in sorted(numbers)]
-        if self.round < self.rounds or self.measuring or self.result is None:
-            return measured
-        self.over = True
-        return [*measured, Finish({"weights": self.result}, dict(self.history[-1].numbers))]
-
-    def _fail(self, why: str) -> list[Command]:
-        self.over = True
-        return [Finish(why=why)]
+        rated = self.ledger.rate(number, numbers)
+        if not rated or not self.ledger.last or self.ledger.unrated or self.result is None:
+            return rated
+        return [*rated, *self.ledger.finish(self.result)]

@@ -21,7 +21,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Save,
     Send,
@@ -161,8 +160,8 @@ class GossipPeer(Alarm, kw_only=True):
     def times(self) -> tuple[float | None, ...]:
         return (self.stuck_at,)
 
-    def progress(self) -> tuple[int, tuple[RoundRecord, ...]]:
-        return self.done, ()
+    def progress(self) -> int:
+        return self.done
 
     def _know(self, roster: tuple[Peer, ...]) -> None:
         self.peers = {peer.task: peer for peer in sorted(roster, key=lambda peer: peer.task) if peer.role == "peer"}

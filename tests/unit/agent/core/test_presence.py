@@ -9,14 +9,12 @@ import pytest
 from fog_agent.core import AgentCore, Sample
 from fog_agent.effects import ProbeLink, Say, Speak
 from fog_agent.presence import COALESCE_S, REFRESH_S
-from fog_common.runtime.machine import RoundRecord
 from fog_common.wire.messages import (
     Announce,
     Heartbeat,
     Identify,
     Presence,
     Probe,
-    TaskState,
     WorkerState,
     encode,
 )
@@ -106,20 +104,6 @@ def test_an_idle_heartbeat_is_small():
     core = fresh()
     core.on_measured(Sample({f"some_gauge_{i}": 0.123456 for i in range(12)}, {f"some_counter_{i}": 123456.0 for i in range(6)}, {"modelled": 1.5}))
     assert len(encode(heartbeat(core, 2.0))) < 1000
-
-
-def test_a_long_history_goes_out_in_pieces_oldest_first():
-    core = fresh()
-    core.on_message(desired(1, wanted("a")), COORDINATOR, 2.0)
-    rounds = tuple(RoundRecord(number, float(number), numbers={"loss": 0.5, "accuracy": 0.5}) for number in range(20_000))
-    core.on_worker_state("a", ready("a", 1, tasks=(TaskState("server", 1, history=rounds, finished=True),)), True, 3.0)
-    message = heartbeat(core, 3.0)
-    task = message.workers[0].tasks[0]
-    assert task.history[0].round == 0 and len(task.history) > 100 and not task.finished
-    assert len(encode(message)) < 200_000
-
-
-# -- urgent changes --------------------------------------------------------------------------
 
 
 def test_urgent_changes_share_one_early_heartbeat():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fog_common.bus.access import HEADER_ROOM, MQTT_MAX_PAYLOAD, payload_limit
 from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig
-from fog_common.bus.sendqueue import MAX_TRIES, Letter, SendQueue
+from fog_common.bus.sendqueue import MAX_TRIES, Queued, SendQueue
 
 
 def longest(low: float, high: float) -> float:
@@ -28,30 +28,30 @@ def letters(queue: SendQueue, window: int = 1_000_000) -> list[bytes]:
 def test_control_goes_before_bulk_and_each_keeps_its_order() -> None:
     queue = SendQueue()
     for number in range(3):
-        queue.put(Letter("bulk", b"b%d" % number, 0), connected=True)
-        queue.put(Letter("control", b"c%d" % number, 1), connected=True)
+        queue.put(Queued("bulk", b"b%d" % number, 0), connected=True)
+        queue.put(Queued("control", b"c%d" % number, 1), connected=True)
     assert letters(queue) == [b"c0", b"c1", b"c2", b"b0", b"b1", b"b2"]
 
 
 def test_a_full_window_holds_control_back_and_lets_bulk_through() -> None:
     queue = SendQueue()
-    queue.put(Letter("control", b"c", 1), connected=True)
-    queue.put(Letter("bulk", b"b", 0), connected=True)
+    queue.put(Queued("control", b"c", 1), connected=True)
+    queue.put(Queued("bulk", b"b", 0), connected=True)
     assert (letters(queue, window=0), queue.ready(0), queue.ready(1)) == ([b"b"], False, True)
 
 
 def test_bulk_makes_room_before_control() -> None:
     queue = SendQueue(max_bytes=10)
-    queue.put(Letter("control", b"12345", 1), connected=True)
+    queue.put(Queued("control", b"12345", 1), connected=True)
     for payload in (b"old", b"mid", b"new"):
-        queue.put(Letter("bulk", payload, 0), connected=True)
+        queue.put(Queued("bulk", payload, 0), connected=True)
     assert (queue.dropped, letters(queue)) == (2, [b"12345", b"new"])
 
 
 def test_what_was_not_acknowledged_goes_first_again_until_it_was_tried_too_often() -> None:
     queue = SendQueue()
-    queue.put(Letter("c", b"waits", 1), connected=False)
-    given_up = queue.put_back([Letter("c", b"one", 1), Letter("c", b"poison", 1, tries=MAX_TRIES - 1), Letter("c", b"two", 1)])
+    queue.put(Queued("c", b"waits", 1), connected=False)
+    given_up = queue.put_back([Queued("c", b"one", 1), Queued("c", b"poison", 1, tries=MAX_TRIES - 1), Queued("c", b"two", 1)])
     assert [letter.payload for letter in given_up] == [b"poison"]
     assert (queue.dropped, letters(queue)) == (1, [b"one", b"two", b"waits"])
 
@@ -69,7 +69,7 @@ def test_the_bounds_hold_and_nothing_is_lost_uncounted(steps: list[tuple[str, in
     for kind, *rest in steps:
         if kind == "put":
             put += 1
-            queue.put(Letter("t", bytes(rest[1]), rest[0]), connected=bool(rest[2]))
+            queue.put(Queued("t", bytes(rest[1]), rest[0]), connected=bool(rest[2]))
         elif kind == "take":
             letter = queue.take(rest[0])
             if letter is not None and letter.qos:

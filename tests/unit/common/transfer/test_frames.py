@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fog_common.errors import WireError
 from fog_common.transfer import frames
 from fog_common.transfer.assembly import Assembly
-from fog_common.transfer.endpoint import Limits, Publish
-from fog_common.transfer.frames import Ack, BlobState, Chunk, LetterState, Offer, Origin, Part, Probe
+from fog_common.transfer.endpoint import PublishFrame, TransferLimits
+from fog_common.transfer.frames import Ack, BlobPart, BlobState, Chunk, LetterState, Offer, Origin, StateProbe
 from fog_common.transfer.window import Ranges, beyond_bytes, bits, mask_of
 from fog_common.wire import topics
 from support.letternet import JOB, KIND, Net, Site, content
@@ -25,7 +25,7 @@ ORIGIN = Origin(1, "hall", "edge", KIND)
 ROUTE = topics.Route("d2d", "hall", "bob", "ada", KIND)
 MODEL = random.Random(1).randbytes(10_000)
 DIGEST = blake3(MODEL).hexdigest()
-PART = Part(DIGEST, len(MODEL), 1, 4000)
+PART = BlobPart(DIGEST, len(MODEL), 1, 4000)
 
 
 def offer(**changes: Any) -> Offer:
@@ -40,7 +40,7 @@ def chunk(place: int, body: bytes | None = None, **changes: Any) -> bytes:
 
 
 def bob() -> Site:
-    return Net().site("bob", limits=Limits(max_letter_bytes=1_000_000, max_blob_bytes=1_000_000))
+    return Net().site("bob", limits=TransferLimits(max_letter_bytes=1_000_000, max_blob_bytes=1_000_000))
 
 
 def feed(site: Site, *payloads: bytes | bytearray) -> dict[str, int]:
@@ -60,8 +60,8 @@ def test_chunks_in_any_order_make_the_blob() -> None:
 @pytest.mark.parametrize("first", [0, (2 << 30) // 262_144 - 1], ids=["the first chunk", "the last chunk"])
 def test_a_blob_that_is_announced_and_not_sent_costs_little_memory(first: int) -> None:
     """2 GiB announced, one chunk sent."""
-    part = Part(DIGEST, 2 << 30, 1, 262_144)
-    site = Net().site("bob", limits=Limits(max_blob_bytes=2 << 30))
+    part = BlobPart(DIGEST, 2 << 30, 1, 262_144)
+    site = Net().site("bob", limits=TransferLimits(max_blob_bytes=2 << 30))
     tracemalloc.start()
     try:
         feed(site, frames.encode(offer(parts=(part,))), chunk(first, bytes(262_144), total=part.count))
@@ -72,7 +72,7 @@ def test_a_blob_that_is_announced_and_not_sent_costs_little_memory(first: int) -
 
 
 def test_a_blob_grows_with_what_arrives() -> None:
-    part = Part(DIGEST, 64 << 20, 1, 1 << 20)
+    part = BlobPart(DIGEST, 64 << 20, 1, 1 << 20)
     growing = Assembly(part, 0.0)
     most = 0
     for index in (1, 0, 9, *range(2, 9), *range(10, 64)):
@@ -105,17 +105,17 @@ def test_received_blobs_cannot_be_written_to() -> None:
         (chunk(0, incarnation=7), "unknown_blob"),
         (frames.encode(offer(body=bytes(1_000_001), parts=())), "too_large"),
         (frames.encode(offer(body=bytes(2_000_000), parts=())), "too_large"),
-        (frames.encode(offer(parts=(Part(DIGEST, 1_000_001, 1, 4000),))), "too_large"),
-        (frames.encode(offer(parts=(Part(DIGEST, 1 << 61, 1, 4000),))), "too_large"),
-        (frames.encode(offer(parts=tuple(Part(f"~{i}", 1, i + 1, 100) for i in range(257)))), "too_large"),
-        (frames.encode(offer(parts=(Part(DIGEST, 1_000_000, 1, 0),))), "malformed"),
-        (frames.encode(offer(parts=(Part(DIGEST, 0, 1, 100),))), "malformed"),
-        (frames.encode(offer(parts=(Part("../../etc", 10, 1, 100),))), "malformed"),
-        (frames.encode(offer(parts=(Part(DIGEST.upper(), 10, 1, 100),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 1_000_001, 1, 4000),))), "too_large"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 1 << 61, 1, 4000),))), "too_large"),
+        (frames.encode(offer(parts=tuple(BlobPart(f"~{i}", 1, i + 1, 100) for i in range(257)))), "too_large"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 1_000_000, 1, 0),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 0, 1, 100),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart("../../etc", 10, 1, 100),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST.upper(), 10, 1, 100),))), "malformed"),
         (frames.encode(offer(parts=(PART, PART))), "malformed"),
-        (frames.encode(offer(parts=(Part(DIGEST, 10),))), "malformed"),
-        (frames.encode(offer(parts=(Part(DIGEST, 10),), inline=(memoryview(b"short"),))), "malformed"),
-        (frames.encode(offer(parts=(Part(DIGEST, 5),), inline=(memoryview(b"wrong"),))), "wrong_hash"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 10),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 10),), inline=(memoryview(b"short"),))), "malformed"),
+        (frames.encode(offer(parts=(BlobPart(DIGEST, 5),), inline=(memoryview(b"wrong"),))), "wrong_hash"),
         (frames.encode(offer(parts=(), inline=(memoryview(b"more"),))), "malformed"),
         (frames.encode(offer(parts=(), long=True)), "malformed"),
         (frames.encode(offer(base=2)), "malformed"),
@@ -125,13 +125,13 @@ def test_received_blobs_cannot_be_written_to() -> None:
         (frames.encode(offer(origin=Origin(1, "hall", "edge", "bulk~#"))), "malformed"),
         (frames.encode(offer(origin=Origin(1, "", "edge", KIND))), "malformed"),
         (frames.encode(Ack(ORIGIN, 9, 1, 0, 10)), "dead_incarnation"),
-        (frames.encode(Probe(Origin(1, "+", "edge", KIND), 1, (), (), ())), "malformed"),
+        (frames.encode(StateProbe(Origin(1, "+", "edge", KIND), 1, (), (), ())), "malformed"),
     ],
 )
 def test_what_is_not_right_is_counted_by_its_reason(payload: bytes, reason: str) -> None:
     site = bob()
     assert feed(site, payload) == {reason: 1}
-    assert [output for output in site.endpoint.take() if not isinstance(output, Publish)] == []
+    assert [output for output in site.endpoint.take() if not isinstance(output, PublishFrame)] == []
     assert len(site.blobs) == 0
 
 
@@ -170,7 +170,7 @@ def test_chunks_that_do_not_fit_change_nothing(payload: bytes, reason: str) -> N
 
 def test_a_promise_of_much_allocates_nothing() -> None:
     site = bob()
-    feed(site, *(frames.encode(offer(seq=i, base=0, parts=(Part(f"~{i}", 1_000_000, i, 4000),))) for i in range(1, 300)))
+    feed(site, *(frames.encode(offer(seq=i, base=0, parts=(BlobPart(f"~{i}", 1_000_000, i, 4000),))) for i in range(1, 300)))
     assert site.endpoint.rejected == {"full": 299 - 256}
     (source,) = site.endpoint._receiver._sources.values()
     assert not any(assembly.buffer for assembly in source.assemblies.values())
@@ -224,7 +224,8 @@ messages = st.one_of(
         st.just("t"),
         st.binary(max_size=5),
         st.lists(
-            st.builds(Part, st.sampled_from([DIGEST, "~1", "~~2", "bad"]), st.integers(0, 9999), st.integers(0, 3), st.integers(0, 5000)), max_size=3
+            st.builds(BlobPart, st.sampled_from([DIGEST, "~1", "~~2", "bad"]), st.integers(0, 9999), st.integers(0, 3), st.integers(0, 5000)),
+            max_size=3,
         ).map(tuple),
         st.lists(st.binary(max_size=3).map(memoryview), max_size=2).map(tuple),
         st.booleans(),
@@ -232,7 +233,7 @@ messages = st.one_of(
         st.integers(0, 5),
     ),
     st.builds(
-        Probe,
+        StateProbe,
         st.just(ORIGIN),
         st.integers(0, 5),
         st.lists(st.tuples(st.sampled_from(["", "all/t"]), st.integers(0, 9)), max_size=2).map(tuple),
@@ -277,7 +278,7 @@ chunks = st.builds(
 def test_nothing_that_a_peer_sends_raises(payloads: list[bytes], data: Any) -> None:
     """Well-formed nonsense, in both directions, with a sender that has letters and casts on the way."""
     net = Net()
-    site, peer = net.site("bob", roles=["t"], limits=Limits(chunk_bytes=1024, inline_bytes=10)), net.site("ada", roles=["t"])
+    site, peer = net.site("bob", roles=["t"], limits=TransferLimits(chunk_bytes=1024, inline_bytes=10)), net.site("ada", roles=["t"])
     site.endpoint.send(0.0, peer.address, content("s", "t", b"", site.add(MODEL)), "k1")
     site.endpoint.cast(0.0, "hall", "t", [peer.address], content("s", "t", b"", site.add(MODEL[1:]), site.add(MODEL)), "k2")
     site.endpoint.take()
@@ -291,7 +292,7 @@ def test_nothing_that_a_peer_sends_raises(payloads: list[bytes], data: Any) -> N
         site.endpoint.on_frame(now, routes[number % 2], payload)
         site.endpoint.on_timer(now)
         for output in site.endpoint.take():
-            assert not isinstance(output, Publish) or len(output.payload) <= 1024 + 64
+            assert not isinstance(output, PublishFrame) or len(output.payload) <= 1024 + 64
     assert site.endpoint.in_flight("ada") >= 0
 
 
@@ -320,7 +321,7 @@ def test_bitmaps_go_through(first: int, beyond: set[int]) -> None:
 def test_a_frame_is_what_was_encoded() -> None:
     for message in (
         offer(),
-        Probe(ORIGIN, 1, (("", 1),), (("", 2),), (3,)),
+        StateProbe(ORIGIN, 1, (("", 1),), (("", 2),), (3,)),
         Ack(ORIGIN, 1, 2, 3, 4, (LetterState("", 1, 2),), (BlobState(1, 1, 2, b"3"),)),
     ):
         assert frames.decode(bytes(frames.encode(message)), 10_000) == message

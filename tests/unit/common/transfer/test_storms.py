@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fog_common.transfer.endpoint import BlobMeta, Limits
+from fog_common.transfer.endpoint import BlobMeta, TransferLimits
 from support.letternet import KIND, Net, Site, Weather, content
 
 pytestmark = pytest.mark.thorough
@@ -24,7 +24,7 @@ weathers = st.builds(
     until=st.sampled_from([5.0, 60.0]),
 )
 limits = st.builds(
-    Limits,
+    TransferLimits,
     chunk_bytes=st.sampled_from([1024, 4096]),
     inline_bytes=st.sampled_from([0, 500, 5000]),
     window_chunks=st.sampled_from([2, 4, 16]),
@@ -73,7 +73,7 @@ class Story:
                 self.restart_sender()
             case "smaller chunks":
                 ada = net.sites["ada"]
-                ada.limits = Limits(chunk_bytes=1024, inline_bytes=100, window_chunks=ada.limits.window_chunks)
+                ada.limits = TransferLimits(chunk_bytes=1024, inline_bytes=100, window_chunks=ada.limits.window_chunks)
                 ada.endpoint.set_limits(ada.limits)
                 net.pump(ada)
             case "sweep":
@@ -100,7 +100,7 @@ class Story:
         self.net.pump(new)
 
 
-def play(seed: int, weather: Weather, limits: Limits, nodes: int, letters: int, mishaps: list[str], casts: bool) -> Story:
+def play(seed: int, weather: Weather, limits: TransferLimits, nodes: int, letters: int, mishaps: list[str], casts: bool) -> Story:
     chance = random.Random(seed)
     net = Net(seed, weather, delay_s=chance.choice([0.001, 0.05]))
     sites = [net.site("ada", limits=limits), *(net.site(f"n{i}", roles=["t"], limits=limits) for i in range(nodes))]
@@ -146,7 +146,7 @@ def all_is_well(story: Story) -> None:
     st.lists(st.sampled_from(BLIPS), max_size=3, unique=True),
 )
 def test_every_letter_arrives_once_and_nothing_is_left(
-    seed: int, weather: Weather, limits: Limits, nodes: int, letters: int, mishaps: list[str]
+    seed: int, weather: Weather, limits: TransferLimits, nodes: int, letters: int, mishaps: list[str]
 ) -> None:
     story = play(seed, weather, limits, nodes, letters, mishaps, casts=True)
     story.net.run()
@@ -155,7 +155,7 @@ def test_every_letter_arrives_once_and_nothing_is_left(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), weathers, limits, st.lists(st.sampled_from(BLIPS), max_size=2, unique=True))
-def test_windows_hold_in_any_weather(seed: int, weather: Weather, limits: Limits, mishaps: list[str]) -> None:
+def test_windows_hold_in_any_weather(seed: int, weather: Weather, limits: TransferLimits, mishaps: list[str]) -> None:
     story = play(seed, weather, limits, nodes=2, letters=10, mishaps=mishaps, casts=False)
 
     def watch(net: Net) -> None:
@@ -169,7 +169,7 @@ def test_windows_hold_in_any_weather(seed: int, weather: Weather, limits: Limits
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), weathers, limits, st.booleans())
-def test_peers_that_send_the_same_blobs_to_each_other(seed: int, weather: Weather, limits: Limits, restart: bool) -> None:
+def test_peers_that_send_the_same_blobs_to_each_other(seed: int, weather: Weather, limits: TransferLimits, restart: bool) -> None:
     """Every node is sender and receiver, and one blob may come from several sides at once."""
     chance = random.Random(seed)
     net = Net(seed, weather)
@@ -211,7 +211,7 @@ def test_peers_that_send_the_same_blobs_to_each_other(seed: int, weather: Weathe
 def test_loss_costs_what_was_lost(seed: int, loss: float) -> None:
     """A connection keeps the order of its frames, so a gap is a loss: repairs are those chunks that were lost."""
     net = Net(seed, Weather(loss=loss))
-    small = Limits(chunk_bytes=4096, window_chunks=16)
+    small = TransferLimits(chunk_bytes=4096, window_chunks=16)
     ada, bob = net.site("ada", limits=small), net.site("bob", limits=small)
     model = random.Random(seed).randbytes(500_000)
     ada.endpoint.send(0.0, bob.address, content("s", "t", b"", ada.add(model)), "k")
@@ -222,7 +222,9 @@ def test_loss_costs_what_was_lost(seed: int, loss: float) -> None:
 
 def test_the_network_of_these_tests_does_what_it_says() -> None:
     """A storm in which nothing is lost would prove nothing."""
-    story = play(7, Weather(loss=0.3, repeat=0.1, corrupt=0.05, reorder=True), Limits(chunk_bytes=1024), 4, 20, ["cut", "freeze", "restart"], True)
+    story = play(
+        7, Weather(loss=0.3, repeat=0.1, corrupt=0.05, reorder=True), TransferLimits(chunk_bytes=1024), 4, 20, ["cut", "freeze", "restart"], True
+    )
     story.net.run()
     ada, others = story.net.sites["ada"].endpoint, [story.net.sites[node].endpoint for node in story.nodes]
     assert ada.counters["repaired_chunks"] > 10

@@ -131,10 +131,10 @@ def test_what_is_not_right_is_refused_with_its_reason(content: bytes, reason: st
 
 def test_limits_hold() -> None:
     packed = tensors.pack([("a", "U8", [4], b"1234"), ("b", "U8", [4], b"1234")])
-    for limits in (tensors.Limits(max_bytes=20), tensors.Limits(max_header_bytes=20), tensors.Limits(max_tensors=1)):
+    for limits in (tensors.TensorLimits(max_bytes=20), tensors.TensorLimits(max_header_bytes=20), tensors.TensorLimits(max_tensors=1)):
         with pytest.raises(TooLarge):
             tensors.unpack(packed, limits)
-    assert len(tensors.unpack(packed, tensors.Limits(max_bytes=len(packed), max_tensors=2))) == 2
+    assert len(tensors.unpack(packed, tensors.TensorLimits(max_bytes=len(packed), max_tensors=2))) == 2
 
 
 @settings(max_examples=300, deadline=None)

@@ -201,7 +201,7 @@ def _blank(name: str):
 def test_fedavg_hands_in_the_weights_and_figures_of_the_last_round():
     server = _blank("fedavg")
     server.weights = Blob("a" * 64, 10)
-    server.history = [RoundRecord(1, 1.0, numbers={"accuracy": 0.5})]
+    server.ledger.close(RoundRecord(1, 1.0, numbers={"accuracy": 0.5}))
     assert server.stop("stopped", (), 2.0) == [Finish({"weights": Blob("a" * 64, 10)}, {"accuracy": 0.5})]
 
 
@@ -217,16 +217,18 @@ def test_a_cut_model_is_joined_before_it_is_handed_in():
 
 
 def test_an_observer_asks_a_peer_for_its_model():
-    from fog_common.runtime.machine import Delivered, Peer, Ran, Send
+    from fog_common.runtime.machine import Close, Delivered, Peer, Ran, Send
     from fog_learning.methods.gossip.messages import Told
 
     observer = _blank("gossip")
     peers = tuple(Peer(f"peer-{slot}", "peer", slot, f"pi-{slot}", "home", "edge", 1) for slot in range(2))
-    observer.round, observer.history = 3, [RoundRecord(number, float(number), numbers={"accuracy": 0.1}) for number in (1, 2, 3)]
+    observer.ledger.round = 3
+    for number in (1, 2, 3):
+        observer.ledger.close(RoundRecord(number, float(number), numbers={"accuracy": 0.1}))
     (ask,) = observer.stop("stopped", peers, 4.0)
     assert isinstance(ask, Send) and ask.to in {"peer-0", "peer-1"}
     weights = Blob("a" * 64, 10)
     (rating,) = observer.step(Delivered(ask.to, Told(3, weights)), 5.0)
-    *_, finish = observer.step(Ran(rating.tag, numbers={"accuracy": 0.9, "loss": 0.1}), 6.0)
+    close, *_, finish = observer.step(Ran(rating.tag, numbers={"accuracy": 0.9, "loss": 0.1}), 6.0)
     assert isinstance(finish, Finish) and finish.refs == {"weights": weights} and finish.numbers["accuracy"] == 0.9
-    assert [record.round for record in observer.history] == [1, 2, 3]
+    assert close == Close(RoundRecord(3, 3.0, numbers={"accuracy": 0.9, "rated_loss": 0.1}))

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fog_common.wire.api.states import OFFLINE, ONLINE, UNKNOWN
 from fog_common.wire.messages import Announce, Profile, WorkerState
 from fog_coordinator.placement.eligible import Task, absent, is_there, occupied, refusals, task_of
 from fog_coordinator.state.jobs import Job
-from fog_coordinator.state.nodes import OFFLINE, ONLINE, UNKNOWN, Node
+from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Placing
 from support.stand_ins import StandIn, World
 

@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
+from fog_common.wire.api.states import ONLINE
 from fog_common.wire.messages import Announce, Profile
 from fog_coordinator.placement import tree
-from fog_coordinator.state.nodes import ONLINE, Node
+from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import Rules
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Layer, Topology

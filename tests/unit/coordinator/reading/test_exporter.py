@@ -8,6 +8,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.telemetry.exposition import render
 from fog_common.telemetry.metrics import BY_NAME, METRICS, Samples
@@ -16,6 +17,7 @@ from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
 from fog_coordinator.reading.exporter import LINGER_S, Exporter
 from fog_coordinator.state.rules import Rules
+from fog_learning.methods.base import Headline
 from support.reports import GAUGES, MeasuringNode, beat, profile
 from support.stand_ins import World
 
@@ -48,6 +50,18 @@ def measured_world() -> World:
     return world
 
 
+def judged(world: World, *numbers: Headline) -> None:
+    """The job's method names these numbers beside its own; the last round has each of them as 12.5."""
+    assert world.core is not None
+    entry = world.core.book["digits"]
+    entry._read = entry.file, replace(entry.method, headline=(*MEASURED, *numbers))
+    item = entry.history.rounds[entry.history.newest]
+    record = replace(item.record, numbers={**item.record.numbers, **{number.name: 12.5 for number in numbers}})
+    entry.history.rounds[record.round] = replace(item, record=record)
+
+
+MEASURED = (Headline("accuracy", "accuracy on held-out data"), Headline("loss", "training loss", better="less"))
+
 # -- all of the list -----------------------------------------------------------------------
 
 
@@ -57,7 +71,9 @@ def test_every_metric_of_the_table_is_exported():
         world.train()
         world.run(1.0)
     assert world.core is not None
+    judged(world, Headline("examples_s", "examples a second"))
     samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3}, traffic={"sent": 5, "received": 7})
+    assert samples["fog_job_headline"] == {("digits", "examples_s"): 12.5}
     assert {name for metric in METRICS for name in samples if name.startswith(metric.name)} == samples.keys()
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from fog_common.runtime.machine import RoundRecord
+from fog_common.wire.api.jobs import JobStatus
+from fog_common.wire.api.states import FINISHED
+from fog_common.wire.api.verbs import ReadJob
 from fog_learning.costs import traffic
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Job
@@ -77,12 +80,13 @@ def test_what_is_not_known_is_absent() -> None:
 # -- of jobs in the simulator --------------------------------------------------------------------
 
 
-def status_of(method: dict[str, Any], train: dict[str, Any], data: str = "digits", **more: Any) -> dict[str, Any]:
+def status_of(method: dict[str, Any], train: dict[str, Any], data: str = "digits", **more: Any) -> JobStatus:
     world = Simulation(3, PRESETS["lan"], torch_backend, seed=1)
     spec = {"name": "count", "method": method, "model": {"name": "mlp", "hidden": [32, 32]}, "data": {"name": data}, **more}
     name = world.submit({**spec, "train": {"lr": 0.05, "batch_size": 32, **train}})
-    status = world.run(name, 600.0)
-    assert status["state"] == "finished", status["line"]
+    world.run(name, 600.0)
+    status = world.coordinator.ask(ReadJob(name))
+    assert status.state == FINISHED, status.line
     return status
 
 
@@ -98,12 +102,13 @@ def status_of(method: dict[str, Any], train: dict[str, Any], data: str = "digits
 )
 def test_tensors_alone_are_the_formula_and_what_else_was_sent_is_shown(method: dict[str, Any], rounds: int, more: dict[str, Any]) -> None:
     status = status_of(method, {"rounds": rounds}, **more)
-    step = status["step_bytes"]
-    headers = 3 * 6 * HEADER_BYTES if method["name"] == "fcddt" else 0.05 * step["formula"]  # at most five messages a front, and a cast
-    assert step["formula"] <= step["tensors"] <= step["formula"] + headers
-    assert step["measured"] > step["tensors"]
-    assert step["measured"] == pytest.approx(status["bytes"]["total"] / step["steps"])
-    assert step["error"] == pytest.approx(step["measured"] / step["formula"] - 1)
+    step = status.step_bytes
+    assert step is not None and step.measured is not None and step.tensors is not None
+    headers = 3 * 6 * HEADER_BYTES if method["name"] == "fcddt" else 0.05 * step.formula  # at most five messages a front, and a cast
+    assert step.formula <= step.tensors <= step.formula + headers
+    assert step.measured > step.tensors
+    assert step.measured == pytest.approx(status.bytes.total / step.steps)
+    assert step.error == pytest.approx(step.measured / step.formula - 1)
     text = dict(summary(status))["bytes a step"]
     assert "measured" in text
     assert "by formula, +" in text
@@ -112,5 +117,5 @@ def test_tensors_alone_are_the_formula_and_what_else_was_sent_is_shown(method: d
 
 def test_a_job_without_a_formula_says_nothing_of_it() -> None:
     status = status_of({"name": "gossip", "local_steps": 2}, {"rounds": 2})
-    assert status["step_bytes"] is None
+    assert status.step_bytes is None
     assert "bytes a step" not in dict(summary(status))

@@ -9,9 +9,12 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.wire import topics
+from fog_common.wire.api.fleet import TreeEntry
+from fog_common.wire.api.verbs import ReadJob, ReadTree
 from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_learning.job.reading import job_from, load_job
 from fog_sim.costs import plain_backend
@@ -109,11 +112,11 @@ def test_auto_decides_by_what_the_members_uplinks_cost_and_shows_it(byte_j: floa
     name = world.submit(job("auto"))
 
     def noted() -> list[str]:
-        shown = watch.details(world.status(name))
+        shown = watch.details(world.coordinator.ask(ReadJob(name)))
         return [line for line in shown if line.startswith("  aggregator-1-") and f": {way}: energy: d2d " in line]
 
     until(world, lambda: len(noted()) == 3, "word from the heads of the three sites")
-    drawn = draw.text(world.coordinator.request("topology", job=name).body["nodes"])
+    drawn = draw.text(world.coordinator.ask(ReadTree(name)).nodes)
     assert sum(f"  {way}: energy: d2d " in line for line in drawn) >= 3
     status = checked(world, name, 6)
     assert all(("consensus_error" in record) is (way == "d2d") for record in status["history"])
@@ -329,11 +332,10 @@ def test_the_demos_job_for_sites_is_the_example():
 # -- drawings --------------------------------------------------------------------------------
 
 
-def entries() -> list[dict[str, Any]]:
+def entries() -> tuple[TreeEntry, ...]:
     world = world_of()
     world.kernel.run(3.0)
-    found: list[dict[str, Any]] = world.coordinator.request("topology").body["nodes"]
-    return found
+    return world.coordinator.ask(ReadTree()).nodes
 
 
 def test_a_tree_in_the_terminal():
@@ -341,7 +343,8 @@ def test_a_tree_in_the_terminal():
     assert lines[0] == "root on cloud-1  (cloud, site cloud)"
     assert sum("thing-" in line for line in lines) == 9
     assert any(line.startswith("│  │  ├─ thing-1  ") for line in lines)
-    many = [{**entries()[0], "id": "root"}, *({**entries()[-1], "id": f"n{i}", "node": f"n{i}", "slot": i, "parent": "root"} for i in range(40))]
+    first, last = entries()[0], entries()[-1]
+    many = [replace(first, id="root"), *(replace(last, id=f"n{i}", node=f"n{i}", slot=i, parent="root") for i in range(40))]
     assert len(draw.text(many)) == 2
     assert "40 nodes: n0 … n39" in draw.text(many)[1]
 

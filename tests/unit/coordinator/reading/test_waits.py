@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fog_common.runtime.machine import Waiting
+from fog_common.wire.api.verbs import ReadJob
 from fog_common.wire.messages import Heartbeat, TaskState, WorkerState
 from fog_coordinator.state.rules import Rules
 from fog_sim.campaign import chaos
@@ -75,7 +76,7 @@ def test_a_task_that_is_not_the_root_says_what_it_waits_for_but_not_in_the_one_l
     found = wait(status, "trainer-0 on pi-1 waits for round")
     assert round(found["since_s"]) == 3
     assert "trainer-0" not in status["line"]
-    assert any("trainer-0 on pi-1 waits for round for 3 s" in line for line in details(status))
+    assert any("trainer-0 on pi-1 waits for round for 3 s" in line for line in details(world.look(ReadJob("digits"))))
 
 
 def test_a_drain_says_since_when():

@@ -6,51 +6,33 @@ import io
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError, JobFailed, TimedOut, Unreachable
+from fog_common.wire.api.jobs import Energy, Figure, JobStatus, RoundShown
+from fog_common.wire.api.plans import PlanReport, PlanShown, StepBytes
+from fog_common.wire.api.verbs import Body, Question, ReadJob
 from fogctl.show.output import Output
 from fogctl.show.watch import Watch, checked_end, details, follow, summary_lines
-
-
-def status_of(state: str, rounds: int, **changes: Any) -> dict[str, Any]:
-    history = [
-        {"round": n, "wall_s": n * 1.5, "updates": 4, "examples": 400, "bytes": n * 2048, "accuracy": 0.9, "loss": 0.5} for n in range(1, rounds + 1)
-    ]
-    status = {
-        "job": "digits-1",
-        "name": "digits",
-        "method": "fedavg",
-        "state": state,
-        "line": f"round {rounds}",
-        "round": rounds,
-        "rounds": 3,
-        "nodes": 4,
-    }
-    status |= {"why": "", "started_at": 1.0, "ended_at": None, "submitted_at": 0.0, "now": 9.0, "wall_s": rounds * 1.5, "problems": [], "waits": []}
-    status |= {"tasks": [], "history": history, "metrics": {"accuracy": 0.9, "loss": 0.5}, "energy_j": {"value": 12.0, "source": "modelled"}}
-    status |= {"bytes": {"up": 1024, "down": 2048, "d2d": 0, "cast": 512, "ctl": 9, "total": 3584, "ideal": 3500}}
-    return {**status, **changes}
+from support.statuses import status_of, wait_for
 
 
 class Coordinator:
     """Answers job.status with one status after the other, each with only the rounds asked for."""
 
-    def __init__(self, *statuses: dict[str, Any] | Exception) -> None:
+    def __init__(self, *statuses: JobStatus | Exception) -> None:
         self.statuses = list(statuses)
 
-    def request(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, question: Question[Body]) -> Body:
+        assert isinstance(question, ReadJob)
         status = self.statuses.pop(0)
         if isinstance(status, Exception):
             raise status
-        return {**status, "history": [entry for entry in status["history"] if entry["round"] > arguments["after"]]}
+        return replace(status, history=tuple(entry for entry in status.history if entry.round > question.after))
 
 
-def watched(*statuses: dict[str, Any] | Exception, json: bool = False, **options: Any) -> dict[str, Any]:
+def watched(*statuses: JobStatus | Exception, json: bool = False, **options: Any) -> JobStatus:
     return follow(Coordinator(*statuses), "digits-1", Output(json=json), pause=lambda seconds: None, **options)
-
-
-def wait_for(what: str, since_s: float, until_s: float | None = None) -> dict[str, Any]:
-    return {"what": what, "who": ["pi-3"], "since": 1.0, "until": None if until_s is None else 9.0 + until_s, "since_s": since_s, "until_s": until_s}
 
 
 def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,15 +46,15 @@ def test_each_round_is_said_once_and_so_is_each_long_wait(capsys: pytest.Capture
         status_of("running", 2, waits=[wait_for(update, 9.0, 11.0)]),
         status_of("finished", 3, line="finished after 3 of 3 rounds"),
     )
-    assert [entry["round"] for entry in end["history"]] == [1, 2, 3]
+    assert [entry.round for entry in end.history] == [1, 2, 3]
     assert capsys.readouterr().out.splitlines() == [
         "workers start",
         "waiting for pi-3: its worker is not started yet for 4 s",
         "training begins",
-        "round 1/3  accuracy 0.9000  loss 0.5000  4 updates  2.0 KiB  1.5 s",
-        "round 2/3  accuracy 0.9000  loss 0.5000  4 updates  4.0 KiB  3.0 s",
+        "round 1/3  accuracy 0.9000  training loss 0.5000  4 updates  2.0 KiB  1.5 s",
+        "round 2/3  accuracy 0.9000  training loss 0.5000  4 updates  4.0 KiB  3.0 s",
         "3 of 4 updates, waiting for pi-3, closes in 12 s at the latest (for 8 s so far)",
-        "round 3/3  accuracy 0.9000  loss 0.5000  4 updates  6.0 KiB  4.5 s",
+        "round 3/3  accuracy 0.9000  training loss 0.5000  4 updates  6.0 KiB  4.5 s",
         "finished after 3 of 3 rounds",
     ]
 
@@ -102,7 +84,7 @@ def test_json_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_restarting_coordinator_is_waited_for_but_not_for_ever() -> None:
-    assert watched(status_of("running", 1), Unreachable("gone"), Unreachable("gone"), status_of("finished", 3))["round"] == 3
+    assert watched(status_of("running", 1), Unreachable("gone"), Unreachable("gone"), status_of("finished", 3)).round == 3
     times = iter(range(0, 1000, 40))
     with pytest.raises(Unreachable):
         watched(*[Unreachable("gone")] * 5, clock=lambda: float(next(times)))
@@ -115,7 +97,7 @@ def test_waiting_has_an_end_if_one_was_asked_for() -> None:
 
 
 def test_how_a_job_ended_is_the_exit_code() -> None:
-    assert checked_end(status_of("finished", 3))["round"] == 3
+    assert checked_end(status_of("finished", 3)).round == 3
     with pytest.raises(JobFailed, match="digits-1 failed in round 2 of 3: disk full"):
         checked_end(status_of("failed", 2, why="disk full"))
     with pytest.raises(JobFailed, match="digits-1 was cancelled in round 2 of 3"):
@@ -132,6 +114,36 @@ def test_a_status_says_what_is_waited_for_and_labels_its_figures() -> None:
     lines = list(details(status_of("running", 2, waits=[wait_for("3 of 4 updates, waiting for pi-3, closes in", 8.0, 12.0)])))
     assert lines[1] == "  3 of 4 updates, waiting for pi-3, closes in 12 s at the latest (for 8 s so far)"
     assert any(line.endswith("12.0 J (modelled)") for line in lines)
-    unknown = summary_lines(status_of("finished", 3, energy_j={"value": None, "source": ""}, metrics={}))
+    unknown = summary_lines(status_of("finished", 3, energy_j=Energy(), metrics={}))
     assert "energy        unknown" in unknown
     assert not any("accuracy" in line for line in unknown)
+
+
+def test_the_closing_table_names_its_numbers_and_keeps_predictions_for_who_asks() -> None:
+    predicted = PlanShown(
+        title="cut after c1",
+        settings={},
+        places={},
+        step_s=0.012,
+        step_bytes=1.0,
+        step_joules=1.0,
+        round_steps=1.0,
+        total_s=1.0,
+        value=1.0,
+        parts=(),
+        guessed=(),
+        assumed=(),
+    )
+    plan = PlanReport(predicted=predicted, runner_up=None, measured=None, error=None)
+    status = status_of("finished", 3, plan=plan, step_bytes=StepBytes(steps=3, formula=1000.0, paper=500.0))
+    short, whole = "\n".join(summary_lines(status, details=False)), "\n".join(summary_lines(status))
+    assert "accuracy on held-out data" in short and "training loss" in short
+    assert "predicted" not in short and "formula" not in short and "paper" not in short and "tensors alone" not in short
+    assert "12.0 ms predicted" in whole and "the paper counts 500 B" in whole and "tensors alone" in whole
+
+
+def test_a_headline_number_that_is_no_accuracy_is_shown_with_its_unit() -> None:
+    figures = (Figure(name="delay_s", title="delay of an answer", unit="s", better="less"),)
+    history = (RoundShown(round=1, wall_s=1.5, updates=4, examples=4, bytes=2048, numbers={"delay_s": 75.0, "other": 1.0}),)
+    status = status_of("running", 1, headline=figures, metrics={"delay_s": 75.0}, history=history)
+    assert any(line.split() == ["delay", "of", "an", "answer", "1", "min", "15", "s"] for line in summary_lines(status))

@@ -123,7 +123,7 @@ def test_any_schedule_trains_every_round_once(faults: Faults) -> None:
             assert weights["slots"] == [0, 1, 2, 3], "everybody's samples are in"
         center = schedule.seats["center"].machine
         assert isinstance(center, Center)
-        assert [record.round for record in center.history] == [1, 2, 3]
+        assert [record.round for record in schedule.seats["center"].history] == [1, 2, 3]
 
 
 # -- the same numbers as the other methods ------------------------------------------------------

@@ -156,7 +156,8 @@ class Watch:
         if number in WHOLE:
             assert weights["fc1"][1:-1] == pytest.approx(shares(slots), abs=self.tolerance)
             assert weights["fc1"][-1] == pytest.approx(number)
-        record = next(record for record in [*root.unrated, *root.history] if record.round == number)
+        record = root.ledger.record(number)
+        assert record is not None
         assert record.examples == sum(examples(slot) for slot in slots)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fog_common.errors import ConfigError, OpError
-from fog_common.runtime.machine import Cast, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
+from fog_common.runtime.machine import Cast, Close, Command, Delivered, Event, Finish, Handle, Joined, Left, Peer, Ran, Run, Slots, Started
 from fog_learning.backend.plain_ops import OPS, SLOTS, flat, shares
 from fog_learning.clusters.graphs import components, edges_of, metropolis, ring, without
 from fog_learning.clusters.mixing import Share
@@ -18,6 +18,7 @@ from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip.messages import Here, Report
 from fog_learning.methods.gossip.observer import Observer
 from fog_learning.methods.gossip.peer import GossipPeer
+from fog_learning.rounds.ledger import Ledger
 from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places
@@ -53,7 +54,7 @@ def test_on_a_full_graph_one_turn_is_federated_averaging(seed: int):
     weights = weights_of(schedule, finish)
     assert weights[0] == pytest.approx(flat(3, 5), rel=1e-9)
     assert weights[1:] == pytest.approx(shares(range(5)), abs=1e-9)
-    history = observer(schedule).history
+    history = schedule.seats["observer"].history
     assert [record.round for record in history] == [1, 2, 3]
     assert all(record.numbers["consensus_error"] < 1e-9 for record in history)
 
@@ -63,7 +64,7 @@ def test_on_a_ring_a_few_turns_leave_a_disagreement_that_is_measured(seed: int):
     schedule, finish = run(6, job(consensus={"graph": "ring", "turns": 2}), seed)
     weights = weights_of(schedule, finish)
     assert sum(weights[1:]) == pytest.approx(1.0)
-    error = observer(schedule).history[-1].numbers["consensus_error"]
+    error = schedule.seats["observer"].history[-1].numbers["consensus_error"]
     assert error > 0.01
     assert abs(weights[0] - flat(3, 6)) < 1.0
 
@@ -76,7 +77,7 @@ def test_it_ends_whatever_crashes_and_every_model_is_a_mean(seed: int):
     weights = weights_of(schedule, finish)
     assert sum(weights[1:]) == pytest.approx(1.0)
     assert all(-1e-9 <= share <= 1 + 1e-9 for share in weights[1:])
-    assert [record.round for record in observer(schedule).history] == [1, 2, 3]
+    assert [record.round for record in schedule.seats["observer"].history] == [1, 2, 3]
 
 
 def test_a_newcomer_takes_the_model_of_one_who_is_there():
@@ -129,14 +130,14 @@ def test_what_gossip_cannot_do_is_refused():
 
 def test_reports_that_come_in_any_order_after_an_outage_each_count_in_their_round():
     peers = tuple(Peer(f"peer-{i}", "peer", i, f"n{i}", "s", "edge", incarnation=1, since=1) for i in range(2))
-    observer = Observer(evaluation=Evaluation(where="none"), rounds=9, seed=0)
+    observer = Observer(ledger=Ledger(9, Evaluation(where="none")), seed=0)
     observer.step(Started(peers), 0.0)
     for number in (3, 1, 2):
         observer.step(Delivered("peer-0", Report(number, 10, Slots.of(0), {"loss": 1.0})), 1.0)
     assert observer.round == 0
-    for number in (4, 1, 3, 2):
-        observer.step(Delivered("peer-1", Report(number, 10, Slots.of(1), {"loss": 1.0})), 2.0)
-    assert [(record.round, record.updates) for record in observer.history] == [(1, 2), (2, 2), (3, 2)]
+    reports = [Report(number, 10, Slots.of(1), {"loss": 1.0}) for number in (4, 1, 3, 2)]
+    commands = [command for report in reports for command in observer.step(Delivered("peer-1", report), 2.0)]
+    assert [(command.record.round, command.record.updates) for command in commands if isinstance(command, Close)] == [(1, 2), (2, 2), (3, 2)]
     observer.step(Left(peers[1]), 3.0)
     observer.step(Joined(peers[1]), 3.0)  # its fourth round is known already, and will not be told again
     observer.step(Delivered("peer-0", Report(6, 0, Slots(), {}, first=4)), 4.0)
@@ -307,7 +308,7 @@ def test_a_link_that_carries_nothing_is_left_out_and_the_round_begins_again(grap
     schedule = Schedule(spec, 5, OPS, seed, Faults(duplicate=0.2, lost_wake=0.1))
     finish = severed(schedule, {"peer-1", "peer-2"})
     assert sum(weights_of(schedule, finish)[1:]) == pytest.approx(1.0)
-    assert [record.round for record in observer(schedule).history] == [1, 2, 3, 4]
+    assert [record.round for record in schedule.seats["observer"].history] == [1, 2, 3, 4]
     assert schedule.measured["broken_links"] >= 1
     for peer in gossipers(schedule):
         assert {tuple(end[0] for end in cut) for cut in peer.cuts} == {("peer-1", "peer-2")}
@@ -328,7 +329,7 @@ def test_dead_links_and_crashes_together_come_to_an_end(seed: int):
 def test_two_peers_with_a_dead_link_go_on_alone_and_the_disagreement_says_so():
     schedule = Schedule(job(rounds=3, consensus={"graph": "full", "turns": 1, "stall_s": 5.0}), 2, OPS, 0, Faults(duplicate=0.0))
     severed(schedule, {"peer-0", "peer-1"})
-    history = observer(schedule).history
+    history = schedule.seats["observer"].history
     assert [record.round for record in history] == [1, 2, 3]
     assert history[-1].numbers["consensus_error"] > 0.1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fog_common.errors import FogError, TooLarge
-from fog_common.transfer.endpoint import Address, BlobMeta, Limits, Publish
+from fog_common.transfer.endpoint import Address, BlobMeta, PublishFrame, TransferLimits
 from support.endpoints import SMALL, chunk_of, noise, only, pair
 from support.letternet import KIND, Net, Weather, content
 
@@ -46,7 +46,7 @@ def test_a_model_costs_its_bytes(name: str) -> None:
 
 def test_frames_keep_to_the_brokers_limit() -> None:
     net = Net()
-    limits = Limits(chunk_bytes=2048, inline_bytes=64 * 1024)
+    limits = TransferLimits(chunk_bytes=2048, inline_bytes=64 * 1024)
     ada, bob = pair(net, limits)
     sizes: list[int] = []
     net.lose = lambda frame, receiver: sizes.append(len(frame.payload)) is not None
@@ -61,12 +61,12 @@ def test_frames_keep_to_the_brokers_limit() -> None:
 
 def test_smaller_limits_cut_what_is_on_the_way_anew() -> None:
     net = Net()
-    ada, bob = pair(net, Limits(chunk_bytes=64 * 1024, inline_bytes=8000))
+    ada, bob = pair(net, TransferLimits(chunk_bytes=64 * 1024, inline_bytes=8000))
     model = noise(900_000)
     ada.endpoint.send(0.0, bob.address, content("s", "t", noise(5000), ada.add(model)), "k1")
     ada.endpoint.send(0.0, bob.address, content("s", "u", noise(9000), ada.add(noise(3000))), "k2")
     net.lose = lambda frame, receiver: len(frame.payload) > 2000  # the broker drops what is too large for it
-    net.at(1.0, lambda: ada.endpoint.set_limits(Limits(chunk_bytes=2000, inline_bytes=1000)))
+    net.at(1.0, lambda: ada.endpoint.set_limits(TransferLimits(chunk_bytes=2000, inline_bytes=1000)))
     net.at(1.0, lambda: net.pump(ada))
     net.run()
     assert sorted(ada.acked) == [("k1", "bob"), ("k2", "bob")]
@@ -209,8 +209,8 @@ def test_windows_are_never_exceeded_and_used() -> None:
 
 def test_many_senders_together_keep_the_receivers_inbox_bounded() -> None:
     net = Net(delay_s=0.001)
-    root = net.site("root", limits=Limits(chunk_bytes=1024, inline_bytes=0, window_chunks=32, inbox_messages=60))
-    senders = [net.site(f"n{i}", limits=Limits(chunk_bytes=1024, inline_bytes=0, window_chunks=32)) for i in range(10)]
+    root = net.site("root", limits=TransferLimits(chunk_bytes=1024, inline_bytes=0, window_chunks=32, inbox_messages=60))
+    senders = [net.site(f"n{i}", limits=TransferLimits(chunk_bytes=1024, inline_bytes=0, window_chunks=32)) for i in range(10)]
     for number, site in enumerate(senders):
         site.endpoint.send(0.0, root.address, content("s", "t", b"", site.add(noise(300_000, number))), "k")
     most: list[int] = []
@@ -239,14 +239,14 @@ def test_planes_follow_the_tiers_and_sites() -> None:
     for target, plane in ((other, "up"), (cloud, "up"), (near, "d2d")):
         edge.endpoint.send(0.0, target.address, content("s", "t", b""), "k")
         (frame,) = edge.endpoint.take()
-        assert isinstance(frame, Publish)
+        assert isinstance(frame, PublishFrame)
         assert frame.plane == plane
     cloud.endpoint.send(0.0, edge.address, content("s", "t", b""), "k")
-    assert [frame.plane for frame in cloud.endpoint.take() if isinstance(frame, Publish)] == ["down"]
+    assert [frame.plane for frame in cloud.endpoint.take() if isinstance(frame, PublishFrame)] == ["down"]
 
 
 def test_what_cannot_be_sent_is_refused_here_with_its_numbers() -> None:
-    ada = Net().site("ada", limits=Limits(max_letter_bytes=100, max_blob_bytes=1000))
+    ada = Net().site("ada", limits=TransferLimits(max_letter_bytes=100, max_blob_bytes=1000))
     to = Address("bob", "hall", "edge", KIND)
     with pytest.raises(TooLarge, match="101 B, limit 100 B"):
         ada.endpoint.send(0.0, to, content("s", "t", bytes(101)), "k")

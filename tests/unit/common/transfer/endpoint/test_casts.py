@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fog_common.transfer import assembly, frames
-from fog_common.transfer.endpoint import Limits
+from fog_common.transfer.endpoint import TransferLimits
 from support.endpoints import SMALL, chunk_of, group, noise, only
 from support.letternet import Net, content
 
@@ -139,7 +139,7 @@ def test_a_forgotten_member_no_longer_counts() -> None:
 
 def test_a_large_model_reaches_eight_nodes() -> None:
     net = Net(delay_s=0.001)
-    ada, nodes = group(net, 8, Limits(chunk_bytes=120 * 1024))
+    ada, nodes = group(net, 8, TransferLimits(chunk_bytes=120 * 1024))
     model = noise(64 << 20)
     named = ada.add(model)
     for node in nodes[:4]:

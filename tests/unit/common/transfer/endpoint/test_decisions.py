@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fog_common.transfer.endpoint import Publish
+from fog_common.transfer.endpoint import PublishFrame
 from support.endpoints import SMALL, noise, only, pair
 from support.letternet import KIND, Net, content
 
@@ -117,7 +117,7 @@ def test_what_the_dead_instance_sends_is_dropped() -> None:
     net = Net(delay_s=0.5)
     ada, bob = pair(net)
     ada.endpoint.send(0.0, bob.address, content("s", "t", b"late"), "k")
-    late = next(frame for frame in ada.endpoint.take() if isinstance(frame, Publish))
+    late = next(frame for frame in ada.endpoint.take() if isinstance(frame, PublishFrame))
     reborn = net.restart("ada")
     reborn.endpoint.send(0.0, bob.address, content("s", "t", b"new"), "k")
     net.at(2.0, lambda: net._publish(reborn, late))

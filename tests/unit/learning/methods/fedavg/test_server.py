@@ -8,6 +8,7 @@ import pytest
 from fog_common.runtime.machine import (
     Blob,
     Cast,
+    Close,
     Delivered,
     Failed,
     Finish,
@@ -54,8 +55,10 @@ def test_the_loss_of_a_round_is_the_mean_by_examples_and_the_accuracy_comes_with
     server.step(Delivered("ada", update(0, examples=30)), 1.0)
     server.step(Delivered("bob", update(1, examples=10)), 2.0)
     server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 3.0)
-    server.step(Ran(("rated", 1), {}, {"accuracy": 0.9, "loss": 0.3}), 4.0)
-    (record,) = server.progress()[1]
+    close, *measured = server.step(Ran(("rated", 1), {}, {"accuracy": 0.9, "loss": 0.3}), 4.0)
+    assert measured == [Measure("accuracy", 0.9), Measure("rated_loss", 0.3)]
+    assert isinstance(close, Close)
+    record = close.record
     assert (record.updates, record.examples, record.closed_at) == (2, 40, 3.0)
     assert record.numbers == {"loss": 1.25, "accuracy": 0.9, "rated_loss": 0.3}
 
@@ -192,8 +195,8 @@ def test_an_update_that_cannot_be_added_is_left_out_and_the_round_goes_on() -> N
     server.step(Failed(("added", 1, 0), "shape (3,) is not (4,)"), 1.5)
     assert kinds(server.step(Delivered("bob", update(1)), 2.0)) == ["accumulate", "mean"]
     server.step(Ran(("weights", 1), {"weights": Handle("w1")}), 3.0)
-    server.step(Ran(("rated", 1), {}, {"accuracy": 0.9, "loss": 0.3}), 4.0)
-    assert server.progress()[1][0].updates == 1
+    close = server.step(Ran(("rated", 1), {}, {"accuracy": 0.9, "loss": 0.3}), 4.0)[0]
+    assert isinstance(close, Close) and close.record.updates == 1
 
 
 def test_when_every_trainer_is_in_trouble_the_job_fails_with_the_reason() -> None:

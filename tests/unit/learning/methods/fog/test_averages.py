@@ -107,7 +107,7 @@ def test_few_turns_leave_an_error_and_it_is_reported():
     mean = weights_of(exact, exact.seats["root"].finished)  # type: ignore[arg-type]
     away = math.dist(weights_of(schedule, finish), mean)
     assert 0 < away <= watch.errors[0] * (1 + 1e-9)
-    record = schedule.seats["root"].machine.progress()[1][0]  # type: ignore[union-attr]
+    record = schedule.seats["root"].history[0]
     assert record.numbers["consensus_error"] == watch.errors[0]
 
 

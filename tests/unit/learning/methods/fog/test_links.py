@@ -64,7 +64,7 @@ def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_end
     assert tried[0] == 1
     assert len(tried) == 2
     assert all(number == 1 or number >= 4 for number in tried)
-    assert [record.numbers["slots"] for record in schedule.seats["root"].machine.progress()[1]] == [5.0] * 6  # type: ignore[union-attr]
+    assert [record.numbers["slots"] for record in schedule.seats["root"].history] == [5.0] * 6
 
 
 def test_links_that_the_cluster_cannot_do_without_are_tried_again():

@@ -28,7 +28,7 @@ from support.trees import star, tree
 
 def test_only_a_fraction_of_the_clusters_takes_part_and_not_always_the_same():
     schedule, _, _ = run(tree(2, 2, 2, 2), job(rounds=8, mode="vertical", clusters=0.5))
-    records = schedule.seats["root"].machine.progress()[1]  # type: ignore[union-attr]
+    records = schedule.seats["root"].history
     assert [record.numbers["slots"] for record in records] == [4.0] * 8
     assert len({record.examples for record in records}) > 1
 
@@ -117,7 +117,8 @@ class BlockWatch(Watch):
         super().check(number, weights, root)
         given = [update for (round_, _), update in self.given.items() if round_ == number]
         total = sum(update.examples for update in given)
-        record = next(record for record in [*root.unrated, *root.history] if record.round == number)
+        record = root.ledger.record(number)
+        assert record is not None
         assert (record.examples, record.numbers["slots"]) == (total, sum(len(update.slots) for update in given))
         assert sum(weights[1:]) == pytest.approx(1.0, abs=1e-6)
         for update in given:
@@ -145,7 +146,7 @@ def test_a_slot_that_misses_the_last_in_block_round_still_counts_in_the_block(se
         aggregator: Any = schedule.seats["a0"].machine
         if aggregator.block == 1 and schedule.seats["t1"].peer.live:
             schedule._kill("t1", publish=True)
-    record = schedule.seats["root"].machine.progress()[1][0]  # type: ignore[union-attr]
+    record = schedule.seats["root"].history[0]
     assert record.numbers["slots"] == 4
     assert record.examples == sum(examples(slot) for slot in range(4))
 
@@ -156,5 +157,5 @@ def test_quorum_closes_a_round_without_the_slowest():
     while schedule.seats["root"].finished is None:
         schedule.act()
         schedule.seats["t4"].ops.clear()  # it never ends its training
-    records = schedule.seats["root"].machine.progress()[1]  # type: ignore[union-attr]
+    records = schedule.seats["root"].history
     assert [record.numbers["slots"] for record in records] == [4.0, 4.0, 4.0]

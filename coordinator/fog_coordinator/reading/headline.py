@@ -1,0 +1,32 @@
+"""The numbers by which a job is judged, as its method names them. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fog_common.errors import ConfigError
+from fog_common.wire.api.jobs import Figure
+from fog_coordinator.state.book import Entry
+from fog_coordinator.state.history import History
+
+LOOK_BACK: Final = 100
+"""Rounds in which the last value of a number is looked for."""
+_CLASSIFIES: Final = (Figure(name="accuracy", title="accuracy on held-out data"), Figure(name="loss", title="training loss", better="less"))
+"""Of methods whose descriptor names none."""
+
+
+def headline(entry: Entry) -> tuple[Figure, ...]:
+    try:
+        named = entry.method.headline
+    except ConfigError:  # an ended job of another version: only its spec is kept
+        named = ()
+    return tuple(Figure(name=each.name, title=each.title, unit=each.unit, better=each.better) for each in named) or _CLASSIFIES
+
+
+def last_number(history: History, name: str) -> float | None:
+    """The number's last value; None if the last LOOK_BACK rounds have none."""
+    for number in range(history.newest, max(-1, history.newest - LOOK_BACK), -1):
+        item = history.rounds.get(number)
+        if item is not None and item.record.numbers.get(name) is not None:
+            return item.record.numbers[name]
+    return None

@@ -1,0 +1,76 @@
+"""Descriptors: shipped methods, methods of installed packages, sections that a method does not read."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from fog_common.errors import ConfigError
+from fog_learning.job.reading import job_from
+from fog_learning.methods import METHODS, Methods, resolve_method
+
+TOY = """
+from msgspec import Struct
+from fog_common.runtime.machine import Machine
+from fog_learning.methods.base import Headline, Method, Role
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    turns: int = 3
+
+class Dice(Machine):
+    pass
+
+METHOD = Method(
+    name="dice", title="Dice", source="none", plan=Plan, roles=(Role("dice", Dice, bound="free"),), messages=(), ops=(), root="dice",
+    build=lambda job, plan, peer: Dice(), headline=(Headline("sum", "sum of the dice"),), rounds=lambda job, plan: plan.turns,
+)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that offers the method `dice`."""
+    (tmp_path / "dice_method.py").write_text(TOY)
+    info = tmp_path / "dice_method-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dice-method\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[foglearn.methods]\ndice = dice_method:METHOD\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "dice_method", raising=False)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_method_of_an_installed_package_is_loaded_only_where_the_configuration_allows_it() -> None:
+    methods = Methods(["fedavg"])
+    assert "dice" not in methods and "dice_method" not in sys.modules
+    methods.allow(["dice", "fedavg"])
+    assert "dice_method" not in sys.modules
+    assert methods["dice"].headline[0].title == "sum of the dice"
+    assert sorted(methods) == ["dice", "fedavg"]
+
+
+def test_a_method_that_no_package_offers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="methods: 'unheard-of' is offered by no installed package"):
+        Methods(["fedavg"]).allow(["unheard-of"])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_descriptors_of_this_program_hold_together(name: str) -> None:
+    method = METHODS[name]
+    roles = {role.name for role in method.roles}
+    assert method.root in roles
+    assert all(role.talks_to and set(role.talks_to) <= roles for role in method.roles)
+    assert [headline.name for headline in method.headline] == ["accuracy", "loss"]
+    assert method.ops and len({row.name for row in method.ops}) == len(method.ops)
+
+
+def test_a_section_that_the_method_does_not_read_is_refused() -> None:
+    spec = {"name": "a", "method": {"name": "gossip"}, "model": {"name": "mlp"}, "stragglers": {"deadline_s": 9}}
+    with pytest.raises(ConfigError, match="stragglers: method gossip does not read this section; remove it"):
+        job_from(spec)
+    method, _ = resolve_method(job_from({**spec, "method": {"name": "fedavg"}}))
+    assert method.name == "fedavg"
