@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fog_common.wire.api.states import PREPARING, QUEUED, WAITING
 from fog_coordinator.placement import choice, planner, simple, tree
-from fog_coordinator.placement.eligible import Task, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task
+from fog_coordinator.placement.eligible import Task, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task, where_of
 from fog_coordinator.placement.free import FreeTask, free_tasks
 from fog_coordinator.state.book import Book
 from fog_coordinator.state.jobs import Job
@@ -85,7 +85,7 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     seats = simple.seats(method, tasks, job.roster, known, chosen.nodes)
     if layers:
         root = next((seat for seat in seats if seat.role == method.root), None)
-        heads = Task(layers[0].name, "tree", max(needs.get(role.name, 0) for role in layers), file.placement)
+        heads = Task(layers[0].name, "tree", max(needs.get(role.name, 0) for role in layers), where_of(file, layers[0].name))
         state, why, branches = _branches(job, file, registry, taken, heads, root.node if root is not None else "")
         if why:
             return state, why
@@ -108,7 +108,7 @@ def _open(
     open_to: dict[str, list[Node]] = {}
     wanted: list[str] = []
     for task in tasks:
-        asked = Task(task.role.name, "free", where=file.placement)  # memory: see choice, which knows the cut
+        asked = Task(task.role.name, "free", where=where_of(file, task.role.name))  # memory: see choice, which knows the cut
         fit = eligible((node for node in registry if task.role.name != method.root or named in ("", node.node)), asked, job, {})
         open_to[task.task] = [node for node in fit if node.node not in taken]
         if file.placement is None:

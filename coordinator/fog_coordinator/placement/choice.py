@@ -51,8 +51,8 @@ def choose(
         return Choice()
     if file.placement is not None:
         open_to = {task.task: open_to[task.task] for task in tasks}
-        if not all(open_to.values()):
-            return Choice(why=f"no node is free that is {described(file.placement)} (placement)")
+        if shut := next((task for task in tasks if not open_to[task.task]), None):
+            return Choice(why=f"no node is free that is {described(file.placement.of(shut.role.name))} (placement)")
     elif last_resort is not None:
         open_to = {task.task: open_to[task.task] or [last_resort] for task in tasks}
     counted = {} if planner.can_plan(file) else needs  # a plan counts memory itself

@@ -22,7 +22,7 @@ from fog_coordinator.state.jobs import Job, Refuser, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
 from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Placing
+from fog_learning.job.sections import Placing, Where
 from fog_learning.methods.base import Method
 
 Kind = Literal["unseen", "offline", "leaving", "unheard", "busy", "constraint", "memory", "refused", "data"]
@@ -50,14 +50,20 @@ class Task(Struct, frozen=True):
     bound: Bound
     need: int = 0
     """Bytes of memory; 0 = unknown, or decided elsewhere."""
-    where: Placing | None = None
-    """free, tree: the job's `placement` section."""
+    where: Where | None = None
+    """free, tree: what the job's `placement` section says of the role; None: it has none."""
 
 
 def task_of(job: Job, seat: Seat) -> Task:
     """A placed task. Its memory is what placement counted with."""
     section = job.spec.get("placement") if seat.bound != "slot" else None
-    return Task(seat.role, seat.bound, job.needs.get(seat.role, 0), msgspec.convert(section, Placing) if section is not None else None)
+    where = msgspec.convert(section, Placing).of(seat.role) if section is not None else None
+    return Task(seat.role, seat.bound, job.needs.get(seat.role, 0), where)
+
+
+def where_of(file: JobFile, role: str) -> Where | None:
+    """What the job file says of where the tasks of a role may be; None: nothing."""
+    return file.placement.of(role) if file.placement is not None else None
 
 
 # -- the answer ----------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def _reasons(node: Node, task: Task, job: Job, busy: Mapping[str, str]) -> Itera
     yield refused(node, job)
 
 
-def admits(where: Placing, node: Node) -> bool:
+def admits(where: Where, node: Node) -> bool:
     """Whether the `placement` section allows the node for tasks that are not bound to a slot."""
     profile = node.profile
     return (

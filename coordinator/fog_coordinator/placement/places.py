@@ -9,7 +9,7 @@ import msgspec
 from fog_common.energy.model import EnergyConfig
 from fog_coordinator.placement.cost import Place
 from fog_coordinator.state.nodes import Node
-from fog_learning.job.sections import Placing
+from fog_learning.job.sections import Where
 
 GUESSED_FLOPS: Final = {"thing": 1e9, "edge": 4e9, "fog": 2e10, "cloud": 5e10}
 GUESS: Final = Place("")
@@ -61,7 +61,7 @@ def free_bytes(node: Node) -> int | None:
     return min(free, node.profile.memory_bytes) if node.profile.memory_bytes else free
 
 
-def described(rules: Placing) -> str:
+def described(rules: Where) -> str:
     """'of tier fog, with label gpu=yes': what `placement` asks for, for a person."""
     parts = [f"named {', '.join(rules.names)}"] if rules.names else []
     parts += [f"of tier {' or '.join(rules.tier)}"] if rules.tier else []

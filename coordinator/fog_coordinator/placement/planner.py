@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from fog_common import config
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
@@ -82,11 +83,13 @@ def _cut_is_open(file: Job) -> bool:
     return segments is not None and segments.is_open(file)
 
 
-def check(file: Job) -> None:
+def check(file: Job, method: Method) -> None:
     """ConfigError if the job asks for a choice that cannot be made."""
     if not is_automatic(file):
         return
-    method = method_of(file)
+    movable = [role.name for role in method.roles if role.bound != "slot"]
+    if unknown := sorted(set(file.placement.roles if file.placement is not None else ()) - set(movable)):
+        raise ConfigError(f"placement.roles.{unknown[0]}: {config.suggest(unknown[0], movable, 'role')}")
     if _cut_is_open(file):
         ways(file, 1)
     elif file.placement is not None and file.placement.objective != "latency" and method.demands is None:

@@ -14,7 +14,7 @@ from fog_common.wire.api.states import ENDED, FINISHED
 from fog_coordinator.core import Core
 from fog_coordinator.lifecycle import admission
 from fog_coordinator.placement import choice, planner
-from fog_coordinator.placement.eligible import Task, eligible, occupied
+from fog_coordinator.placement.eligible import Task, eligible, occupied, where_of
 from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
@@ -31,7 +31,7 @@ LONG_S: Final = 30.0
 def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> DryRun:
     """The body of `job.plan`: what the coordinator would do with this job now. ConfigError, or Refused if nothing could run it."""
     file, method = core.check(spec)
-    planner.check(file)
+    planner.check(file, method)
     job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, file.train.rounds, now, 0)
     if admission.chosen_slots(job, file, method, core.registry, {}):
         _, job.why = admission.place(job, file, method, core.registry, {})
@@ -60,7 +60,7 @@ def _alternative(core: Core, job: Job) -> Plan | None:
     """The best plan beside the one of a job that leaves nothing to choose: what a `placement` section would gain."""
     file, method = core.check({**job.spec, "placement": {}})
     tasks = free_tasks(file, method)
-    open_to = {task.task: eligible(core.registry, Task(task.role.name, "free", where=file.placement), job, {}) for task in tasks}
+    open_to = {task.task: eligible(core.registry, Task(task.role.name, "free", where=where_of(file, task.role.name)), job, {}) for task in tasks}
     try:
         found = choice.choose(file, method, tasks, job.roster, {node.node: node for node in core.registry}, open_to, job.needs)
     except ConfigError:

@@ -125,7 +125,7 @@ def _submit(core: Core, now: float, user: str, id: str, question: SubmitJob) -> 
     if len(msgspec.msgpack.encode(question.spec)) > MAX_SPEC_BYTES:
         raise ConfigError(f"spec: larger than {MAX_SPEC_BYTES // 1024} KiB: too large for a job file")
     file, method = core.check(question.spec)
-    planner.check(file)
+    planner.check(file, method)
     spec = job_spec(file)
     for job in core.book.jobs:
         if job.token == token:

@@ -131,25 +131,36 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     """Per megabyte on the network."""
 
 
-class Placing(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the tasks go that are bound to no data, and where the model is cut (`method.cut: auto`).
+class Where(Struct, frozen=True, forbid_unknown_fields=True):
+    """Nodes that may take a task. All conditions hold together; a node that is not admitted never takes the task, also not in a recovery."""
 
-    Without this section: on the best node of the cloud. With it: where a training step costs least by what nodes and links can do,
-    as far as that was measured. `fogctl plan` shows the choice.
-    """
-
-    objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
-    weights: Prices = Prices()
     tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
     """Only nodes of these tiers; [] = any."""
     site: list[Id] = []
     names: list[Id] = []
     labels: dict[Id, str] = {}
     """Only nodes whose agents have all these labels."""
+
+
+class Placing(Where, frozen=True, forbid_unknown_fields=True):
+    """Where the tasks go that are bound to no data, heads of clusters among them, and where the model is cut (`method.cut: auto`).
+
+    Without this section: free tasks on the best nodes of the cloud. With it: where a training step costs least by what nodes and links
+    can do, as far as that was measured. `fogctl plan` shows the choice.
+    """
+
+    roles: dict[Id, Where] = {}
+    """role -> where its tasks may be, instead of the conditions for all."""
+    objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
+    weights: Prices = Prices()
     margin: Annotated[float, Meta(ge=0, le=10)] = 0.2
     """A running task moves only to a place that is better by this fraction of its present cost …"""
     hold_s: NotNegative = 60.0
     """… and has been so for this long."""
+
+    def of(self, role: str) -> Where:
+        """Where the tasks of a role may be."""
+        return self.roles.get(role, self)
 
 
 class Privacy(Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, training_rows
+from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, training_rows
 
 BATCHES = (10, 25, 50, 100, 200, 400)
 QUICK_BATCHES = (10, 50, 200)
@@ -34,7 +34,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
         ],
         simulated=list(SIMULATED),
     )
-    points, ledger, rows = [], Ledger("batch"), training_rows(base.data, settings)
+    points, ledger, rows = [], ByteLedger("batch"), training_rows(base.data, settings)
     for batch in sizes:
         each = _with_batch(base, batch)
         accuracies, moved = [], None

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, held, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, training_rows
+from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, training_rows
 
 NODES: Final = 20
 RATES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -51,7 +51,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
         simulated=[*SIMULATED, "Who comes first in a step is decided by simulated speeds and links."],
     )
     found: dict[tuple[int, float], float] = {}
-    ledger, rows = Ledger("batch", "straggler rate"), training_rows(base.data, settings)
+    ledger, rows = ByteLedger("batch", "straggler rate"), training_rows(base.data, settings)
     for batch in batches:
         for rate in shares:
             point = msgspec.structs.replace(base, batch=max(1, batch // base.nodes), straggler_rate=rate)

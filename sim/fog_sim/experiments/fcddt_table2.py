@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fog_sim.experiments.base import Column, Line, Outcome, Plot, Row, Settings, held, mean_std
-from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, bytes_per_step, mean_curve, training_rows
+from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, mean_curve, training_rows
 
 PAPER: Final[dict[str, dict[Column, float]]] = {
     "MLP": {"CC": 0.90, "FL": 0.90, "FCDDT": 0.89},
@@ -37,7 +37,7 @@ def run(settings: Settings, data: str = "mnist", steps: int | None = None, model
         "cut": "after the first block",
         "seeds": list(seeds),
     }
-    ledger = Ledger("model", "method")
+    ledger = ByteLedger("model", "method")
     for name, setup in setups.items():
         compare(outcome, settings, name, setup, PAPER.get(name, {}), seeds, rows, ledger)
     outcome.tables.append(ledger.table())
@@ -46,7 +46,7 @@ def run(settings: Settings, data: str = "mnist", steps: int | None = None, model
 
 
 def compare(
-    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: Ledger
+    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: ByteLedger
 ) -> None:
     """Run the three columns of one model: rows, a plot, bytes and findings."""
     means: dict[Column, float] = {}

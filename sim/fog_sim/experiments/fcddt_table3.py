@@ -6,7 +6,7 @@ from typing import Final
 
 from fog_sim.experiments.base import Column, Outcome, Row, Settings, find_data
 from fog_sim.experiments.fcddt_table2 import COLUMNS, RATINGS, compare
-from fog_sim.experiments.training import COMMON, SIMULATED, Ledger, Setup, training_rows
+from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, training_rows
 
 PAPER: Final[dict[str, dict[Column, float]]] = {"LeNet5": {"CC": 0.445, "FL": 0.45, "FCDDT": 0.45}, "VGG16": {"CC": 0.93, "FL": 0.92, "FCDDT": 0.885}}
 STEPS, QUICK_STEPS = 1000, 200
@@ -36,7 +36,7 @@ def run(settings: Settings, steps: int | None = None) -> Outcome:
     )
     if rows < 50_000:
         outcome.assumptions.append(f"{rows:,} training images, the paper has 50,000: accuracies are lower for all columns.")
-    ledger = Ledger("model", "method")
+    ledger = ByteLedger("model", "method")
     compare(outcome, settings, "LeNet5", lenet, PAPER["LeNet5"], seeds, rows, ledger)
     if not gpu():
         outcome.rows += [Row(row="VGG16", column=column, paper=PAPER["VGG16"][column], unit="accuracy", note=NEEDS_GPU) for column in COLUMNS]

@@ -156,7 +156,7 @@ def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[fl
     return [(points[0][0], fmean(value for _, value in points)) for points in zip(*curves, strict=True)]
 
 
-class Ledger:
+class ByteLedger:
     """The bytes of an experiment's runs, for its table and its finding."""
 
     def __init__(self, *columns: str) -> None:

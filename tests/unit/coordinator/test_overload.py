@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce
-from fog_coordinator.core import Core
 from fog_sim.campaign import chaos
 from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
@@ -24,14 +23,15 @@ def simulation(nodes: int) -> Simulation:
 def test_two_hundred_agents_do_not_announce_themselves_in_step():
     world = simulation(200)
     heard: dict[str, float] = {}
-    receive = world.coordinator._received
+    pass_on = world.broker.on_message
 
-    def note(now: float, core: Core, route: topics.Route, payload: bytes) -> None:
+    def note(topic: str, payload: bytes) -> None:
+        route = topics.parse(topic)
         if route.kind == topics.CONTROL and isinstance(messages.decode(payload), Announce):
-            heard.setdefault(route.sender, now)
-        receive(now, core, route, payload)
+            heard.setdefault(route.sender, world.kernel.now)
+        pass_on(topic, payload)
 
-    world.coordinator._received = note  # type: ignore[method-assign]
+    world.broker.on_message = note
     world.kernel.run(10.0)
     assert len(heard) == 201
     heard.clear()

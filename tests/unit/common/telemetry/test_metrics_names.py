@@ -13,7 +13,7 @@ from fog_common.telemetry.metrics import ACK_COUNTERS, ACK_LE, METRICS, Samples,
 from support.paths import TESTS
 
 GOLDEN = TESTS / "golden" / "metric_names.txt"
-LABELS = {"node", "site", "job", "role", "plane", "direction", "source", "state", "op", "use", "budget", "reason", "version"}
+LABELS = {"node", "site", "job", "role", "plane", "direction", "source", "state", "op", "use", "budget", "reason", "version", "name"}
 UNITS = ("_seconds", "_bytes", "_joules", "_grams", "_watts", "_celsius", "_ratio", "_bytes_per_second", "_timestamp_seconds")
 
 

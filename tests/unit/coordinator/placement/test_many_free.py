@@ -128,3 +128,13 @@ def test_tasks_of_one_node_add_up_their_memory():
     world.run(3.0)
     assert world.status()["state"] == "running"
     assert sorted(world.live()[task] for task in ("server", "junction-0", "junction-1")) == ["cloud-1", "cloud-2", "cloud-3"]
+
+
+def test_each_role_has_constraints_of_its_own():
+    fogs = [StandIn(f"fog-{i}", "fog", "hall") for i in (1, 2)]
+    world = running(TOY, *fogs, placement={"tier": ["fog"], "roles": {"server": {"names": ["cloud-2"]}}})
+    assert world.live()["server"] == "cloud-2"
+    assert {world.live()[task] for task in ("junction-0", "junction-1")} == {"fog-1", "fog-2"}
+    world.kill("cloud-2")
+    world.run(world.rules.orphan_after_s + world.rules.silent_s + 5.0)
+    assert "server" not in world.live(), "no other node is admitted"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fog_common.errors import ConfigError
 from fog_common.wire.messages import Announce, BlockReport, Control, Desired, Profile, WorkerState
 from fog_coordinator.placement import planner
 from fog_coordinator.placement.cost import HANDLING_S, Place, step_cost, value
@@ -163,8 +164,8 @@ def test_an_unknown_shape_cannot_be_cut_automatically():
     from fog_common.errors import ConfigError
 
     with pytest.raises(ConfigError, match=r"say model\.input_shape and model\.classes"):
-        planner.check(job(data={"name": "machines"}))
-    planner.check(job(data={"name": "machines"}, model={"name": "cnn", "input_shape": [1, 8, 8], "classes": 3}))
+        planner.check(job(data={"name": "machines"}), METHODS["fcddt"])
+    planner.check(job(data={"name": "machines"}, model={"name": "cnn", "input_shape": [1, 8, 8], "classes": 3}), METHODS["fcddt"])
 
 
 # -- the coordinator -----------------------------------------------------------------------
@@ -443,3 +444,9 @@ def test_a_busy_cloud_is_not_waited_for_by_a_job_that_may_run_elsewhere():
     world.run(2.0)
     assert world.status("second")["state"] == "running"
     assert world.live("second")["trunk"] != "cloud-1"
+
+
+def test_constraints_of_a_role_that_the_method_does_not_have_are_refused():
+    file = job(placement={"roles": {"trunc": {"tier": ["cloud"]}}})
+    with pytest.raises(ConfigError, match=r"placement\.roles\.trunc: .*trunk"):
+        planner.check(file, METHODS["fcddt"])
