@@ -32,7 +32,7 @@ from fog_coordinator.core import Core
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal
 from fog_coordinator.shell.scrape import Look, LookAsked, Scrapes
-from fog_coordinator.state.effects import Record
+from fog_coordinator.state.effects import JournalRecord
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
 from fogctl.show.watch import whole_status
@@ -76,7 +76,7 @@ def scrape(nodes: int = 1000, times: int = 15) -> dict[str, Any]:
         journal = Journal.in_folder(Path(folder))
 
         def write() -> None:
-            rows = tuple(row for effect in core.take() if isinstance(effect, Record) for row in effect.rows)
+            rows = tuple(row for effect in core.take() if isinstance(effect, JournalRecord) for row in effect.rows)
             journal.write(rows, 0.0)
 
         def ask(asked: LookAsked) -> None:

@@ -20,7 +20,7 @@ import torch
 from msgspec.structs import replace
 
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_sim.costs import Costs, standin_backend, torch_backend
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
@@ -163,7 +163,7 @@ def calibrated(spec: dict[str, Any], rounds: int, seconds: dict[str, float], sav
     )
 
 
-def _costs(job: Job) -> Costs:
+def _costs(job: JobFile) -> Costs:
     _, costs = torch_backend(job, {f"trainer-{slot}": slot for slot in range(NODES)}, NODES)
     return costs
 

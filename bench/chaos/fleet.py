@@ -18,7 +18,7 @@ from fog_common.errors import FogError, Unreachable
 from fog_sim.faults import CLOCK_S, SLOW_LATENCY_S, SLOW_RATE_BYTES_S, Fault
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
-from fogctl.fleet.proxy import Link, Proxy
+from fogctl.fleet.proxy import Proxy, ProxyLink
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ChaosFleet(LocalFleet):
     def __init__(self, folder: Path, agents: int, log_level: str = "INFO") -> None:
         super().__init__(folder, agents, broker="mosquitto", backend="standin", log_level=log_level)
         self.proxy = Proxy()
-        self.links: dict[str, Link] = {}
+        self.links: dict[str, ProxyLink] = {}
         self.small_disks = os.geteuid() == 0
         """A full disk is a full tmpfs; without root it is a folder that refuses writes."""
         self._mounts: list[Path] = []

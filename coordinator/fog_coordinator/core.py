@@ -30,7 +30,7 @@ from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node, Registry, Strangers
 from fog_coordinator.state.rules import NOTHING, Rules
 from fog_coordinator.state.story import Story
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 

@@ -14,7 +14,7 @@ from fog_common.wire.messages import Reply, Request
 from fog_coordinator.core import Core
 from fog_coordinator.exchange import Accept, Exchange, Store, Turned, filters, frame_of
 from fog_coordinator.reading import verbs
-from fog_coordinator.state.effects import Answer, Record, Row, SendResult, Tell
+from fog_coordinator.state.effects import Answer, JournalRecord, Row, SendResult, Tell
 from fog_sim.kernel import Kernel, Wakeup
 from fog_sim.links import WIRED
 from fog_sim.network import Connection, Port, SimBroker
@@ -104,7 +104,7 @@ class SimCoordinator:
         while effects := exchange.take():
             for effect in effects:
                 match effect:
-                    case Record(rows):
+                    case JournalRecord(rows):
                         self._write(rows)
                     case Tell():
                         connection.publish(*frame_of(self.world.fleet, effect), qos=1)

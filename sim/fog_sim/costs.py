@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from fog_learning.backend.base import Backend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import method_of, resolve_method
 from fog_learning.methods.base import Method
 from fog_learning.models.spec import ModelSpec
@@ -25,22 +25,22 @@ class Costs(Struct, frozen=True):
         return self.method.op(op).flops(self.work, numbers)
 
 
-def model_costs(job: Job, spec: ModelSpec, test_examples: int, slots: int = 1) -> Costs:
+def model_costs(job: JobFile, spec: ModelSpec, test_examples: int, slots: int = 1) -> Costs:
     method, plan = resolve_method(job)
     segments = method.segments.flops(plan, spec) if method.segments is not None else ()
     return Costs(method, Work(float(spec.flops), spec.parameters, job.train.batch_size, test_examples, slots, segments))
 
 
-def nominal_costs(job: Job, values: int) -> Costs:
+def nominal_costs(job: JobFile, values: int) -> Costs:
     """Of a job without tensors; values: of its model."""
     return Costs(method_of(job), Work(1e6, values, job.train.batch_size, 100))
 
 
-OpenBackend = Callable[[Job, dict[str, int], int], tuple[Backend, Costs]]
+OpenBackend = Callable[[JobFile, dict[str, int], int], tuple[Backend, Costs]]
 """(job, slots by task, slots of the whole job) -> the backend that all nodes of a simulated job share, and what its ops cost."""
 
 
-def torch_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+def torch_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """The real ops, shared by all simulated nodes, and what they cost."""
     from fog_sim.exact import ExactBackend
 
@@ -48,7 +48,7 @@ def torch_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Ba
     return backend, model_costs(job, backend.models.spec, len(backend.rows.test()), roster_size)
 
 
-def standin_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+def standin_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """Exact integers in the place of tensors: for fault schedules."""
     from fog_learning.backend.standin import StandinBackend
 
@@ -56,7 +56,7 @@ def standin_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[
     return backend, nominal_costs(job, backend.size)
 
 
-def plain_backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+def plain_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
     from fog_learning.backend.plain import PlainBackend
 

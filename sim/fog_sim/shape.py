@@ -17,14 +17,14 @@ from msgspec import Meta, Struct
 from fog_common.config import load
 from fog_common.errors import ConfigError
 from fog_common.ids import TIERS, Id
-from fog_learning.job.sections import Job, Layer
+from fog_learning.job.sections import JobFile, Layer
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 CLUSTER = 10
 """Members of a cluster where the job's topology gives no size."""
 
 
-class Place(Struct, frozen=True):
+class NodePlace(Struct, frozen=True):
     """One node, the cloud's own (cloud-1) not among them."""
 
     name: str
@@ -47,12 +47,12 @@ class Shape(Struct, frozen=True, forbid_unknown_fields=True):
     groups: list[Group]
 
 
-def load_shape(path: Path) -> list[Place]:
+def load_shape(path: Path) -> list[NodePlace]:
     """ConfigError names file, line and key."""
     return places(load(path, Shape).groups)
 
 
-def places(groups: Iterable[Group]) -> list[Place]:
+def places(groups: Iterable[Group]) -> list[NodePlace]:
     sites: dict[str, list[str]] = {}
     for group in groups:
         names = [f"site-{number}" for number in range(1, group.sites + 1)] if isinstance(group.sites, int) else group.sites
@@ -60,12 +60,12 @@ def places(groups: Iterable[Group]) -> list[Place]:
     return [place for tier in TIERS if tier in sites for place in _named(tier, sites[tier])]
 
 
-def uniform(nodes: int, tier: str = "edge", site: str = "home") -> list[Place]:
+def uniform(nodes: int, tier: str = "edge", site: str = "home") -> list[NodePlace]:
     """A flat fleet: node-1, node-2 …"""
-    return [Place(f"node-{index:0{len(str(nodes))}d}", tier, site) for index in range(1, nodes + 1)]
+    return [NodePlace(f"node-{index:0{len(str(nodes))}d}", tier, site) for index in range(1, nodes + 1)]
 
 
-def shape_for(job: Job, nodes: int) -> list[Place]:
+def shape_for(job: JobFile, nodes: int) -> list[NodePlace]:
     """`nodes` nodes with data, and the inner nodes that the job's topology speaks of; without one a flat fleet."""
     topology = job.topology
     if topology.parents:
@@ -75,16 +75,16 @@ def shape_for(job: Job, nodes: int) -> list[Place]:
     return uniform(nodes)
 
 
-def _leaf_tier(job: Job) -> str:
+def _leaf_tier(job: JobFile) -> str:
     return min(job.nodes.select.tier, key=TIERS.index, default="edge")
 
 
-def _named(tier: str, sites: list[str]) -> list[Place]:
+def _named(tier: str, sites: list[str]) -> list[NodePlace]:
     first = 2 if tier == "cloud" else 1  # cloud-1 is always there
-    return [Place(f"{tier}-{index:0{len(str(len(sites)))}d}", tier, site) for index, site in enumerate(sites, first)]
+    return [NodePlace(f"{tier}-{index:0{len(str(len(sites)))}d}", tier, site) for index, site in enumerate(sites, first)]
 
 
-def _from_layers(layers: list[Layer], leaf: str, nodes: int) -> list[Place]:
+def _from_layers(layers: list[Layer], leaf: str, nodes: int) -> list[NodePlace]:
     size = layers[0].size or CLUSTER
     many = -(-nodes // size)
     sites: dict[str, list[str]] = {leaf: [f"site-{1 + index * many // nodes}" for index in range(nodes)]}
@@ -97,7 +97,7 @@ def _from_layers(layers: list[Layer], leaf: str, nodes: int) -> list[Place]:
     return [place for tier in TIERS if tier in sites for place in _named(tier, sites[tier])]
 
 
-def _from_parents(parents: dict[str, str], leaf: str) -> list[Place]:
+def _from_parents(parents: dict[str, str], leaf: str) -> list[NodePlace]:
     """Who is nobody's parent has data; the tier of the others is their height. A lowest cluster is a site."""
     inner = set(parents.values())
     height = dict.fromkeys(parents.keys() - inner, 0)
@@ -113,7 +113,7 @@ def _from_parents(parents: dict[str, str], leaf: str) -> list[Place]:
             continue
         tall = height[name]
         site = parents[name] if not tall and parents[name] != "cloud-1" else f"{name}-site"[-32:].lstrip("-") if tall > 1 else name
-        found.append(Place(name, above[min(tall, len(above)) - 1] if tall else leaf, site))
+        found.append(NodePlace(name, above[min(tall, len(above)) - 1] if tall else leaf, site))
     if not found:
         raise ConfigError("topology.parents names no node beside cloud-1; there is nothing to simulate")
     return found

@@ -16,7 +16,7 @@ from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire.messages import DesiredJob, Profile, WorkerState
 from fog_learning.backend.base import Backend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_sim.costs import Costs
 from fog_sim.disk import SimDisk
 from fog_sim.kernel import Kernel, Wakeup
@@ -31,7 +31,7 @@ FULL: Final = "[Errno 28] No space left on device"
 class SharedBackend:
     """What all simulated workers of one job share."""
 
-    def __init__(self, job: Job, backend: Backend, costs: Costs) -> None:
+    def __init__(self, job: JobFile, backend: Backend, costs: Costs) -> None:
         self.job = job
         self.backend = backend
         self.costs = costs

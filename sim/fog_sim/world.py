@@ -27,7 +27,7 @@ from fog_sim.kernel import Kernel
 from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
 from fog_sim.network import Lane, Port, SimBroker
 from fog_sim.node import SimNode
-from fog_sim.shape import Place, uniform
+from fog_sim.shape import NodePlace, uniform
 from fog_sim.worker import SharedBackend
 
 NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead", "clock_behind", "join"}
@@ -39,7 +39,7 @@ class Simulation:
 
     def __init__(
         self,
-        nodes: int | Sequence[Place],
+        nodes: int | Sequence[NodePlace],
         fleet: Fleet,
         backend: OpenBackend,
         *,
@@ -71,14 +71,14 @@ class Simulation:
         self._chunk_bytes = chunk_bytes
         cloud = Profile(tier="cloud", site="cloud", cores=8, memory_bytes=16 << 30, memory_free_bytes=16 << 30, torch=True)
         self._add("cloud-1", cloud, fleet.cloud, fleet.cloud_link or WIRED)
-        where = [Place(place.name, *tiers(index)) for index, place in enumerate(uniform(nodes))] if isinstance(nodes, int) else nodes
+        where = [NodePlace(place.name, *tiers(index)) for index, place in enumerate(uniform(nodes))] if isinstance(nodes, int) else nodes
         for place in where:
             self._place(place, rng)
         self.coordinator.boot()
         for node in self.nodes.values():
             self.kernel.at(rng.uniform(0.0, 0.5), node.boot)
 
-    def _place(self, place: Place, rng: random.Random) -> None:
+    def _place(self, place: NodePlace, rng: random.Random) -> None:
         """A node of the fleet's models, drawn from their spread."""
         fleet = self.links
         drawn = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
@@ -196,7 +196,7 @@ class Simulation:
 
     def _join(self, name: str) -> None:
         if name not in self.nodes:
-            self._place(Place(name, "edge", "home"), random.Random(f"{name}-{self.seed}"))
+            self._place(NodePlace(name, "edge", "home"), random.Random(f"{name}-{self.seed}"))
         self.nodes[name].boot()
 
     def _drain(self, node: str, seconds: float, undo: bool = False) -> None:

@@ -16,7 +16,7 @@ from fog_common.bus.backoff import Backoff
 from fog_common.bus.base import BrokerConfig, Connected, Disconnected, Received, Will
 from fog_common.bus.mqtt import MqttBus
 from fogctl.fleet.broker import Broker
-from fogctl.fleet.proxy import HOST, Link, Proxy
+from fogctl.fleet.proxy import HOST, Proxy, ProxyLink
 from support.broker import PATIENCE_S, Inbox
 
 
@@ -62,7 +62,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def pair(proxy: Proxy, server: Server) -> tuple[Link, socket.socket, socket.socket]:
+def pair(proxy: Proxy, server: Server) -> tuple[ProxyLink, socket.socket, socket.socket]:
     """(the link, the agent's end, the broker's end); the connection stands."""
     link = proxy.link("pi-1", HOST, server.port)
     agent, broker = dial(link), server.connection()
@@ -71,7 +71,7 @@ def pair(proxy: Proxy, server: Server) -> tuple[Link, socket.socket, socket.sock
     return (link, agent, broker)
 
 
-def dial(link: Link) -> socket.socket:
+def dial(link: ProxyLink) -> socket.socket:
     return socket.create_connection((HOST, link.port), timeout=PATIENCE_S)
 
 
@@ -94,7 +94,7 @@ def silent(sock: socket.socket, seconds: float = 0.2) -> bool:
     return False
 
 
-def turned_away(link: Link) -> bool:
+def turned_away(link: ProxyLink) -> bool:
     """Nobody gets in: the connection is reset while it is made, or at once after it."""
     try:
         return ended(dial(link))

@@ -14,7 +14,7 @@ import pytest
 from fog_common.wire.api.states import ENDED
 from fog_common.wire.api.verbs import ReadJob
 from fog_learning.job.reading import load_job
-from fog_learning.job.sections import Job, job_spec
+from fog_learning.job.sections import JobFile, job_spec
 from fogctl.client import Client
 from fogctl.fleet.broker import find_mosquitto
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
@@ -60,7 +60,7 @@ def until(client: Client, job: str, good: Any, what: str) -> dict[str, Any]:
     return dict(status)
 
 
-def submitted(client: Client, job: Job | dict[str, Any], name: str) -> str:
+def submitted(client: Client, job: JobFile | dict[str, Any], name: str) -> str:
     spec = job if isinstance(job, dict) else job_spec(job)
     return str(client.request("job.submit", spec={**spec, "name": name})["job"])
 

@@ -51,7 +51,7 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.backend.base import Result
 from fog_learning.costs.demands import Demands, Phase
-from fog_learning.job.sections import Evaluation, Job
+from fog_learning.job.sections import Evaluation, JobFile
 from fog_learning.methods.base import Headline, Method, Role
 from fog_learning.models import ModelSpec
 from fog_learning.ops.row import Op, Work
@@ -216,7 +216,7 @@ class Judge(Machine):
         return self.judged
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     match peer.role:
         case "tally":
@@ -226,12 +226,12 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     return Thrower(slot=peer.slot, darts=plan.darts)
 
 
-def rounds(job: Job, plan: Struct) -> int:
+def rounds(job: JobFile, plan: Struct) -> int:
     assert isinstance(plan, Plan)
     return plan.rounds
 
 
-def demands(job: Job, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
+def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
     assert isinstance(plan, Plan)
     cycle = (
         Phase("thrower", 10.0 * plan.darts, to="tally", bytes=8),

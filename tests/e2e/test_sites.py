@@ -13,7 +13,7 @@ from e2e.conftest import Fleet
 from fogctl.client import Client
 from fogctl.fleet import mosquitto
 from fogctl.fleet.broker import find_mosquitto
-from fogctl.fleet.proxy import Link, Proxy
+from fogctl.fleet.proxy import Proxy, ProxyLink
 from support.broker import needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
@@ -30,7 +30,7 @@ class Sites:
     def _bridge(self, site: str, port: int) -> int:
         return self.proxy.link(site, "127.0.0.1", port).port
 
-    def link(self, site: str) -> Link:
+    def link(self, site: str) -> ProxyLink:
         return self.proxy.links[site]
 
     def until(self, good: Callable[[], bool], what: str, patience_s: float = 60.0) -> None:

@@ -8,10 +8,10 @@ import torch
 from msgspec.structs import replace
 
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Data, Job, Partition, Privacy, Train
+from fog_learning.job.sections import Data, JobFile, Partition, Privacy, Train
 from fog_learning.ops.values import Weights
 
-JOB: Final = Job(
+JOB: Final = JobFile(
     name="digits",
     method={"name": "fedavg"},
     model={"name": "mlp", "hidden": [16]},
@@ -23,7 +23,7 @@ CONSENTING: Final = replace(JOB, privacy=Privacy(share_samples=True))
 """Samples may leave their nodes."""
 
 
-def backend_for(job: Job = JOB, slots: int = 4, **more: Any) -> TorchBackend:
+def backend_for(job: JobFile = JOB, slots: int = 4, **more: Any) -> TorchBackend:
     """Tasks t0, t1 … own the slots 0, 1 …; the node evaluates too."""
     return TorchBackend(job, {f"t{slot}": slot for slot in range(slots)}, slots, env={}, **{"evaluates": True, **more})
 

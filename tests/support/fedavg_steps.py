@@ -15,7 +15,7 @@ from fog_common.runtime.machine import (
     Slots,
     Started,
 )
-from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
+from fog_learning.job.sections import Evaluation, JobFile, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fedavg.messages import Update
 from fog_learning.methods.fedavg.server import Server
@@ -56,8 +56,8 @@ OPS = {
 }
 
 
-def job(rounds: int = 4, stragglers: Stragglers = Stragglers(), evaluation: Evaluation = Evaluation(), **method: Any) -> Job:
-    return Job("test", {"name": "fedavg", **method}, {"name": "mlp"}, train=Train(rounds=rounds), stragglers=stragglers, evaluation=evaluation)
+def job(rounds: int = 4, stragglers: Stragglers = Stragglers(), evaluation: Evaluation = Evaluation(), **method: Any) -> JobFile:
+    return JobFile("test", {"name": "fedavg", **method}, {"name": "mlp"}, train=Train(rounds=rounds), stragglers=stragglers, evaluation=evaluation)
 
 
 def peer(task: str, slot: int = -1) -> Peer:

@@ -17,13 +17,13 @@ from fog_common.runtime.machine import (
     Save,
 )
 from fog_learning.backend.plain_ops import OPS, SLOTS, examples, gain, shares
-from fog_learning.job.sections import Job, Stragglers, Train
+from fog_learning.job.sections import JobFile, Stragglers, Train
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star
 
 
-def job(rounds: int = 3, stragglers: Stragglers = Stragglers(), **method: Any) -> Job:
-    return Job("test", {"name": "fog", **method}, {"name": "mlp"}, train=Train(rounds=rounds), stragglers=stragglers)
+def job(rounds: int = 3, stragglers: Stragglers = Stragglers(), **method: Any) -> JobFile:
+    return JobFile("test", {"name": "fog", **method}, {"name": "mlp"}, train=Train(rounds=rounds), stragglers=stragglers)
 
 
 class Watch:
@@ -61,7 +61,7 @@ class Watch:
             assert record.examples == sum(examples(slot) for slot in slots)
 
 
-def run(peers: tuple[Peer, ...], spec: Job, seed: int = 0, faults: Faults = Faults(), tolerance: float = 1e-9) -> tuple[Schedule, Finish, Watch]:
+def run(peers: tuple[Peer, ...], spec: JobFile, seed: int = 0, faults: Faults = Faults(), tolerance: float = 1e-9) -> tuple[Schedule, Finish, Watch]:
     watch = Watch(tolerance)
     schedule = Schedule(spec, 0, OPS, seed, faults, watch, peers)
     return schedule, schedule.run(), watch

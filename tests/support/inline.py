@@ -29,14 +29,14 @@ from fog_common.runtime.machine import (
 )
 from fog_common.runtime.saves import Codebook, Program, Record
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import resolve_method
 
 
 class Inline:
     """One run, without faults. measured: what the root measured, in order."""
 
-    def __init__(self, job: Job, backend: TorchBackend, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
+    def __init__(self, job: JobFile, backend: TorchBackend, slots: int, on_save: Callable[[Inline, str, int], None] = lambda *_: None) -> None:
         self.method, plan = resolve_method(job)
         self.backend, self.on_save = backend, on_save
         self.codebook = Codebook(Program({role.name: role.machine for role in self.method.roles}, self.method.messages))

@@ -49,7 +49,7 @@ from fog_common.runtime.machine import (
     refs_in,
 )
 from fog_common.runtime.saves import Codebook, Program, Record
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import resolve_method
 
 Op = Callable[[str, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, float]]]
@@ -120,7 +120,7 @@ class Schedule:
 
     def __init__(
         self,
-        job: Job,
+        job: JobFile,
         data_tasks: int,
         ops: dict[str, Op],
         seed: int,

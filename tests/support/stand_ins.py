@@ -32,7 +32,7 @@ from fog_common.wire.messages import (
 from fog_coordinator.core import Core
 from fog_coordinator.reading import verbs
 from fog_coordinator.state.book import Check
-from fog_coordinator.state.effects import Answer, Effect, Record, SendResult, Tables, Tell
+from fog_coordinator.state.effects import Answer, Effect, JournalRecord, SendResult, Tables, Tell
 from fog_coordinator.state.jobs import decode_job
 from fog_coordinator.state.rules import Rules
 
@@ -216,7 +216,7 @@ class World:
                     return
             self.effects.append(effect)
             match effect:
-                case Record(rows):
+                case JournalRecord(rows):
                     for row in rows:
                         table = self.rows.setdefault(row.table, {})
                         if row.body is None:

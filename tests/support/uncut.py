@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Data, Evaluation, Job, Partition, Train
+from fog_learning.job.sections import Data, Evaluation, JobFile, Partition, Train
 from fog_learning.models.build import build
 
 MODELS: Final[dict[str, tuple[dict[str, Any], int]]] = {
@@ -50,11 +50,11 @@ def toy(folder: Path) -> Path:
 
 def job_for(
     model: str, optimizer: str, nodes: int, dtype: str = "float32", *, steps: int | None = None, evaluation: str = "none", **method: Any
-) -> Job:
+) -> JobFile:
     """An fcddt job on the toy data whose nodes' batches are unequal. steps: as many as STEPS compares."""
     train = OPTIMIZERS[optimizer] if dtype == "float64" else {**OPTIMIZERS[optimizer], "lr": FLOAT32_RATES[optimizer]}
     method = {"name": "fcddt", "round_steps": 10, **method}
-    return Job(
+    return JobFile(
         "equal",
         method,
         {**MODELS[model][0], "input_shape": [1, 12, 12], "classes": 4},
@@ -65,7 +65,7 @@ def job_for(
     )
 
 
-def backend_of(job: Job, toy: Path, nodes: int) -> TorchBackend:
+def backend_of(job: JobFile, toy: Path, nodes: int) -> TorchBackend:
     return TorchBackend(job, {f"front-{slot}": slot for slot in range(nodes)} | {"trunk": -1}, nodes, {"toy": str(toy)}, env={})
 
 
@@ -73,7 +73,7 @@ def sizes_of(backend: TorchBackend, nodes: int, step: int = 0) -> list[int]:
     return [len(backend.batches.at(slot, step)[1]) for slot in range(nodes)]
 
 
-def whole(job: Job, backend: TorchBackend, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
+def whole(job: JobFile, backend: TorchBackend, steps: int, nodes: int, frozen: tuple[str, ...] = ()) -> list[float]:
     """The losses of torch's own optimiser on the uncut model. frozen: beginnings of the names that stay."""
     module = build(backend.models.spec, seed=job.seed, dtype=backend.dtype)
     for name, parameter in module.named_parameters():

@@ -38,7 +38,7 @@ from fog_common.transfer.endpoint import PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Planes, WorkerState
 from fog_learning.backend.base import Backend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import method_of
 from fog_learning.ops import Op
 
@@ -62,7 +62,7 @@ PHASES: Final = {
 class Prepared(Struct, frozen=True):
     """What a shell has built for a job: all that the core needs to open the host."""
 
-    job: Job
+    job: JobFile
     backend: Backend
     """After its preflight."""
     disk: Disk

@@ -13,13 +13,13 @@ from fog_common.runtime.shelf import Shelf
 from fog_common.transfer.endpoint import Address, Endpoint, TransferLimits
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import resolve_method
 
 
 def open_host(
     desired: DesiredJob,
-    job: Job,
+    job: JobFile,
     *,
     node: str,
     site: str,

@@ -28,7 +28,7 @@ from fog_common.runtime.inbound import Inbound
 from fog_common.runtime.machine import Blob, Delivered, Failed, Handle, Machine, Numbers, Peer, Ran, Ref, Woke, refs_in
 from fog_common.runtime.mail import Mail
 from fog_common.runtime.outbound import Outbound
-from fog_common.runtime.placing import Placing
+from fog_common.runtime.placing import Placer
 from fog_common.runtime.refs import Refs
 from fog_common.runtime.saves import Program, Record
 from fog_common.runtime.shelf import Shelf
@@ -61,7 +61,7 @@ class Host:
         self._hosted = Hosted(me, job, incarnation, program, build, refs, endpoint, shelf)
         self._outbound = Outbound(self._hosted)
         self._barrier = Barrier(self._hosted, self._outbound)
-        self._placing = Placing(self._hosted, self._outbound, self._barrier)
+        self._placing = Placer(self._hosted, self._outbound, self._barrier)
         self._inbound = Inbound(self._hosted, self._barrier, self._placing)
 
     # -- from the shell --------------------------------------------------------------------

@@ -12,13 +12,13 @@ from fog_common.runtime.barrier import Barrier
 from fog_common.runtime.effects import HOST, Fetch, Missing, Replica, decode_host_message
 from fog_common.runtime.hosted import Hosted
 from fog_common.runtime.machine import Delivered
-from fog_common.runtime.placing import Placing
+from fog_common.runtime.placing import Placer
 from fog_common.runtime.saves import Record
 from fog_common.transfer.endpoint import Letter
 
 
 class Inbound:
-    def __init__(self, hosted: Hosted, barrier: Barrier, placing: Placing) -> None:
+    def __init__(self, hosted: Hosted, barrier: Barrier, placing: Placer) -> None:
         self._hosted = hosted
         self._barrier = barrier
         self._placing = placing

@@ -31,7 +31,7 @@ from fog_common.runtime.task import Task
 from fog_common.wire.messages import DesiredJob
 
 
-class Placing:
+class Placer:
     def __init__(self, hosted: Hosted, outbound: Outbound, barrier: Barrier) -> None:
         self._hosted = hosted
         self._outbound = outbound

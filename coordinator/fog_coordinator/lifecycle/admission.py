@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fog_common.wire.api.states import PREPARING, QUEUED, WAITING
 from fog_coordinator.placement import choice, planner, simple, tree
-from fog_coordinator.placement.eligible import Task, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task, where_of
+from fog_coordinator.placement.eligible import TaskNeeds, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task, where_of
 from fog_coordinator.placement.free import FreeTask, free_tasks
 from fog_coordinator.state.book import Book
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
 from fog_coordinator.state.troubles import merged
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 
@@ -85,7 +85,7 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     seats = simple.seats(method, tasks, job.roster, known, chosen.nodes)
     if layers:
         root = next((seat for seat in seats if seat.role == method.root), None)
-        heads = Task(layers[0].name, "tree", max(needs.get(role.name, 0) for role in layers), where_of(file, layers[0].name))
+        heads = TaskNeeds(layers[0].name, "tree", max(needs.get(role.name, 0) for role in layers), where_of(file, layers[0].name))
         state, why, branches = _branches(job, file, registry, taken, heads, root.node if root is not None else "")
         if why:
             return state, why
@@ -108,7 +108,7 @@ def _open(
     open_to: dict[str, list[Node]] = {}
     wanted: list[str] = []
     for task in tasks:
-        asked = Task(task.role.name, "free", where=where_of(file, task.role.name))  # memory: see choice, which knows the cut
+        asked = TaskNeeds(task.role.name, "free", where=where_of(file, task.role.name))  # memory: see choice, which knows the cut
         fit = eligible((node for node in registry if task.role.name != method.root or named in ("", node.node)), asked, job, {})
         open_to[task.task] = [node for node in fit if node.node not in taken]
         if file.placement is None:
@@ -118,7 +118,7 @@ def _open(
     return open_to, wanted
 
 
-def _branches(job: Job, file: JobFile, registry: Registry, taken: Mapping[str, str], task: Task, root: str) -> tuple[str, str, tree.Tree]:
+def _branches(job: Job, file: JobFile, registry: Registry, taken: Mapping[str, str], task: TaskNeeds, root: str) -> tuple[str, str, tree.Tree]:
     """(state, what the job waits for, '' = nothing, the tree). task: of a head."""
     fit = [node.node for node in eligible(registry, task, job, taken)]
     known = {node.node: node for node in registry}

@@ -10,7 +10,7 @@ from fog_common.wire.api.states import ENDED, PLACED
 from fog_coordinator.accounts.reports import Crashes, Ending
 from fog_coordinator.moves.desired import Desk
 from fog_coordinator.state.book import Book, Check
-from fog_coordinator.state.effects import Outbox, Tables
+from fog_coordinator.state.effects import EffectQueue, Tables
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Registry
 from fog_coordinator.state.rules import Rules
@@ -25,7 +25,7 @@ class Docket:
         self.check = check
         self.registry = Registry(rules.silent_s, [body for _, body in tables.get("nodes", [])])
         self.book = Book(check, tables)
-        self.out = Outbox()
+        self.out = EffectQueue()
         self.desk = Desk(nonce, self.registry, self.book, rules.resend_s)
         self.ending = Ending(rules.close_s)
         self.crashes = Crashes()

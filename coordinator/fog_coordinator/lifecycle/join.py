@@ -11,7 +11,7 @@ from fog_coordinator.placement.eligible import eligible, slot_task
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 

@@ -12,7 +12,7 @@ from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Registry
 from fog_coordinator.state.rules import READY, REFUSED
 from fog_coordinator.state.troubles import merged
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.rounds.closing import needed
 
 

@@ -10,7 +10,7 @@ from fog_coordinator.placement import choice, planner
 from fog_coordinator.placement.eligible import eligible, task_of, worker_of
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 

@@ -18,8 +18,7 @@ from fog_coordinator.placement.places import described, place_of
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
-from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Placing
+from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods.base import Method
 
 Open = Mapping[str, Sequence[Node]]

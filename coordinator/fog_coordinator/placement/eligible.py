@@ -21,8 +21,7 @@ from fog_coordinator.placement.places import described, free_bytes, place_of
 from fog_coordinator.state.jobs import Job, Refuser, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
-from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Placing, Where
+from fog_learning.job.sections import JobFile, Placing, Where
 from fog_learning.methods.base import Method
 
 Kind = Literal["unseen", "offline", "leaving", "unheard", "busy", "constraint", "memory", "refused", "data"]
@@ -43,7 +42,7 @@ class Refusal(Struct, frozen=True):
     """busy: the job that has the node."""
 
 
-class Task(Struct, frozen=True):
+class TaskNeeds(Struct, frozen=True):
     """What a task asks of its node."""
 
     role: str
@@ -54,11 +53,11 @@ class Task(Struct, frozen=True):
     """free, tree: what the job's `placement` section says of the role; None: it has none."""
 
 
-def task_of(job: Job, seat: Seat) -> Task:
+def task_of(job: Job, seat: Seat) -> TaskNeeds:
     """A placed task. Its memory is what placement counted with."""
     section = job.spec.get("placement") if seat.bound != "slot" else None
     where = msgspec.convert(section, Placing).of(seat.role) if section is not None else None
-    return Task(seat.role, seat.bound, job.needs.get(seat.role, 0), where)
+    return TaskNeeds(seat.role, seat.bound, job.needs.get(seat.role, 0), where)
 
 
 def where_of(file: JobFile, role: str) -> Where | None:
@@ -84,7 +83,7 @@ def is_there(node: Node | None) -> bool:
     return absent(node) is None
 
 
-def refusals(node: Node | None, task: Task, job: Job, busy: Mapping[str, str]) -> tuple[Refusal, ...]:
+def refusals(node: Node | None, task: TaskNeeds, job: Job, busy: Mapping[str, str]) -> tuple[Refusal, ...]:
     """Why the node cannot take the task of the job; () = it can. busy: node -> job that has it."""
     gone = absent(node)
     if node is None or gone is not None:
@@ -92,12 +91,12 @@ def refusals(node: Node | None, task: Task, job: Job, busy: Mapping[str, str]) -
     return tuple(reason for reason in _reasons(node, task, job, busy) if reason is not None)
 
 
-def eligible(nodes: Iterable[Node], task: Task, job: Job, busy: Mapping[str, str]) -> list[Node]:
+def eligible(nodes: Iterable[Node], task: TaskNeeds, job: Job, busy: Mapping[str, str]) -> list[Node]:
     """Nodes without a refusal, in the order given."""
     return [node for node in nodes if not refusals(node, task, job, busy)]
 
 
-def _reasons(node: Node, task: Task, job: Job, busy: Mapping[str, str]) -> Iterator[Refusal | None]:
+def _reasons(node: Node, task: TaskNeeds, job: Job, busy: Mapping[str, str]) -> Iterator[Refusal | None]:
     if node.node in busy:
         yield Refusal("busy", f"busy with {busy[node.node]}", job=busy[node.node])
     if task.where is not None and not admits(task.where, node):
@@ -199,14 +198,14 @@ def role_needs(file: JobFile, method: Method) -> dict[str, int]:
     return {role.name: min(option.memory[role.name] for option in options) for role in method.roles if all(role.name in o.memory for o in options)}
 
 
-def slot_task(file: JobFile, method: Method) -> Task:
+def slot_task(file: JobFile, method: Method) -> TaskNeeds:
     """The data task that needs most memory."""
     roles = [role.name for role in method.roles if role.bound == "slot"]
     needs = role_needs(file, method)
-    return Task(max(roles, key=lambda name: needs.get(name, 0), default=""), "slot", max((needs.get(name, 0) for name in roles), default=0))
+    return TaskNeeds(max(roles, key=lambda name: needs.get(name, 0), default=""), "slot", max((needs.get(name, 0) for name in roles), default=0))
 
 
-def short_of_memory(task: Task, job: Job, registry: Registry, names: Collection[str]) -> str:
+def short_of_memory(task: TaskNeeds, job: Job, registry: Registry, names: Collection[str]) -> str:
     """Why none of these nodes has room for the task, with the numbers; '' if one has, or nothing is known."""
     found = [node for name in sorted(names) if (node := registry.get(name)) is not None]
     if not found or any(short(node, task.need, job) is None for node in found):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from fog_common import config
 from fog_learning.costs.demands import WORKER_BYTES
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method, Role
 
 

@@ -23,7 +23,7 @@ from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
 from fog_coordinator.placement.greedy import greedy
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
-from fog_learning.job.sections import Job, Placing
+from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods import method_of, resolve_method
 from fog_learning.methods.base import Method
 from fog_learning.models import BlockFacts, ModelSpec, resolve_model
@@ -67,23 +67,23 @@ class Planned(Struct, frozen=True):
     """Why there is none."""
 
 
-def can_plan(file: Job, told: Told = ()) -> bool:
+def can_plan(file: JobFile, told: Told = ()) -> bool:
     """told: what a worker has found out about a user's own module, whose costs nobody knows before."""
     return method_of(file).demands is not None and ("import" not in file.model or bool(told))
 
 
-def is_automatic(file: Job) -> bool:
+def is_automatic(file: JobFile) -> bool:
     """Whether placement has something to choose."""
     return file.placement is not None or _cut_is_open(file)
 
 
-def _cut_is_open(file: Job) -> bool:
+def _cut_is_open(file: JobFile) -> bool:
     """Whether the job leaves to placement where the model is cut."""
     segments = method_of(file).segments
     return segments is not None and segments.is_open(file)
 
 
-def check(file: Job, method: Method) -> None:
+def check(file: JobFile, method: Method) -> None:
     """ConfigError if the job asks for a choice that cannot be made."""
     if not is_automatic(file):
         return
@@ -96,7 +96,7 @@ def check(file: Job, method: Method) -> None:
         raise ConfigError(f"placement.objective: the costs of method {method.name} are not known; only tier, site, names and labels choose its nodes")
 
 
-def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
+def ways(file: JobFile, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     """ConfigError if the shape of the data is not known here, or the model cannot be cut."""
     method, plan = resolve_method(file)
     if method.demands is None:
@@ -104,7 +104,7 @@ def ways(file: Job, slots: int, told: Told = ()) -> tuple[Demands, ...]:
     return method.demands(file, plan, model_of(file, told), slots, test_examples(file))
 
 
-def model_of(file: Job, told: Told = ()) -> ModelSpec:
+def model_of(file: JobFile, told: Told = ()) -> ModelSpec:
     from fog_learning.data.known import known_shape
 
     shape, classes = known_shape(file.data.name) or (None, None)
@@ -121,7 +121,7 @@ def model_of(file: Job, told: Told = ()) -> ModelSpec:
     return ModelSpec(str(file.model["import"]), told[0].input_shape, outputs, factory=str(file.model["import"]), told=facts)
 
 
-def test_examples(file: Job) -> int:
+def test_examples(file: JobFile) -> int:
     from fog_learning.data.known import known_test_examples
 
     count = known_test_examples(file.data.name)
@@ -129,7 +129,7 @@ def test_examples(file: Job) -> int:
 
 
 def plans(
-    file: Job,
+    file: JobFile,
     method: Method,
     roster: Sequence[Place],
     candidates: Sequence[Place],

@@ -40,7 +40,7 @@ class Head(Struct):
     """Index in Tree.heads."""
 
 
-class Lacking(Struct, frozen=True):
+class LackingNodes(Struct, frozen=True):
     """A layer of `topology.layers` that the fleet cannot satisfy."""
 
     on: str
@@ -53,7 +53,7 @@ class Tree(Struct):
     heads: list[Head]
     parents: list[int]
     """Of each roster slot: index in heads, or ROOT."""
-    lacking: Lacking | None = None
+    lacking: LackingNodes | None = None
     """The first layer that is not possible."""
 
 
@@ -110,16 +110,16 @@ def rank(tier: str) -> int:
     return TIERS.index(tier) if tier in TIERS else 0
 
 
-def _lacking(units: Sequence[_Unit], layer: Layer, number: int, fit: Sequence[Node]) -> Lacking | None:
+def _lacking(units: Sequence[_Unit], layer: Layer, number: int, fit: Sequence[Node]) -> LackingNodes | None:
     """Why a layer that the job asks for has no cluster; None: it has one."""
     name = f"layers[{number - 1}]"
     if len(units) < 2:
-        return Lacking("", f"{name}: {len(units)} member{'' if len(units) == 1 else 's'}, 2 are needed for a cluster")
+        return LackingNodes("", f"{name}: {len(units)} member{'' if len(units) == 1 else 's'}, 2 are needed for a cluster")
     own = {unit.node for unit in units}
     if layer.on == MEMBER and not any(node.node in own for node in fit):
-        return Lacking("", f"{name}: 0 of {len(own)} members may head a cluster, 1 is needed")
+        return LackingNodes("", f"{name}: 0 of {len(own)} members may head a cluster, 1 is needed")
     if layer.on != MEMBER and not any(node.profile.tier == layer.on for node in fit):
-        return Lacking(layer.on, f"{name}: 0 nodes of tier {layer.on} may head its clusters, 1 is needed")
+        return LackingNodes(layer.on, f"{name}: 0 nodes of tier {layer.on} may head its clusters, 1 is needed")
     return None
 
 

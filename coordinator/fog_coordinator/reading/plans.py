@@ -14,14 +14,13 @@ from fog_common.wire.api.states import ENDED, FINISHED
 from fog_coordinator.core import Core
 from fog_coordinator.lifecycle import admission
 from fog_coordinator.placement import choice, planner
-from fog_coordinator.placement.eligible import Task, eligible, occupied, where_of
+from fog_coordinator.placement.eligible import TaskNeeds, eligible, occupied, where_of
 from fog_coordinator.placement.free import free_tasks
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import Job
 from fog_learning.data.known import known_value_bytes
-from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Placing
+from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods import resolve_method
 
 LONG_S: Final = 30.0
@@ -60,7 +59,7 @@ def _alternative(core: Core, job: Job) -> Plan | None:
     """The best plan beside the one of a job that leaves nothing to choose: what a `placement` section would gain."""
     file, method = core.check({**job.spec, "placement": {}})
     tasks = free_tasks(file, method)
-    open_to = {task.task: eligible(core.registry, Task(task.role.name, "free", where=where_of(file, task.role.name)), job, {}) for task in tasks}
+    open_to = {task.task: eligible(core.registry, TaskNeeds(task.role.name, "free", where=where_of(file, task.role.name)), job, {}) for task in tasks}
     try:
         found = choice.choose(file, method, tasks, job.roster, {node.node: node for node in core.registry}, open_to, job.needs)
     except ConfigError:

@@ -15,8 +15,7 @@ from fog_coordinator.placement.eligible import is_there
 from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
-from fog_learning.job.sections import Job as JobFile
-from fog_learning.job.sections import Nodes, Topology, job_spec
+from fog_learning.job.sections import JobFile, Nodes, Topology, job_spec
 from fog_learning.methods.base import Method
 
 

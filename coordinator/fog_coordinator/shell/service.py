@@ -21,7 +21,7 @@ from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Look, LookAsked
-from fog_coordinator.state.effects import Answer, Record, SendResult, Tell
+from fog_coordinator.state.effects import Answer, JournalRecord, SendResult, Tell
 
 log = logging.getLogger(__name__)
 
@@ -175,13 +175,13 @@ class Service:
     def _perform(self, now: float) -> None:
         """Effects in order; all wait while the journal cannot be written."""
         self._collect(now)
-        if self._retry_at is not None and self._waiting and isinstance(self._waiting[0], Record):
+        if self._retry_at is not None and self._waiting and isinstance(self._waiting[0], JournalRecord):
             self._shed()
             return
         while self._waiting:
             effect = self._waiting[0]
             match effect:
-                case Record(rows):
+                case JournalRecord(rows):
                     try:
                         self._journal.write(rows, now)
                     except JournalError as error:

@@ -11,7 +11,7 @@ from fog_coordinator.state.counts import Tally
 from fog_coordinator.state.effects import Row, Tables
 from fog_coordinator.state.history import History, Log
 from fog_coordinator.state.jobs import Job, Seat, decode_job
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 Check = Callable[[Mapping[str, Any]], tuple[JobFile, Method]]

@@ -15,7 +15,7 @@ class Row(Struct, frozen=True):
     body: bytes | None
 
 
-class Record(Struct, frozen=True):
+class JournalRecord(Struct, frozen=True):
     """Make these rows durable, in one transaction, before the next effect is performed."""
 
     rows: tuple[Row, ...]
@@ -46,13 +46,13 @@ class SendResult(Struct, frozen=True):
     digest: str
 
 
-Effect = Record | Tell | Answer | SendResult
+Effect = JournalRecord | Tell | Answer | SendResult
 
 Tables = dict[str, list[tuple[tuple[str | int, ...], bytes]]]
 """A loaded journal: table -> rows (key, body), sorted by key."""
 
 
-class Outbox:
+class EffectQueue:
     """Collects effects; rows that were written are recorded before whatever is emitted after them."""
 
     def __init__(self) -> None:
@@ -73,5 +73,5 @@ class Outbox:
 
     def _flush(self) -> None:
         if self._rows:
-            self._effects.append(Record(tuple(self._rows.values())))
+            self._effects.append(JournalRecord(tuple(self._rows.values())))
             self._rows = {}

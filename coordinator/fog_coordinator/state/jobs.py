@@ -102,7 +102,7 @@ class Refuser(Struct, frozen=True):
     """What the worker said."""
 
 
-class Meter(Struct):
+class SentMeter(Struct):
     """What one worker has sent."""
 
     sent: Planes = Planes()
@@ -171,7 +171,7 @@ class Job(Struct):
     buddies: dict[str, str] = {}
     top: int = 0
     """Highest incarnation of any of its workers."""
-    meters: dict[str, Meter] = {}
+    meters: dict[str, SentMeter] = {}
     """`node/incarnation` -> what that worker sent."""
     energy_j: dict[str, float] = {}
     """Joules by source."""
@@ -238,7 +238,7 @@ class Job(Struct):
 
     def meter(self, node: str, worker: WorkerState) -> None:
         """Take over what a worker says it has sent; of one process the sums only grow."""
-        meter = self.meters.setdefault(f"{node}/{worker.incarnation}", Meter())
+        meter = self.meters.setdefault(f"{node}/{worker.incarnation}", SentMeter())
         old, new = meter.sent, worker.sent
         if new.total >= old.total:
             meter.sent = new

@@ -21,7 +21,7 @@ from amqtt.mqtt.connect import ConnectPayload
 MQTT_311 = 4
 
 
-class Broker(amqtt_broker.Broker):  # type: ignore[misc]
+class EmbeddedBroker(amqtt_broker.Broker):  # type: ignore[misc]
     """amqtt, except that the newer of two clients with one id wins (amqtt leaves the older one connected, deaf)."""
 
     async def _delete_session(self, client_id: str) -> None:
@@ -44,7 +44,7 @@ async def _payload(cls: Any, reader: Any, fixed: Any, head: Any) -> Any:
 
 async def serve(port: int) -> None:
     ConnectPayload.from_stream = classmethod(_payload)
-    broker = Broker(
+    broker = EmbeddedBroker(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
             "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},

@@ -39,7 +39,7 @@ class Proxy:
     """`with Proxy() as proxy:` runs the loop; leaving ends all links."""
 
     def __init__(self) -> None:
-        self.links: dict[str, Link] = {}
+        self.links: dict[str, ProxyLink] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault proxy", daemon=True)
 
@@ -61,9 +61,9 @@ class Proxy:
             self._thread.join()
         self._loop.close()
 
-    def link(self, name: str, host: str, port: int) -> Link:
+    def link(self, name: str, host: str, port: int) -> ProxyLink:
         """A new link to host:port; OSError if no port can be opened. The target need not be there yet."""
-        link = Link(self, name, host, port)
+        link = ProxyLink(self, name, host, port)
         self.call(link.start())
         self.links[name] = link
         return link
@@ -77,15 +77,15 @@ class Proxy:
         self._loop.run_forever()
 
 
-class Link:
+class ProxyLink:
     """One listening port and all that goes through it. Made by Proxy.link."""
 
     def __init__(self, proxy: Proxy, name: str, host: str, target: int) -> None:
         self.name, self.host, self.target = name, host, target
         self.port = 0
-        self.up = Lane()
+        self.up = ProxyLane()
         """Towards the broker."""
-        self.down = Lane()
+        self.down = ProxyLane()
         self.accepted = 0
         """Connections so far."""
         self._proxy = proxy
@@ -186,7 +186,7 @@ class Link:
 
         self._proxy.call(run())
 
-    def _hold(self, *lanes: Lane) -> None:
+    def _hold(self, *lanes: ProxyLane) -> None:
         for lane in lanes:
             lane.passable.clear()
 
@@ -217,7 +217,7 @@ class Link:
             self._pairs.pop(pair, None)
 
 
-class Lane:
+class ProxyLane:
     """One direction of a link: its delay line and its rate, shared by all connections."""
 
     def __init__(self) -> None:
@@ -247,7 +247,7 @@ class Pair:
         self.half = False
         self._ended = asyncio.Event()
 
-    async def run(self, up: Lane, down: Lane) -> None:
+    async def run(self, up: ProxyLane, down: ProxyLane) -> None:
         """Until one direction ends and is delivered, or a fault ends it."""
         assert self.broker is not None
         lanes = ((self.agent[0], self.broker[1], up), (self.broker[0], self.agent[1], down))
@@ -282,7 +282,7 @@ class Pair:
         self.half = True
         _abort((self.broker if believer == "agent" else self.agent)[1])
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: ProxyLane) -> None:
         """One direction: read, wait as long as the lane takes, write. Ends with the reader's end, once all is delivered."""
         loop = asyncio.get_running_loop()
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=max(1, AHEAD_BYTES // PIECE_BYTES))

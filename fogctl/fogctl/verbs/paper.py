@@ -43,10 +43,12 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write Markdown, JSON and plots there.")] = None,
 ) -> None:
     """Run one experiment: the paper's value, ours with its standard deviation, bytes measured and by formula, every assumption."""
-    from fog_sim.experiments import EXPERIMENTS, Settings, report, run_experiment
+    from fog_sim.experiments import EXPERIMENTS, ExperimentSettings, report, run_experiment
 
     began = time.monotonic()
-    outcome = run_experiment(name, Settings(quick=quick, seeds=seeds, say=session.out.note, live=partial(_on_a_fleet, session) if live else None))
+    outcome = run_experiment(
+        name, ExperimentSettings(quick=quick, seeds=seeds, say=session.out.note, live=partial(_on_a_fleet, session) if live else None)
+    )
     flags = [*(["--quick"] if quick else []), *([f"--seeds {seeds}"] if seeds else []), *(["--live"] if live else [])]
     typed = " ".join(["fogctl paper run", name, *flags])
     data = report.as_json(

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
 Numbers = dict[str, Any]
 """Numbers and names that a machine gives to an op."""
@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, job: Job, slots: Mapping[str, int], roster_size: int, **options: Any) -> Backend:
+def open_backend(name: str, job: JobFile, slots: Mapping[str, int], roster_size: int, **options: Any) -> Backend:
     """The backend of that name (BACKENDS). options: as its class takes them. KeyError for an unknown name."""
     module, kind = BACKENDS[name]
     backend: Backend = getattr(import_module(module), kind)(job, slots, roster_size, **options)

@@ -6,13 +6,13 @@ import os
 
 import torch
 
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
 
 class Device:
     """wanted: auto, cpu or cuda; '': as the job says."""
 
-    def __init__(self, job: Job, wanted: str = "") -> None:
+    def __init__(self, job: JobFile, wanted: str = "") -> None:
         self.dtype = torch.float64 if job.train.dtype == "float64" else torch.float32
         self._wanted = wanted or job.nodes.device
         self._opened: torch.device | None = None

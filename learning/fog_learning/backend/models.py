@@ -13,7 +13,7 @@ from fog_learning.backend.stored import fitted, load_weights
 from fog_learning.data import DataError
 from fog_learning.data.known import known_shape
 from fog_learning.data.streams import stream
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.models import ModelSpec, resolve_model
 from fog_learning.models.build import build
 from fog_learning.models.layers import Shape
@@ -28,7 +28,7 @@ class Models:
 
     def __init__(
         self,
-        job: Job,
+        job: JobFile,
         device: Device,
         shape: Callable[[], tuple[Shape, int]],
         allow: Sequence[str] = (),

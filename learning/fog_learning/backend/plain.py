@@ -12,7 +12,7 @@ from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
 from fog_learning.backend.base import Result
 from fog_learning.backend.plain_ops import OPS
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
 
 class PlainBackend:
@@ -22,7 +22,7 @@ class PlainBackend:
     blocks: tuple[BlockReport, ...] = ()
     weights = ""
 
-    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int, **options: Any) -> None:
+    def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int, **options: Any) -> None:
         return None
 
     def preflight(self) -> list[str]:

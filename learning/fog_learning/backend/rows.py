@@ -14,7 +14,7 @@ from fog_common.errors import OpError
 from fog_learning.backend.device import Device
 from fog_learning.data import Dataset, partition
 from fog_learning.data.streams import stream
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.models.layers import Shape
 
 Index = np.ndarray[Any, Any]
@@ -68,7 +68,7 @@ class FileRows:
     A node keeps the rows of its own slots; the rest of the data set is let go.
     """
 
-    def __init__(self, job: Job, roster_size: int, device: Device, read: Callable[[], Dataset]) -> None:
+    def __init__(self, job: JobFile, roster_size: int, device: Device, read: Callable[[], Dataset]) -> None:
         self._job, self._roster_size, self._device, self._read = job, roster_size, device, read
         self._dataset: Dataset | None = None
         self._shape: tuple[Shape, int] | None = None
@@ -149,7 +149,7 @@ class FileRows:
 class Batches:
     """Batches of a job: a function of (seed, slot, step). source: where rows come from if a call names no other."""
 
-    def __init__(self, job: Job, device: Device, source: RowSource) -> None:
+    def __init__(self, job: JobFile, device: Device, source: RowSource) -> None:
         self._job, self._device, self._source = job, device, source
         self._orders: dict[tuple[int, int], Index] = {}
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from fog_common.errors import OpError, WireError
 from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import BlockReport, ClassSet
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
 Result = tuple[dict[str, "array[int]"], dict[str, float]]
 
@@ -61,7 +61,7 @@ class Value:
 class StandinBackend:
     """size: numbers in a value (8 B each). options: of TorchBackend, ignored."""
 
-    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int, *, size: int = SIZE, **options: Any) -> None:
+    def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int, *, size: int = SIZE, **options: Any) -> None:
         self.job = job
         self.slots = dict(slots)
         self.roster_size = roster_size

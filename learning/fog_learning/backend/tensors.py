@@ -9,7 +9,7 @@ import torch
 from fog_learning.backend.base import Backend, Numbers
 from fog_learning.backend.models import Models
 from fog_learning.backend.rows import Batches, FileRows
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.ops.losses import Loss
 
 
@@ -17,7 +17,7 @@ class TensorBackend(Backend, Protocol):
     """A backend whose values are fog_learning.ops.values.Weights, in CPU memory whatever the device is."""
 
     @property
-    def job(self) -> Job: ...
+    def job(self) -> JobFile: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -19,7 +19,7 @@ from fog_learning.backend.preflight import Findings, inspect
 from fog_learning.backend.rows import Batches, FileRows
 from fog_learning.backend.tensors import TensorBackend
 from fog_learning.data import Dataset, load_dataset
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import method_of
 from fog_learning.ops import OPS
 from fog_learning.ops.losses import LOSSES
@@ -37,7 +37,7 @@ class TorchBackend:
 
     def __init__(
         self,
-        job: Job,
+        job: JobFile,
         slots: Mapping[str, int],
         roster_size: int,
         paths: Mapping[str, str] | None = None,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.models import ModelSpec
 
 WORKER_BYTES: Final = 250_000_000
@@ -74,18 +74,18 @@ class Demands(Struct, frozen=True, kw_only=True):
         return self.steps * self.cycles
 
 
-def value_bytes(job: Job) -> int:
+def value_bytes(job: JobFile) -> int:
     return 8 if job.train.dtype == "float64" else 4
 
 
-def worker_bytes(job: Job, parameters: int, activations: float, copies: float) -> int:
+def worker_bytes(job: JobFile, parameters: int, activations: float, copies: float) -> int:
     """Of a worker with so many values; what the job says counts before any estimate. activations: values alive at once."""
     if job.resources.memory_mb is not None:
         return job.resources.memory_mb * 1_000_000
     return WORKER_BYTES + int(value_bytes(job) * (parameters * copies + activations))
 
 
-def evaluation(job: Job, spec: ModelSpec, role: str, test_examples: int) -> tuple[Phase, ...]:
+def evaluation(job: JobFile, spec: ModelSpec, role: str, test_examples: int) -> tuple[Phase, ...]:
     """What a central evaluation costs a round, on average."""
     if job.evaluation.where != "central" or not test_examples:
         return ()

@@ -15,12 +15,12 @@ from typing import Any
 from fog_common import config
 from fog_common.errors import ConfigError
 from fog_learning.data.known import known_shape
-from fog_learning.job.sections import Job, check
+from fog_learning.job.sections import JobFile, check
 from fog_learning.methods import resolve_method
 from fog_learning.models import check_model, resolve_model
 
 
-def load_job(path: str | Path, fit: bool = False) -> Job:
+def load_job(path: str | Path, fit: bool = False) -> JobFile:
     """The job in a file, completely checked. fit: also against what is known of its data set by name, which only the nodes' files settle."""
     document = config.read(path)
     job = _checked(document)
@@ -32,14 +32,14 @@ def load_job(path: str | Path, fit: bool = False) -> Job:
     return job
 
 
-def shape_unsaid(job: Job) -> str:
+def shape_unsaid(job: JobFile) -> str:
     """'' unless each node has files of its own, of which nobody can tell the model's shape for all."""
     if job.data.local and known_shape(job.data.name) is None and not {"classes", "input_shape"} <= set(job.model):
         return f"each node has its own {job.data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"
     return ""
 
 
-def check_fit(job: Job) -> None:
+def check_fit(job: JobFile) -> None:
     """ConfigError if the model does not fit a data set of which the shape and the classes are known by its name."""
     known = known_shape(job.data.name)
     if known is None:
@@ -58,14 +58,14 @@ def check_fit(job: Job) -> None:
         raise ConfigError(f"model: {error}") from None
 
 
-def job_from(spec: Mapping[str, Any], source: str = "") -> Job:
+def job_from(spec: Mapping[str, Any], source: str = "") -> JobFile:
     """The job in builtins (a message, a stored job), checked like a file; the errors name source and key."""
     return _checked(config.Document(dict(spec), source))
 
 
-def _checked(document: config.Document) -> Job:
+def _checked(document: config.Document) -> JobFile:
     try:
-        job = document.to(Job)
+        job = document.to(JobFile)
         check(job)
         check_model(job.model)
         resolve_method(job)

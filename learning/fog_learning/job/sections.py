@@ -185,7 +185,7 @@ class Budgets(Struct, frozen=True, forbid_unknown_fields=True):
     """Of any single node: energy, where it is known."""
 
 
-class Job(Struct, frozen=True, forbid_unknown_fields=True):
+class JobFile(Struct, frozen=True, forbid_unknown_fields=True):
     """One job file."""
 
     name: Id
@@ -206,12 +206,12 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
-def job_spec(job: Job) -> dict[str, Any]:
+def job_spec(job: JobFile) -> dict[str, Any]:
     """The job as builtins, all defaults written out: what fog_learning.job.reading.job_from takes and the coordinator stores."""
     return msgspec.to_builtins(job)  # type: ignore[no-any-return]
 
 
-def check(job: Job) -> None:
+def check(job: JobFile) -> None:
     """What no single key shows. ConfigError begins with the key at fault."""
     for section in ("method", "model"):
         table = getattr(job, section)
@@ -240,7 +240,7 @@ def refuse_idle(section: Struct, path: str, keys: tuple[str, ...], why: str) -> 
             raise ConfigError(f"{path}.{key}: {why}; remove the key")
 
 
-def _check_idle(job: Job) -> None:
+def _check_idle(job: JobFile) -> None:
     partition, stragglers, evaluation = job.data.partition, job.stragglers, job.evaluation
     if partition.kind != "dirichlet":
         refuse_idle(partition, "data.partition", ("alpha",), f"only kind: dirichlet reads it, this is {partition.kind}")

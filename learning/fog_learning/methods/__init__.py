@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method, Section
 
 GROUP: Final = "foglearn.methods"
@@ -68,7 +68,7 @@ class Methods(Mapping[str, Method]):
 METHODS: Final = Methods(module.name for module in iter_modules(__path__) if module.ispkg)
 
 
-def method_of(job: Job) -> Method:
+def method_of(job: JobFile) -> Method:
     """The descriptor of the job's method. ConfigError names what was found and what is allowed."""
     name = job.method.get("name")
     if not isinstance(name, str):
@@ -78,13 +78,13 @@ def method_of(job: Job) -> Method:
     return METHODS[name]
 
 
-def plan_of(job: Job) -> tuple[Method, Struct]:
+def plan_of(job: JobFile) -> tuple[Method, Struct]:
     """The job's method and its plan, whose fit to the rest of the job is not checked. ConfigError as resolve_method."""
     method = method_of(job)
     return method, config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
 
 
-def resolve_method(job: Job) -> tuple[Method, Struct]:
+def resolve_method(job: JobFile) -> tuple[Method, Struct]:
     """The job's method and its checked plan. ConfigError names the key, what was found and what is allowed."""
     method, plan = plan_of(job)
     _refuse_unread(job, method)
@@ -92,17 +92,17 @@ def resolve_method(job: Job) -> tuple[Method, Struct]:
     return method, plan
 
 
-def rounds_of(job: Job) -> int:
+def rounds_of(job: JobFile) -> int:
     """Rounds that the job is to have. ConfigError as resolve_method."""
     method, plan = resolve_method(job)
     return method.rounds(job, plan)
 
 
-def _refuse_unread(job: Job, method: Method) -> None:
+def _refuse_unread(job: JobFile, method: Method) -> None:
     """ConfigError if a section that the method does not read is other than by default: it would look as if it did something."""
     for section in get_args(Section):
         if section not in method.sections and getattr(job, section) != getattr(_PLAIN, section):
             raise ConfigError(f"{section}: method {method.name} does not read this section; remove it")
 
 
-_PLAIN: Final = Job(name="plain", method={}, model={})
+_PLAIN: Final = JobFile(name="plain", method={}, model={})

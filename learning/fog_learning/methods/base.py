@@ -15,7 +15,7 @@ from msgspec import Struct
 from fog_common.runtime.machine import Machine, Peer, RoundRecord
 from fog_learning.costs.demands import Demands
 from fog_learning.costs.traffic import Count
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.models import ModelSpec
 from fog_learning.ops.row import Op
 
@@ -50,7 +50,7 @@ class Role(Struct, frozen=True):
     bound: Literal["slot", "free", "tree"]
     """slot: one task on every roster slot's node; free: `count` tasks, each where placement puts it; tree: one task per inner node of the
     job's tree."""
-    count: int | Callable[[Job, Struct], int] = 1
+    count: int | Callable[[JobFile, Struct], int] = 1
     """free: number of tasks, known from the job and its plan. Task ids: the role's name, or name-0, name-1 … where there are several."""
     talks_to: tuple[str, ...] = ()
     """Roles to which its tasks send."""
@@ -68,7 +68,7 @@ class Segments(Struct, frozen=True):
     cut: Callable[[Struct, tuple[str, ...]], tuple[int, ...]]
     """(plan, names of the model's blocks) -> the first block of each segment after the first. ConfigError for an impossible cut."""
 
-    def is_open(self, job: Job) -> bool:
+    def is_open(self, job: JobFile) -> bool:
         """Whether the job leaves the cut to placement."""
         return job.method.get(self.key) == AUTO
 
@@ -96,7 +96,7 @@ class ModelFacts(Struct, frozen=True):
         return [f"method.{key} names {', '.join(unknown)}; model {self.name} has {', '.join(self.weighted)}"] if unknown else []
 
 
-def no_check(job: Job, plan: Struct) -> None:
+def no_check(job: JobFile, plan: Struct) -> None:
     return None
 
 
@@ -104,7 +104,7 @@ def no_problems(model: ModelFacts, plan: Struct) -> list[str]:
     return []
 
 
-def train_rounds(job: Job, plan: Struct) -> int:
+def train_rounds(job: JobFile, plan: Struct) -> int:
     return job.train.rounds
 
 
@@ -122,23 +122,23 @@ class Method(Struct, frozen=True):
     """Rows of all ops that its machines run."""
     root: str
     """Role of the task whose Saves free the spools and whose Finish ends the job: a free role with one task, or a slot role."""
-    build: Callable[[Job, Struct, Peer], Machine]
+    build: Callable[[JobFile, Struct, Peer], Machine]
     """(job, plan, the task) -> the machine in its initial state, before Started."""
     sections: tuple[Section, ...] = ()
     """Sections of the job file that its machines or ops read; the reader refuses the others."""
     headline: tuple[Headline, ...] = ()
     """What its rounds are judged by, the first first."""
-    check: Callable[[Job, Struct], None] = no_check
+    check: Callable[[JobFile, Struct], None] = no_check
     """Raises ConfigError for what this method cannot do (pure, torch-free)."""
     preflight: Callable[[ModelFacts, Struct], list[str]] = no_problems
     """(model, plan) -> sentences for a person about a model that this method cannot train. ConfigError counts as one. Pure."""
-    demands: Callable[[Job, Struct, ModelSpec, int, int], tuple[Demands, ...]] | None = None
+    demands: Callable[[JobFile, Struct, ModelSpec, int, int], tuple[Demands, ...]] | None = None
     """(job, plan, model, data tasks, test examples) -> ways to run it, of which placement chooses. None: tasks are placed by tier alone."""
-    traffic: Callable[[Job, Struct, ModelSpec, Sequence[RoundRecord], int | None], Count | None] | None = None
+    traffic: Callable[[JobFile, Struct, ModelSpec, Sequence[RoundRecord], int | None], Count | None] | None = None
     """(job, plan, model, closed rounds, bytes of a stored value or None) -> bytes of these rounds by formula; None: a fact is not known."""
     segments: Segments | None = None
     """None: every task computes the whole model."""
-    rounds: Callable[[Job, Struct], int] = train_rounds
+    rounds: Callable[[JobFile, Struct], int] = train_rounds
     """Rounds that a job is to have."""
     lockstep: bool = False
     """True: all tasks must stand at the same label; one that falls back takes the job with it (Rewind)."""

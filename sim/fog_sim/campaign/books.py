@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fog_learning.backend import plain_ops
 from fog_learning.backend.plain import PlainBackend
 from fog_learning.backend.standin import StandinBackend, examples
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
 Numbers = dict[str, float]
 
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 class StarBook(StandinBackend):
     """The stand-in ops, and what went into each sum and mean."""
 
-    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int) -> None:
+    def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int) -> None:
         super().__init__(job, slots, roster_size)
         self._late = job.stragglers.late == "accept"
         self._made: dict[bytes, Trained] = {}
@@ -106,7 +106,7 @@ class TreeBook(PlainBackend):
     TOLERANCE = 1e-6
     """Consensus ends with an error; see docs/fog.md."""
 
-    def __init__(self, job: Job, slots: Mapping[str, int], roster_size: int) -> None:
+    def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int) -> None:
         super().__init__(job, slots, roster_size)
         self.violations: list[str] = []
 

@@ -27,12 +27,12 @@ from msgspec import Struct
 
 from fog_common.runtime.saves import Record
 from fog_learning.backend.base import Backend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs, nominal_costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
-from fog_sim.shape import Group, Place, places, uniform
+from fog_sim.shape import Group, NodePlace, places, uniform
 from fog_sim.world import Simulation
 
 JOB: dict[str, Any] = {
@@ -65,9 +65,9 @@ class Scenario(Struct, frozen=True):
 
     name: str
     job: dict[str, Any]
-    nodes: tuple[Place, ...]
+    nodes: tuple[NodePlace, ...]
     fleet: Fleet
-    book: Callable[[Job, dict[str, int], int], Any]
+    book: Callable[[JobFile, dict[str, int], int], Any]
     kinds: tuple[Kind, ...] = (*ON_NODES, *ON_FLEET)
     slots: int = 4
     max_bytes: int = MAX_HOST_BYTES
@@ -77,7 +77,7 @@ class Scenario(Struct, frozen=True):
         return sorted({place.site for place in self.nodes if place.tier == "thing"})
 
 
-CLOUD_2 = Place("cloud-2", "cloud", "cloud")
+CLOUD_2 = NodePlace("cloud-2", "cloud", "cloud")
 CAMPUS = tuple(places([Group("thing", 2, 3), Group("edge", 2, 2)]))
 STAR = Scenario("star", JOB, tuple(uniform(4)), SLOW, StarBook)
 LATE = Scenario(
@@ -99,7 +99,7 @@ STORY_LINES: Final = 20
 """Of each host."""
 
 
-class Outcome(Struct, frozen=True):
+class Played(Struct, frozen=True):
     """One schedule's run."""
 
     seed: int
@@ -155,11 +155,11 @@ class _Look:
         return tuple(f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:])
 
 
-def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Outcome, bytes]:
+def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Played, bytes]:
     """(what happened, the final weights). reference: the undisturbed run's weights."""
     books: list[Any] = []
 
-    def backend(file: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+    def backend(file: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
         books.append(scenario.book(file, slots, roster_size))
         return books[-1], nominal_costs(file, 256)
 
@@ -187,7 +187,7 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
         if whole and scenario is STAR and reference is not None and weights != reference:
             violations.append("every update was counted, and the weights differ from the undisturbed run's")
     story = look.story() if violations else ()
-    outcome = Outcome(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations), story)
+    outcome = Played(seed, scenario.name, tuple(schedule.faults), status["state"], status["line"], status["wall_s"], whole, tuple(violations), story)
     return outcome, weights
 
 
@@ -210,7 +210,7 @@ def _lost(
     ]
 
 
-def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = (), scenarios: tuple[Scenario, ...] = SCENARIOS) -> list[Outcome]:
+def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = (), scenarios: tuple[Scenario, ...] = SCENARIOS) -> list[Played]:
     """`count` seeded schedules of 1 to 4 faults each; the scenarios take turns."""
     references = {scenario.name: play(first, Schedule(), scenario)[1] for scenario in scenarios}
     outcomes = []
@@ -225,7 +225,7 @@ def campaign(first: int, count: int, *, kinds: tuple[Kind, ...] = (), scenarios:
         except Exception as error:  # a machine or host that raises would end its worker: the worst of violations, and no reason to stop
             where = traceback.extract_tb(error.__traceback__)[-1]
             found = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            outcomes.append(Outcome(seed, scenario.name, tuple(schedule.faults), "crashed", "", 0.0, False, (found,)))
+            outcomes.append(Played(seed, scenario.name, tuple(schedule.faults), "crashed", "", 0.0, False, (found,)))
     return outcomes
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from fog_sim.experiments.base import Experiment, Outcome, Settings
+from fog_sim.experiments.base import Experiment, ExperimentSettings, Outcome
 
-__all__ = ["EXPERIMENTS", "Experiment", "Outcome", "Settings", "run_experiment"]
+__all__ = ["EXPERIMENTS", "Experiment", "ExperimentSettings", "Outcome", "run_experiment"]
 
 _FCDDT: Final = "decomposed deep training (FCDDT)"
 
@@ -35,7 +35,7 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
 }
 
 
-def run_experiment(name: str, settings: Settings) -> Outcome:
+def run_experiment(name: str, settings: ExperimentSettings) -> Outcome:
     """ConfigError (exit 2): no such experiment, or its data files are not there."""
     from fog_common.config import suggest
     from fog_common.errors import ConfigError

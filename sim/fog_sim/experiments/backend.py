@@ -7,7 +7,7 @@ from typing import Final
 
 from fog_learning.backend.base import Backend
 from fog_learning.data import Dataset, load_dataset
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_sim.costs import Costs, model_costs
 from fog_sim.exact import ExactBackend
 
@@ -23,14 +23,14 @@ def read_once(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Da
     return _held[name]
 
 
-def on_cpu(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+def on_cpu(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     return _made(job, slots, roster_size, "cpu")
 
 
-def on_gpu(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
+def on_gpu(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
     return _made(job, slots, roster_size, "cuda")
 
 
-def _made(job: Job, slots: dict[str, int], roster_size: int, device: str) -> tuple[Backend, Costs]:
+def _made(job: JobFile, slots: dict[str, int], roster_size: int, device: str) -> tuple[Backend, Costs]:
     backend = ExactBackend(job, slots, roster_size, device=device, threads=1, evaluates=True, read=read_once)
     return backend, model_costs(job, backend.models.spec, len(backend.rows.test()), roster_size)

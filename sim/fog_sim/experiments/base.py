@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from fog_common.errors import ConfigError
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class ExperimentSettings(Struct, frozen=True, kw_only=True):
     quick: bool = False
     """Fewer steps, seeds and points: minutes on two cores. Bars are meant for the full run."""
     seeds: int | None = None
@@ -30,7 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return range(self.seeds if self.seeds is not None else quick if self.quick else full)
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class TableRow(Struct, frozen=True, kw_only=True):
     """One figure of ours beside the paper's. None: the paper gives none, or it was not run (`note` says why)."""
 
     row: str
@@ -48,7 +48,7 @@ class Row(Struct, frozen=True, kw_only=True):
         return {**known, **self.more}
 
 
-class Table(Struct, frozen=True):
+class ResultTable(Struct, frozen=True):
     """Shown in the report, beside the rows."""
 
     title: str
@@ -76,8 +76,8 @@ class Plot(Struct, frozen=True, kw_only=True):
 class Outcome(Struct, kw_only=True):
     """All that a report needs. Every sentence is for a person."""
 
-    rows: list[Row] = []
-    tables: list[Table] = []
+    rows: list[TableRow] = []
+    tables: list[ResultTable] = []
     plots: list[Plot] = []
     setting: dict[str, Any] = {}
     """What was run: sizes, steps, rates, seeds."""
@@ -99,7 +99,7 @@ class Experiment(Struct, frozen=True):
     live: bool = False
     """A part of it runs live, too, if `Settings.live` is there."""
 
-    def run(self, settings: Settings) -> Outcome:
+    def run(self, settings: ExperimentSettings) -> Outcome:
         if settings.live is not None and not self.live:
             raise ConfigError(f"--live: {self.name} runs in the simulator only; fog-vs-fl has a live part")
         for group in self.data:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, mean_std
+from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, TableRow, find_data, mean_std
 from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, training_rows
 
 BATCHES = (10, 25, 50, 100, 200, 400)
@@ -12,7 +12,7 @@ QUICK_BATCHES = (10, 50, 200)
 QUICK_STEPS, STEPS = 120, 600
 
 
-def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...] | None = None) -> Outcome:
+def run(settings: ExperimentSettings, setup: Setup | None = None, batches: tuple[int, ...] | None = None) -> Outcome:
     """setup, batches: for tests."""
     sizes = batches or (QUICK_BATCHES if settings.quick else BATCHES)
     seeds, steps = settings.repeat(full=3, quick=1), QUICK_STEPS if settings.quick else STEPS
@@ -49,7 +49,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
         mean, std = mean_std(accuracies)
         points.append((float(batch), mean))
         more = {"batch": batch, **moved.as_json(), "values": accuracies}
-        outcome.rows.append(Row(row=f"B={batch}", column="FCDDT", ours=mean, std=std, unit="accuracy", more=more))
+        outcome.rows.append(TableRow(row=f"B={batch}", column="FCDDT", ours=mean, std=std, unit="accuracy", more=more))
     outcome.tables.append(ledger.table())
     outcome.plots = [
         Plot(name="batch", title="Accuracy by batch size", x="batch of one node", y="accuracy", lines=[Line("FCDDT", points)], log_x=True)

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, find_data, held, mean_std
+from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, TableRow, find_data, held, mean_std
 from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, training_rows
 
 NODES: Final = 20
@@ -15,7 +15,9 @@ BATCHES: Final = (100, 200, 500, 1000)
 """Of all nodes together, so 5 to 50 images of one node."""
 
 
-def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...] = BATCHES, rates: tuple[float, ...] | None = None) -> Outcome:
+def run(
+    settings: ExperimentSettings, setup: Setup | None = None, batches: tuple[int, ...] = BATCHES, rates: tuple[float, ...] | None = None
+) -> Outcome:
     """setup, batches, rates: for tests."""
     shares, seeds = rates or ((0.0, 0.4, 0.8) if settings.quick else RATES), settings.repeat(full=3, quick=1)
     base = setup or Setup(
@@ -66,7 +68,7 @@ def run(settings: Settings, setup: Setup | None = None, batches: tuple[int, ...]
             ledger.add(f"batch {batch}", f"rate {rate:g}", found=moved)
             found[batch, rate], std = mean_std(accuracies)
             more = {"batch": batch, "straggler_rate": rate, "p": base.nodes, **moved.as_json(), "values": accuracies}
-            outcome.rows.append(Row(row=f"batch {batch}", column=f"rate {rate:g}", ours=found[batch, rate], std=std, unit="accuracy", more=more))
+            outcome.rows.append(TableRow(row=f"batch {batch}", column=f"rate {rate:g}", ours=found[batch, rate], std=std, unit="accuracy", more=more))
     lines = [Line(f"batch {batch}", [(rate, found[batch, rate]) for rate in shares]) for batch in batches]
     outcome.plots = [Plot(name="stragglers", title=f"Accuracy by straggler rate, p = {base.nodes}", x="straggler rate", y="accuracy", lines=lines)]
     outcome.tables.append(ledger.table())

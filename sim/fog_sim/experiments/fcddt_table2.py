@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fog_sim.experiments.base import Column, Line, Outcome, Plot, Row, Settings, held, mean_std
+from fog_sim.experiments.base import Column, ExperimentSettings, Line, Outcome, Plot, TableRow, held, mean_std
 from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, bytes_per_step, mean_curve, training_rows
 
 PAPER: Final[dict[str, dict[Column, float]]] = {
@@ -20,7 +20,7 @@ RATINGS: Final = 6
 COLUMNS: Final[tuple[Column, ...]] = ("CC", "FL", "FCDDT")
 
 
-def run(settings: Settings, data: str = "mnist", steps: int | None = None, models: tuple[str, ...] = ("MLP", "CNN")) -> Outcome:
+def run(settings: ExperimentSettings, data: str = "mnist", steps: int | None = None, models: tuple[str, ...] = ("MLP", "CNN")) -> Outcome:
     """data, steps, models: for tests."""
     count = steps or (QUICK_STEPS if settings.quick else STEPS)
     seeds = settings.repeat(full=5)
@@ -46,7 +46,7 @@ def run(settings: Settings, data: str = "mnist", steps: int | None = None, model
 
 
 def compare(
-    outcome: Outcome, settings: Settings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: ByteLedger
+    outcome: Outcome, settings: ExperimentSettings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: ByteLedger
 ) -> None:
     """Run the three columns of one model: rows, a plot, bytes and findings."""
     means: dict[Column, float] = {}
@@ -64,7 +64,7 @@ def compare(
         mean, std = mean_std(accuracies)
         means[column] = mean
         more = {**sizes.as_json(), "values": accuracies}
-        outcome.rows.append(Row(row=name, column=column, paper=paper.get(column), ours=mean, std=std, unit="accuracy", more=more))
+        outcome.rows.append(TableRow(row=name, column=column, paper=paper.get(column), ours=mean, std=std, unit="accuracy", more=more))
         ledger.add(name, column, found=sizes)
         lines.append(Line(column, mean_curve(curves)))
         if column in paper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fog_sim.experiments.base import Column, Outcome, Row, Settings, find_data
+from fog_sim.experiments.base import Column, ExperimentSettings, Outcome, TableRow, find_data
 from fog_sim.experiments.fcddt_table2 import COLUMNS, RATINGS, compare
 from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, training_rows
 
@@ -14,7 +14,7 @@ VGG_STEPS = 3000
 NEEDS_GPU = "not run: needs a GPU"
 
 
-def run(settings: Settings, steps: int | None = None) -> Outcome:
+def run(settings: ExperimentSettings, steps: int | None = None) -> Outcome:
     data = find_data(("cifar10", "cifar10-subset"), settings.env)
     rows, seeds = training_rows(data, settings), settings.repeat(full=3)
     count = steps or (QUICK_STEPS if settings.quick else STEPS)
@@ -39,7 +39,7 @@ def run(settings: Settings, steps: int | None = None) -> Outcome:
     ledger = ByteLedger("model", "method")
     compare(outcome, settings, "LeNet5", lenet, PAPER["LeNet5"], seeds, rows, ledger)
     if not gpu():
-        outcome.rows += [Row(row="VGG16", column=column, paper=PAPER["VGG16"][column], unit="accuracy", note=NEEDS_GPU) for column in COLUMNS]
+        outcome.rows += [TableRow(row="VGG16", column=column, paper=PAPER["VGG16"][column], unit="accuracy", note=NEEDS_GPU) for column in COLUMNS]
         outcome.findings.append(f"VGG16 {NEEDS_GPU} (13 convolutions; a step takes seconds on a CPU).")
     else:
         vgg = Setup(

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, held, mean_std
+from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, ResultTable, TableRow, held, mean_std
 from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Method, Network, simulate
 
 PAPER: Final[dict[int, dict[Method, tuple[float, float]]]] = {
@@ -31,7 +31,7 @@ RARER: Final = (5, 10)
 """sync_every that is simulated at every size, beside the setting's own."""
 
 
-class Case(Struct, frozen=True):
+class PlacementCase(Struct, frozen=True):
     """A column: what the nodes of one size send."""
 
     name: str
@@ -39,7 +39,7 @@ class Case(Struct, frozen=True):
     learning: Learning
 
 
-class Mean(Struct, frozen=True):
+class MeanCost(Struct, frozen=True):
     """Over the seeds."""
 
     delay_us: float
@@ -47,16 +47,16 @@ class Mean(Struct, frozen=True):
     """Percent."""
 
 
-def cases(learning: Learning) -> list[Case]:
+def cases(learning: Learning) -> list[PlacementCase]:
     rarer = [replace(learning, sync_every=every) for every in RARER]
-    return [*(Case(method, method, learning) for method in METHODS), *(Case(synced(each), "FCDDT", each) for each in rarer)]
+    return [*(PlacementCase(method, method, learning) for method in METHODS), *(PlacementCase(synced(each), "FCDDT", each) for each in rarer)]
 
 
 def synced(learning: Learning) -> str:
     return f"FCDDT, sync_every {learning.sync_every}"
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: ExperimentSettings) -> Outcome:
     seeds, learning, network = settings.repeat(full=3), Learning(), Network()
     outcome = Outcome(
         setting={
@@ -109,13 +109,13 @@ def run(settings: Settings) -> Outcome:
     return outcome
 
 
-def samples(settings: Settings, nodes: int) -> int:
+def samples(settings: ExperimentSettings, nodes: int) -> int:
     """Hyperperiods per mean: fewer nodes exchange fewer messages, so it takes more of them. A multiple of all cycles of SYNCS."""
     cycle = lcm(*(Learning(sync_every=every).cycle for every in SYNCS))
     return cycle * ceil((60 if settings.quick else 100) * 18 / nodes / cycle)
 
 
-def _mean(settings: Settings, nodes: int, case: Case, network: Network, seeds: range, outcome: Outcome) -> Mean:
+def _mean(settings: ExperimentSettings, nodes: int, case: PlacementCase, network: Network, seeds: range, outcome: Outcome) -> MeanCost:
     settings.say(f"{nodes} FNs, {case.name}")
     results = [simulate(nodes, case.method, case.learning, network, seed=seed, samples=samples(settings, nodes)) for seed in seeds]
     paper = PAPER[nodes].get(case.method)
@@ -132,13 +132,13 @@ def _mean(settings: Settings, nodes: int, case: Case, network: Network, seeds: r
         "mbit_s_measured": fmean(result.mbit_s for result in results),
     }
     name = f"{nodes} FNs"
-    outcome.rows.append(Row(row=name, column=case.name, paper=paper[0] if paper else None, ours=delay, std=delay_std, unit="us", more=more))
-    share = Row(row=name, column=f"{case.name} bandwidth", paper=paper[1] if paper else None, ours=load, std=load_std, unit="%", more=more)
+    outcome.rows.append(TableRow(row=name, column=case.name, paper=paper[0] if paper else None, ours=delay, std=delay_std, unit="us", more=more))
+    share = TableRow(row=name, column=f"{case.name} bandwidth", paper=paper[1] if paper else None, ours=load, std=load_std, unit="%", more=more)
     outcome.rows.append(share)
-    return Mean(delay, load)
+    return MeanCost(delay, load)
 
 
-def _ratios(outcome: Outcome, means: dict[tuple[int, str], Mean], fcddt: str) -> None:
+def _ratios(outcome: Outcome, means: dict[tuple[int, str], MeanCost], fcddt: str) -> None:
     """fcddt: the column that stands for it."""
     shown, pairs = [], (("FL", "FCDDT"), ("CC", "FCDDT"), ("CC", "FL"))
     for nodes, paper in PAPER.items():
@@ -149,25 +149,25 @@ def _ratios(outcome: Outcome, means: dict[tuple[int, str], Mean], fcddt: str) ->
                 theirs = paper[above][index] / paper[below][index]  # type: ignore[index]
                 ours = _figure(means[nodes, above], index) / _figure(means[nodes, name], index)
                 if name != "FL" or fcddt == "FCDDT":  # CC/FL once
-                    outcome.rows.append(Row(row=f"{nodes} FNs", column=f"{above}/{name} {unit}", paper=theirs, ours=ours, unit="ratio"))
+                    outcome.rows.append(TableRow(row=f"{nodes} FNs", column=f"{above}/{name} {unit}", paper=theirs, ours=ours, unit="ratio"))
                 cells.append(f"{ours:.2f} ({theirs:.2f})")
         shown.append(cells)
     columns = [f"{above}/{below} {unit}" for unit in ("delay", "bandwidth") for above, below in pairs]
-    outcome.tables.append(Table(f"Ratios with {fcddt}, ours (paper's)", ["FNs", *columns], shown))
+    outcome.tables.append(ResultTable(f"Ratios with {fcddt}, ours (paper's)", ["FNs", *columns], shown))
 
 
-def _figure(mean: Mean, index: int) -> float:
+def _figure(mean: MeanCost, index: int) -> float:
     return (mean.delay_us, mean.load)[index]
 
 
-def _judge(outcome: Outcome, means: dict[tuple[int, str], Mean], fcddt: str) -> None:
+def _judge(outcome: Outcome, means: dict[tuple[int, str], MeanCost], fcddt: str) -> None:
     for index, what in enumerate(("delay", "bandwidth")):
         wrong = [str(n) for n in PAPER if not _figure(means[n, fcddt], index) < _figure(means[n, "FL"], index) < _figure(means[n, "CC"], index)]
         how = f"wrong at {', '.join(wrong)} FNs" if wrong else "at every size"
         outcome.findings.append(held(f"order {fcddt} < FL < CC in {what}, 4 to 18 FNs", not wrong, how))
 
 
-def _compare(outcome: Outcome, means: dict[tuple[int, str], Mean]) -> None:
+def _compare(outcome: Outcome, means: dict[tuple[int, str], MeanCost]) -> None:
     added = {method: fmean(means[n, method].delay_us - means[n, "none"].delay_us for n in PAPER) for method in COMPARED}
     theirs = {method: fmean(PAPER[n][method][0] for n in PAPER) - PAPER_NONE[0] for method in COMPARED}
     none = fmean(means[n, "none"].delay_us for n in PAPER)
@@ -186,13 +186,13 @@ def _bytes(outcome: Outcome) -> None:
         rows.append([row.row, row.column, *(f"{cell:,.0f}" for cell in cells[:3]), f"{cells[3]:.2f}"])
         wrong += [] if abs(tensors / row.more["bytes_formula"] - 1) <= 0.05 else [f"{row.column} at {row.row}"]
     columns = ("FNs", "method", "simulated", "of these headers and requests", "formula (tensors)", "Mbit/s of all traffic")
-    outcome.tables.append(Table("Bytes of learning per FN and step", columns, rows))
+    outcome.tables.append(ResultTable("Bytes of learning per FN and step", columns, rows))
     outcome.findings.append(
         held("simulated bytes are within 5 % of the formula, and headers", not wrong, "; ".join(wrong) or f"{len(learning)} of {len(learning)}")
     )
 
 
-def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
+def _region(outcome: Outcome, settings: ExperimentSettings, network: Network) -> None:
     """By formula on the grid; beside it the bounds that the formula gives, and simulations at points on both sides of them."""
     rows, seeds = [], range(1 if settings.quick else 2)
     for sync in SYNCS:
@@ -201,7 +201,7 @@ def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
             low, high = bounds(hidden, sync)
             rows.append([str(sync), str(hidden), *cells, f"{low:.0f} < B < {high:.0f}" if low < high else "nowhere"])
     columns = ["sync_every", "h", *(f"B={batch}" for batch in BATCHES), "bounds of B"]
-    outcome.tables.append(Table("Where FCDDT < FL < CC in bytes per step (exact `cut_gradient`; any dtype, any number of FNs)", columns, rows))
+    outcome.tables.append(ResultTable("Where FCDDT < FL < CC in bytes per step (exact `cut_gradient`; any dtype, any number of FNs)", columns, rows))
     points = [(200, 64, 1), (200, 64, 2), (100, 64, 2), (600, 64, 2), (600, 64, 5)]
     points += [] if settings.quick else [(200, 128, 2), (400, 128, 5), (400, 128, 10), (100, 32, 2), (50, 32, 2)]
     checked, differ = [], []
@@ -224,7 +224,7 @@ def _region(outcome: Outcome, settings: Settings, network: Network) -> None:
         near = learning.values("FCDDT") / learning.values("FL")
         differ += [] if order == learning.in_order() else [f"B={batch} h={hidden} sync_every={sync}, where FCDDT's bytes are {near:.2f} of FL's"]
     columns = ["B", "h", "sync_every", *(f"{method} us" for method in COMPARED), "order in delay", "order in bytes"]
-    outcome.tables.append(Table("The same in simulated delay, 10 FNs", columns, checked))
+    outcome.tables.append(ResultTable("The same in simulated delay, 10 FNs", columns, checked))
     outcome.findings.append(
         held("the order in delay is the order in bytes at the points simulated", not differ, "; ".join(differ) or f"{len(points)} points")
     )

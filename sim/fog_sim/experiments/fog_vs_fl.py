@@ -13,8 +13,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fog_common.energy.radios import LTE, OLD_WIFI, WIFI, Radio
-from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, find_data, held, mean_std
-from fog_sim.experiments.stage import CLOUD, Finished, Stage, Task, star
+from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, ResultTable, TableRow, find_data, held, mean_std
+from fog_sim.experiments.stage import CLOUD, Finished, Stage, StageTask, star
 from fog_sim.links import Link, NodeModel
 
 PAPER: Final = {"uplink_saved": 0.8, "energy_saved": 0.5, "accuracy_gap": 0.0}
@@ -61,13 +61,13 @@ class Case(Struct, frozen=True, kw_only=True):
         """The method that is compared with fedavg."""
         return {"name": "fog", "mode": "d2d", "uplink": "sample", "downlink": "relay", "consensus": self.graph}
 
-    def tree(self) -> list[Task]:
+    def tree(self) -> list[StageTask]:
         """A site per cluster of devices, one edge node for each, all edge nodes in one site, the cloud."""
-        tasks = [Task("server", "server", tier="cloud", site="cloud")]
+        tasks = [StageTask("server", "server", tier="cloud", site="cloud")]
         for cluster in range(self.clusters):
-            tasks.append(Task(f"aggregator-{cluster}", "aggregator", parent="server", tier="fog", site="edge"))
+            tasks.append(StageTask(f"aggregator-{cluster}", "aggregator", parent="server", tier="fog", site="edge"))
             slots = range(cluster * self.size, (cluster + 1) * self.size)
-            tasks += [Task(f"trainer-{slot}", "trainer", slot, f"aggregator-{cluster}", "thing", f"cluster-{cluster}") for slot in slots]
+            tasks += [StageTask(f"trainer-{slot}", "trainer", slot, f"aggregator-{cluster}", "thing", f"cluster-{cluster}") for slot in slots]
         return tasks
 
 
@@ -118,12 +118,12 @@ def spent(case: Case, run: Finished) -> Spent:
     )
 
 
-def play(case: Case, method: dict[str, Any], tasks: list[Task] | None, seed: int) -> Spent:
+def play(case: Case, method: dict[str, Any], tasks: list[StageTask] | None, seed: int) -> Spent:
     spec = case.spec(method, seed)
     lte = Link(up_bytes_s=LTE.send_bytes_s, down_bytes_s=LTE.receive_bytes_s, latency_s=0.04)
     wifi = Link(up_bytes_s=WIFI.send_bytes_s, down_bytes_s=WIFI.receive_bytes_s, latency_s=0.003)
 
-    def links(task: Task) -> tuple[Link, Link | None]:
+    def links(task: StageTask) -> tuple[Link, Link | None]:
         return (lte, wifi) if task.role == "trainer" else (WIRE, WIRE)
 
     stage = Stage(
@@ -132,7 +132,7 @@ def play(case: Case, method: dict[str, Any], tasks: list[Task] | None, seed: int
     return spent(case, stage.run())
 
 
-def cases(settings: Settings) -> list[Case]:
+def cases(settings: ExperimentSettings) -> list[Case]:
     # exact where all neighbours are few; else four neighbours: with two (a ring) rounds are cheaper, but by chance many more of them are needed
     few, many = {"graph": "full", "turns": 1}, {"graph": "small_world", "degree": 4, "rewire": 0.5, "turns": 1}
     if settings.quick:
@@ -143,7 +143,7 @@ def cases(settings: Settings) -> list[Case]:
     return [Case(size=size, graph=few if size <= 5 else many, target=0.9, **common) for size in (5, 10, 25)]
 
 
-def run(settings: Settings, chosen: list[Case] | None = None) -> Outcome:
+def run(settings: ExperimentSettings, chosen: list[Case] | None = None) -> Outcome:
     """chosen: for tests."""
     compared, seeds = chosen or cases(settings), settings.repeat(full=2, quick=1)
     one = compared[0]
@@ -179,7 +179,7 @@ def run(settings: Settings, chosen: list[Case] | None = None) -> Outcome:
     return outcome
 
 
-def _compare(settings: Settings, case: Case, seed: int) -> tuple[Spent, Spent]:
+def _compare(settings: ExperimentSettings, case: Case, seed: int) -> tuple[Spent, Spent]:
     settings.say(f"{case.devices} devices, seed {seed}: fedavg, a star")
     flat = play(case, {"name": "fedavg"}, None, seed)
     settings.say(f"{case.devices} devices, seed {seed}: fog, {case.clusters} clusters of {case.size}")
@@ -208,7 +208,7 @@ def _rows(outcome: Outcome, case: Case, pairs: list[tuple[Spent, Spent]]) -> Non
     for key, paper in PAPER.items():
         mean, std = means.get(key, (None, None))
         note = "" if mean is not None else f"accuracy {case.target:g} not reached in {case.rounds} rounds"
-        outcome.rows.append(Row(row=name, column=key, paper=paper, ours=mean, std=std, unit="fraction", note=note, more=more))
+        outcome.rows.append(TableRow(row=name, column=key, paper=paper, ours=mean, std=std, unit="fraction", note=note, more=more))
     for index, method in enumerate(("fedavg", "fog")):
         runs = [pair[index] for pair in pairs]
         reached = [number for each in runs if (number := each.reached(case.target)) is not None]
@@ -224,7 +224,7 @@ def _rows(outcome: Outcome, case: Case, pairs: list[tuple[Spent, Spent]]) -> Non
             }
             for what, (numbers, unit) in values.items():
                 mean, std = mean_std(numbers)
-                outcome.rows.append(Row(row=name, column=f"{method} {what}", ours=mean, std=std, unit=unit, more={"cluster_size": case.size}))
+                outcome.rows.append(TableRow(row=name, column=f"{method} {what}", ours=mean, std=std, unit=unit, more={"cluster_size": case.size}))
 
 
 def _parameters(each: Spent) -> dict[str, float]:
@@ -261,7 +261,7 @@ def _targets(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple
             cells.append(f"{uplink:.0%} / {energy:.0%} / {ratio:.2f}" if len(known) == len(savings) else "not reached")
         rows.append(cells)
     columns = ["cluster size", *(f"at {target:g}" for target in targets)]
-    outcome.tables.append(Table("Uplink saved / energy saved / rounds of fog per round of fedavg, by target accuracy", columns, rows))
+    outcome.tables.append(ResultTable("Uplink saved / energy saved / rounds of fog per round of fedavg, by target accuracy", columns, rows))
 
 
 def _limits(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple[Spent, Spent]]]) -> None:
@@ -285,10 +285,10 @@ def _limits(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple[
         "energy saved with the WiFi of 2012",
         "parameters sent in total with D2D, against fedavg",
     ]
-    outcome.tables.append(Table(f"Where the advantage ends: energy per D2D byte (here {1e6 * WIFI.pair_j:.2f} uJ)", columns, rows))
+    outcome.tables.append(ResultTable(f"Where the advantage ends: energy per D2D byte (here {1e6 * WIFI.pair_j:.2f} uJ)", columns, rows))
     most = [[str(size), *(_allowed(size, left) for left in (0.5, 1.0))] for size in (2, 3, 5, 10, 15, 20, 25, 50)]
     columns = ["cluster size", "50 % saved", "anything saved"]
-    outcome.tables.append(Table("By formula, equal rounds, tensors only: neighbours x turns of the consensus, at most", columns, most))
+    outcome.tables.append(ResultTable("By formula, equal rounds, tensors only: neighbours x turns of the consensus, at most", columns, most))
     outcome.plots.append(
         Plot(
             name="energy",
@@ -367,13 +367,13 @@ def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dic
         found[method["name"]] = status = on_a_fleet(spec, case.devices, case.clusters)
         moved, rounds = status["bytes"], status["round"]
         up = {"uplink": moved["up"] + moved["down"] + moved["cast"], "d2d": moved["d2d"], "through the cloud's broker": _crossing(status)}
-        rows = [Row(row=name, column=f"{method['name']} {what}", ours=count / rounds, unit="B per round") for what, count in up.items()]
-        outcome.rows += [*rows, Row(row=name, column=f"{method['name']} accuracy", ours=status["metrics"]["accuracy"], unit="fraction")]
+        rows = [TableRow(row=name, column=f"{method['name']} {what}", ours=count / rounds, unit="B per round") for what, count in up.items()]
+        outcome.rows += [*rows, TableRow(row=name, column=f"{method['name']} accuracy", ours=status["metrics"]["accuracy"], unit="fraction")]
     ours = {row.column: row.ours for row in outcome.rows if row.row == name and row.ours is not None}
     more = {"live": True, "cluster_size": case.size, "devices": case.devices}
     saving, gap = 1 - ours["fog uplink"] / ours["fedavg uplink"], ours["fedavg accuracy"] - ours["fog accuracy"]
-    outcome.rows.append(Row(row=name, column="uplink_saved", ours=saving, unit="fraction", more=more, note="a cast counted once"))
-    outcome.rows.append(Row(row=name, column="accuracy_gap", ours=gap, unit="fraction", more=more))
+    outcome.rows.append(TableRow(row=name, column="uplink_saved", ours=saving, unit="fraction", more=more, note="a cast counted once"))
+    outcome.rows.append(TableRow(row=name, column="accuracy_gap", ours=gap, unit="fraction", more=more))
     strays = sum(status["stray_bytes"] for status in found.values())
     outcome.findings.append(held("live: no byte of a site's own traffic at another broker", strays == 0, f"{strays} B"))
     outcome.findings.append(held("live: fog sends less between layers than fedavg", saving > 0, f"{saving:.0%} less, gap in accuracy {gap:+.3f}"))

@@ -101,7 +101,7 @@ class Learning(Struct, frozen=True, kw_only=True):
         return self.values("FCDDT") < self.values("FL") < self.values("CC")
 
 
-class Result(Struct, frozen=True):
+class TrafficResult(Struct, frozen=True):
     """Means over one hyperperiod."""
 
     delay_us: float
@@ -225,12 +225,12 @@ class Phases:
 
 def simulate(
     nodes: int, method: Method, learning: Learning = Learning(), network: Network = Network(), *, seed: int = 0, samples: int = 60
-) -> Result:
+) -> TrafficResult:
     """The mean over `samples` hyperperiods in a row, each from an empty network and with other phases; a multiple of `learning.cycle`
     for exact bytes."""
     phases = Phases(seed, nodes, samples)
     each = [_hyperperiod(nodes, method, learning, network, phases, sample) for sample in range(samples)]
-    return Result(
+    return TrafficResult(
         delay_us=fmean(result.delay_us for result in each),
         load=fmean(result.load for result in each),
         mbit_s=fmean(result.mbit_s for result in each),
@@ -240,7 +240,7 @@ def simulate(
     )
 
 
-def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Network, phases: Phases, sample: int) -> Result:
+def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Network, phases: Phases, sample: int) -> TrafficResult:
     model = _Model(nodes, network)
     for source, target, reply, period_s, at in phases.exchanges:
         model.exchange(source, target, reply, period_s, at[sample])
@@ -250,7 +250,7 @@ def _hyperperiod(nodes: int, method: Method, learning: Learning, network: Networ
     queues = [*model.up, *model.down, model.to_cloud, model.from_cloud]
     asked = 0 if method == "none" else LEARNING_REQUEST * nodes * STEPS
     capacity = sum(queue.bits_s for queue in queues) / 8 * HYPERPERIOD_S
-    return Result(
+    return TrafficResult(
         delay_us=1e6 * fmean(model.delays),
         load=sum(queue.carried for queue in queues) / capacity,
         mbit_s=8e-6 * model.entered / HYPERPERIOD_S,

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fog_sim.experiments.base import Experiment, Outcome, Plot, Row
+from fog_sim.experiments.base import Experiment, Outcome, Plot, TableRow
 
 
 def as_json(experiment: Experiment, outcome: Outcome, *, quick: bool, took_s: float, command: str, date: str) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def as_markdown(experiment: Experiment, outcome: Outcome, data: dict[str, Any]) 
     return "\n\n".join(parts) + "\n"
 
 
-def row_cells(rows: Sequence[Row]) -> list[list[str]]:
+def row_cells(rows: Sequence[TableRow]) -> list[list[str]]:
     """row, column, paper, ours ± std, unit, note"""
     return [[row.row, row.column, figure(row.paper), ours(row), row.unit, row.note] for row in rows]
 
 
-def ours(row: Row) -> str:
+def ours(row: TableRow) -> str:
     if row.ours is None:
         return "-"
     return figure(row.ours) + (f" ± {figure(row.std)}" if row.std is not None else "")

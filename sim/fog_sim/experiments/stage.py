@@ -29,7 +29,7 @@ from fog_sim.worker import SharedBackend, SimWorker
 CLOUD = NodeModel(flops=50e9, disk_bytes_s=200e6)
 
 
-class Task(Struct, frozen=True):
+class StageTask(Struct, frozen=True):
     """A seat of the stage: one node per task."""
 
     name: str
@@ -93,10 +93,10 @@ class Stage:
     def __init__(
         self,
         spec: dict[str, Any],
-        tasks: Sequence[Task],
+        tasks: Sequence[StageTask],
         *,
-        links: Callable[[Task], tuple[Link, Link | None]] = lambda task: (WIRED, None),
-        model: Callable[[Task], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
+        links: Callable[[StageTask], tuple[Link, Link | None]] = lambda task: (WIRED, None),
+        model: Callable[[StageTask], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
         backend: OpenBackend | None = None,
         seed: int = 0,
         redraw_s: float = 0.0,
@@ -213,10 +213,10 @@ def _moved(lane: Lane | None) -> Moved:
     return Moved() if lane is None else Moved(lane.sent_bytes, lane.received_bytes)
 
 
-def star(spec: dict[str, Any], nodes: int) -> list[Task]:
+def star(spec: dict[str, Any], nodes: int) -> list[StageTask]:
     """The method's one cloud task, and its data role on each of `nodes` nodes of one site."""
     method, _ = resolve_method(job_from(spec, "the experiment's job"))
     root = method.root
     data = [role for role in method.roles if role.bound == "slot"]
-    tasks = [Task(root, root, tier="cloud", site="cloud")]
-    return tasks + [Task(f"{role.name}-{slot}", role.name, slot, root) for role in data for slot in range(nodes)]
+    tasks = [StageTask(root, root, tier="cloud", site="cloud")]
+    return tasks + [StageTask(f"{role.name}-{slot}", role.name, slot, root) for role in data for slot in range(nodes)]

@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.centralized import traffic as centralized
 from fog_learning.methods.fcddt import traffic as fcddt
 from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.methods.fedavg import traffic as fedavg
 from fog_learning.models import ModelSpec, resolve_model
-from fog_sim.experiments.base import Column, Settings, Table, held
+from fog_sim.experiments.base import Column, ExperimentSettings, ResultTable, held
 from fog_sim.experiments.stage import Finished, Stage, star
 from fog_sim.links import PRESETS
 
@@ -81,7 +81,7 @@ class Setup(Struct, frozen=True, kw_only=True):
         rated = ((self.per_round(column) * record.round, record.numbers.get("accuracy")) for record in run.history)
         return [(float(step), accuracy) for step, accuracy in rated if accuracy is not None]
 
-    def job(self, column: Column = "FCDDT") -> Job:
+    def job(self, column: Column = "FCDDT") -> JobFile:
         return job_from(self.spec(column, 0), "the experiment's job")
 
     def shape(self) -> ModelSpec:
@@ -145,7 +145,7 @@ def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> By
     return Bytes(measured, tensors, formula, FLOAT * paper)
 
 
-def training_rows(data: str, settings: Settings) -> int:
+def training_rows(data: str, settings: ExperimentSettings) -> int:
     from fog_learning.data import load_dataset
 
     return len(load_dataset(data, {}, settings.env).train_y)
@@ -167,7 +167,7 @@ class ByteLedger:
     def add(self, *name: str, found: Bytes) -> None:
         self.lines.append((name, found))
 
-    def table(self) -> Table:
+    def table(self) -> ResultTable:
         columns = (*self.columns, "measured", "of these tensors", "formula of what is built", "measured / formula", "formula as the paper counts")
         rows = [
             [
@@ -178,7 +178,7 @@ class ByteLedger:
             ]
             for name, found in self.lines
         ]
-        return Table("Bytes per step over the nodes' links, sent and received", columns, rows)
+        return ResultTable("Bytes per step over the nodes' links, sent and received", columns, rows)
 
     def finding(self) -> str:
         """Tensors within 5 % of the formula; what comes to them are headers and acknowledgements, which are named."""

@@ -18,7 +18,7 @@ from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Control, Desired, Goodbye, Heartbeat, Presence, Profile, Reply, Request
 from fog_coordinator.core import Core
 from fog_coordinator.exchange import Accept, Exchange, Store, Turned, frame_of
-from fog_coordinator.state.effects import Answer, Record, SendResult, Tell
+from fog_coordinator.state.effects import Answer, JournalRecord, SendResult, Tell
 from support.stand_ins import StandIn, World
 
 CONTENT = b"weights" * 1000
@@ -126,7 +126,7 @@ def test_an_announced_node_is_known_and_a_request_is_answered():
     exchange.on_bus(1.0, heard("pi-1", Heartbeat("pi-1", "n")))
     exchange.on_bus(1.0, request("ping"))
     record, *rest = exchange.take()
-    assert isinstance(record, Record)
+    assert isinstance(record, JournalRecord)
     (answer,) = [effect for effect in rest if isinstance(effect, Answer)]
     topic, payload = frame_of("main", answer)
     assert topic == "fog/v1/main/to/cloud/ada/coordinator/reply~s1"
@@ -151,7 +151,7 @@ def test_a_result_is_stored_then_recorded_then_accepted(running: World):
     effects = exchange.take()
     accept = effects[-1]
     assert isinstance(accept, Accept)
-    assert any(isinstance(effect, Record) for effect in effects[:-1])
+    assert any(isinstance(effect, JournalRecord) for effect in effects[:-1])
     assert sender.pump() == []  # not before the record is durable
     exchange.on_accepted(accept.came)
     assert [type(said) for said in sender.pump()] == [Acked]

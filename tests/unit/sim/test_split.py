@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Job, job_spec
+from fog_learning.job.sections import JobFile, job_spec
 from fog_sim.costs import Costs, model_costs
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import PRESETS
@@ -27,14 +27,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def world_of(toy: Path, nodes: int) -> Simulation:
-    def backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
+    def backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Any, Costs]:
         tools = TorchBackend(job, slots, roster_size, {"toy": str(toy)}, threads=1, env={}, evaluates=False)
         return tools, model_costs(job, tools.models.spec, 0, roster_size)
 
     return Simulation(nodes, PRESETS["lan"], backend, seed=1)
 
 
-def simulated(job: Job, toy: Path, nodes: int, fault: Fault | None = None, from_round: int = 0) -> tuple[list[float], dict[str, Any]]:
+def simulated(job: JobFile, toy: Path, nodes: int, fault: Fault | None = None, from_round: int = 0) -> tuple[list[float], dict[str, Any]]:
     """(the losses of all rounds, STATUS). fault: in round from_round."""
     world = world_of(toy, nodes)
     name = world.submit(job_spec(job))

@@ -18,7 +18,7 @@ from fog_sim.costs import standin_backend
 from fog_sim.disk import JobDisk
 from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
-from fog_sim.shape import Place
+from fog_sim.shape import NodePlace
 from fog_sim.world import Simulation
 
 JOB = {**chaos.JOB, "train": {"rounds": 4}}
@@ -173,7 +173,7 @@ def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monk
         write(self, record, replica, content)
 
     monkeypatch.setattr(JobDisk, "write", note)
-    fleet = [Place("cloud-2", "cloud", "cloud"), *(Place(f"node-{index + 1}", "edge", "home") for index in range(3))]
+    fleet = [NodePlace("cloud-2", "cloud", "cloud"), *(NodePlace(f"node-{index + 1}", "edge", "home") for index in range(3))]
     world = Simulation(fleet, chaos.SLOW, standin_backend, seed=1)
     name = world.submit({**chaos.JOB, "train": {"rounds": 60}})
     world.inject(Schedule([Fault(6.0, "freeze", "cloud-1", 36.0)]))

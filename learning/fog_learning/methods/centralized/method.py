@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Machine, Peer
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import ACCURACY, LOSS, Method, Role
 from fog_learning.methods.centralized.center import Center
 from fog_learning.methods.centralized.demands import demands
@@ -31,14 +31,14 @@ from fog_learning.ops import rows
 from fog_learning.rounds.ledger import Ledger
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "center":
         return Center(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation))
     return SampleSource(slot=peer.slot)
 
 
-def check(job: Job, plan: Struct) -> None:
+def check(job: JobFile, plan: Struct) -> None:
     if not job.privacy.share_samples:
         raise ConfigError("privacy.share_samples: centralized sends the nodes' samples away; that needs `privacy: {share_samples: true}`")
     if job.evaluation.where == "federated":

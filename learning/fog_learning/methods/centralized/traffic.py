@@ -10,7 +10,7 @@ from msgspec import Struct
 from fog_common.runtime.machine import RoundRecord
 from fog_learning.costs.demands import value_bytes as job_value_bytes
 from fog_learning.costs.traffic import Count, Traffic
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.centralized.messages import Plan
 from fog_learning.models import ModelSpec
 
@@ -25,7 +25,7 @@ def paper(spec: ModelSpec, batches: Sequence[int]) -> int:
     return sum(batches) * prod(spec.input_shape)
 
 
-def traffic(job: Job, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
+def traffic(job: JobFile, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
     """None without the size of a stored value: samples go up as stored."""
     assert isinstance(plan, Plan)
     if stored is None:

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError
 from fog_learning.costs.demands import BACKWARD, TRAIN, UPDATE_FLOPS, Demands, Phase, activations, evaluation, value_bytes, worker_bytes
 from fog_learning.costs.traffic import row_bytes
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import AUTO
 from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.models import ModelSpec
 
 
-def demands(job: Job, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
+def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
     """One way per cut that is possible, or the one that the job names. ConfigError if there is none."""
     assert isinstance(plan, Plan)
     names = spec.block_names
@@ -28,7 +28,7 @@ def demands(job: Job, plan: Struct, spec: ModelSpec, slots: int, test_examples: 
     return tuple(_cut(job, replace(plan, cut=first), spec, slots, test_examples) for first in range(1, last))
 
 
-def _cut(job: Job, plan: Plan, spec: ModelSpec, slots: int, test_examples: int) -> Demands:
+def _cut(job: JobFile, plan: Plan, spec: ModelSpec, slots: int, test_examples: int) -> Demands:
     first, end = cut_at(plan, spec.block_names)
     facts, batch = spec.facts(), job.train.batch_size
     front, trunk, tail = (sum(block.flops for block in part) for part in (facts[:first], facts[first:end], facts[end:]))

@@ -49,7 +49,7 @@ from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Machine, Peer
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import ACCURACY, AUTO, LOSS, Method, ModelFacts, Role, Segments
 from fog_learning.methods.fcddt.demands import demands
 from fog_learning.methods.fcddt.front import Front
@@ -61,14 +61,14 @@ from fog_learning.ops import rows
 from fog_learning.rounds.ledger import Ledger
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "trunk":
         return Trunk(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation))
     return Front(plan=plan, slot=peer.slot)
 
 
-def check(job: Job, plan: Struct) -> None:
+def check(job: JobFile, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if plan.round_steps % plan.sync_every:
         raise ConfigError(f"method.sync_every must divide method.round_steps ({plan.round_steps}), got {plan.sync_every}")

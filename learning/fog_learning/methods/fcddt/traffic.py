@@ -14,7 +14,7 @@ from msgspec import Struct
 from fog_common.runtime.machine import RoundRecord
 from fog_learning.costs.demands import value_bytes as job_value_bytes
 from fog_learning.costs.traffic import Count, Traffic, row_bytes
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.fcddt.messages import Plan, cut_at
 from fog_learning.models import ModelSpec
 
@@ -44,7 +44,7 @@ def paper(spec: ModelSpec, first: int, batches: Sequence[float]) -> float:
     return sum(batches) * prod(facts[first - 1].output_shape) + len(batches) * sum(block.parameters for block in facts[:first])
 
 
-def traffic(job: Job, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
+def traffic(job: JobFile, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
     assert isinstance(plan, Plan)
     first, _ = cut_at(plan, spec.block_names)
     size, steps = job_value_bytes(job), plan.round_steps

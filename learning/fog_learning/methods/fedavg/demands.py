@@ -5,12 +5,12 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fog_learning.costs.demands import TRAIN, UPDATE_FLOPS, Demands, Phase, activations, value_bytes, worker_bytes
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.fedavg.messages import Plan
 from fog_learning.models import ModelSpec
 
 
-def demands(job: Job, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
+def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
     assert isinstance(plan, Plan)
     steps, batch, parameters = plan.local_steps, job.train.batch_size, spec.parameters
     weights = float(parameters * value_bytes(job))

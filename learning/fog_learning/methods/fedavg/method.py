@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Machine, Peer
-from fog_learning.job.sections import Job, refuse_idle
+from fog_learning.job.sections import JobFile, refuse_idle
 from fog_learning.methods.base import ACCURACY, LOSS, Method, ModelFacts, Role
 from fog_learning.methods.fedavg.demands import demands
 from fog_learning.methods.fedavg.messages import NoUpdate, Plan, RoundCall, Update
@@ -44,14 +44,14 @@ from fog_learning.rounds.closing import Closing
 from fog_learning.rounds.ledger import Ledger
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "server":
         return Server(plan=plan, ledger=Ledger(job.train.rounds, job.evaluation), closing=Closing(job.stragglers))
     return Trainer(plan=plan, slot=peer.slot, late=job.stragglers.late, late_rounds=job.stragglers.late_rounds)
 
 
-def check(job: Job, plan: Struct) -> None:
+def check(job: JobFile, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if plan.layers and job.evaluation.where == "central":
         raise ConfigError("method.layers leaves each node its own model: evaluation.where must be federated or none, got central")

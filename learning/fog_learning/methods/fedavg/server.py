@@ -43,7 +43,7 @@ AHEAD: Final = 8
 """Updates of so many rounds beyond the open one are kept."""
 
 
-class Answer(Struct):
+class Counted(Struct):
     """One update of the open round, without its weights."""
 
     slots: Slots
@@ -65,7 +65,7 @@ class Server(Machine):
     trainers: dict[str, int] = field(default_factory=dict)
     """Live trainers: task -> slot."""
     sum: Handle | None = None
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Counted] = field(default_factory=list)
     heard: dict[int, dict[int, bool]] = field(default_factory=dict)
     """round -> slots whose update came, for the open round and the few before it."""
     troubled: dict[int, str] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Server(Machine):
         self.closing.arrived(now)
         for slot in update.slots:
             self.troubled.pop(slot, None)
-        self.answers.append(Answer(update.slots, update.examples, update.numbers))
+        self.answers.append(Counted(update.slots, update.examples, update.numbers))
         adding: list[Command] = []
         if update.weights is not None:
             adding = [*self._add_late(), self._add(update.weights, update.examples, len(self.answers) - 1)]

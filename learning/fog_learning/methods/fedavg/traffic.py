@@ -9,7 +9,7 @@ from msgspec import Struct
 from fog_common.runtime.machine import RoundRecord
 from fog_learning.costs.demands import value_bytes as job_value_bytes
 from fog_learning.costs.traffic import Count, Traffic
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.fedavg.messages import Plan
 from fog_learning.models import ModelSpec
 
@@ -26,7 +26,7 @@ def paper(spec: ModelSpec, nodes: int) -> int:
     return 2 * nodes * spec.parameters
 
 
-def traffic(job: Job, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
+def traffic(job: JobFile, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
     assert isinstance(plan, Plan)
     size, steps = job_value_bytes(job), plan.local_steps
     formula = sum(steps * per_step(spec, record.updates, steps, size, plan.layers).total for record in records)

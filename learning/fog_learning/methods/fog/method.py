@@ -25,7 +25,7 @@ from fog_learning.clusters.head import ClusterHead
 from fog_learning.clusters.member import ClusterMember
 from fog_learning.clusters.messages import Call, Contribution, Lacking, Links, More, NoContribution, PassOn, Pull, Ready, Settled, Stuck
 from fog_learning.clusters.mixing import Share
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import ACCURACY, LOSS, Method, ModelFacts, Role
 from fog_learning.methods.fog.aggregator import Aggregator
 from fog_learning.methods.fog.plan import Blocks, Plan
@@ -37,7 +37,7 @@ from fog_learning.rounds.closing import Closing
 from fog_learning.rounds.ledger import Ledger
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     blocks = Blocks(tuple(plan.deep), plan.deep_every, job.train.rounds)
     member = ClusterMember(seed=job.seed, consensus=plan.consensus, head=peer.parent)
@@ -59,7 +59,7 @@ def build(job: Job, plan: Struct, peer: Peer) -> Machine:
     return Root(plan=plan, blocks=blocks, ledger=Ledger(job.train.rounds, job.evaluation), me=peer.task, head=head)
 
 
-def check(job: Job, plan: Struct) -> None:
+def check(job: JobFile, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if job.evaluation.where == "federated":
         raise ConfigError("evaluation.where: fog evaluates at the root; expected central or none, got federated")
@@ -78,7 +78,7 @@ def check(job: Job, plan: Struct) -> None:
         raise ConfigError("stragglers.late: fog drops what comes after its round; expected drop, got accept")
 
 
-def _check_deep(job: Job, plan: Plan) -> None:
+def _check_deep(job: JobFile, plan: Plan) -> None:
     spec = nominal_spec(job.model)
     if unknown := [name for name in plan.deep if name not in spec.block_names]:
         raise ConfigError(f"method.deep: model {spec.name} has no block {', '.join(unknown)}; its blocks are {', '.join(spec.block_names)}")

@@ -26,7 +26,7 @@ from fog_common.errors import ConfigError
 from fog_common.runtime.machine import Machine, Peer
 from fog_learning.clusters.messages import Consensus
 from fog_learning.clusters.mixing import Share
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import ACCURACY, LOSS, Method, Role
 from fog_learning.methods.gossip.messages import AskModel, Halted, Here, Model, Plan, Report, Silent, Told
 from fog_learning.methods.gossip.observer import Observer
@@ -35,14 +35,14 @@ from fog_learning.ops import rows
 from fog_learning.rounds.ledger import Ledger
 
 
-def build(job: Job, plan: Struct, peer: Peer) -> Machine:
+def build(job: JobFile, plan: Struct, peer: Peer) -> Machine:
     assert isinstance(plan, Plan)
     if peer.role == "observer":
         return Observer(ledger=Ledger(job.train.rounds, job.evaluation), seed=job.seed)
     return GossipPeer(plan=plan, me=peer.task, slot=peer.slot, seed=job.seed, rounds=job.train.rounds)
 
 
-def check(job: Job, plan: Struct) -> None:
+def check(job: JobFile, plan: Struct) -> None:
     assert isinstance(plan, Plan)
     if job.evaluation.where == "federated":
         raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")

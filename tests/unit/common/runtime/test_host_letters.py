@@ -18,13 +18,13 @@ from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
 from fog_learning.backend.standin import StandinBackend
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.server import Server
 from fog_sim.campaign import chaos
 from fog_sim.disk import JobDisk
 
-JOB: Job = job_from({**chaos.JOB, "evaluation": {"where": "none"}}, "job")
+JOB: JobFile = job_from({**chaos.JOB, "evaluation": {"where": "none"}}, "job")
 SITES = {"cloud-1": "cloud", "cloud-2": "cloud", "node-1": "home", "node-2": "home"}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fog_common.runtime.machine import RoundRecord, Waiting
 from fog_common.wire.messages import Desired, Heartbeat, Planes, TaskState, WorkerState
-from fog_coordinator.state.effects import Record, Tell
+from fog_coordinator.state.effects import JournalRecord, Tell
 from fog_coordinator.state.rules import Rules
 from support.running_jobs import fleet, running, trained
 from support.stand_ins import SPEC
@@ -234,7 +234,7 @@ def test_records_come_before_what_they_make_durable():
     world.effects.clear()
     world.run(1.0)
     kinds = [type(effect) for effect in world.effects if not (isinstance(effect, Tell) and not isinstance(effect.message, Desired))]
-    assert kinds.index(Record) < kinds.index(Tell)
+    assert kinds.index(JournalRecord) < kinds.index(Tell)
 
 
 def test_rounds_are_rows_of_their_own():

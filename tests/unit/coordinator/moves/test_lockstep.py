@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from fog_coordinator.state.rules import NOTHING
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import METHODS
 from fog_learning.methods.base import Method, Role
 from support.stand_ins import StandIn, World
 
 
-def lockstep(spec: Mapping[str, Any]) -> tuple[Job, Method]:
+def lockstep(spec: Mapping[str, Any]) -> tuple[JobFile, Method]:
     method = METHODS["fedavg"]
     roles = (
         Role("server", method.roles[0].machine, bound="free", stateful=True),

@@ -11,21 +11,21 @@ from msgspec.structs import replace
 
 from fog_common.wire.api.states import OFFLINE, ONLINE, UNKNOWN
 from fog_common.wire.messages import Announce, Profile, WorkerState
-from fog_coordinator.placement.eligible import Task, absent, is_there, occupied, refusals, task_of
+from fog_coordinator.placement.eligible import TaskNeeds, absent, is_there, occupied, refusals, task_of
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Placing
 from support.stand_ins import StandIn, World
 
 JOB = Job("j", "j", "u", "", {}, "fedavg", "server", False, 1, 0.0, 0)
-ANY = Task("server", "free")
+ANY = TaskNeeds("server", "free")
 
 
 def node(name: str = "n", **profile: Any) -> Node:
     return Node(name, Profile(**{"tier": "fog", "site": "hall", **profile}), state=ONLINE, nonce="1")
 
 
-def kinds(found: Node | None, task: Task = ANY, job: Job = JOB, busy: dict[str, str] | None = None) -> list[str]:
+def kinds(found: Node | None, task: TaskNeeds = ANY, job: Job = JOB, busy: dict[str, str] | None = None) -> list[str]:
     return [reason.kind for reason in refusals(found, task, job, busy or {})]
 
 
@@ -54,7 +54,7 @@ def test_every_reason_is_named_with_its_numbers():
     unknown = absent(None)
     assert unknown is not None and unknown.kind == "unseen"
     tight = node(memory_bytes=1 << 30, memory_free_bytes=300_000_000)
-    found = refusals(tight, Task("server", "free", 900_000_000, Placing(tier=["cloud"])), JOB, {"n": "other"})
+    found = refusals(tight, TaskNeeds("server", "free", 900_000_000, Placing(tier=["cloud"])), JOB, {"n": "other"})
     assert [reason.kind for reason in found] == ["busy", "constraint", "memory"]
     assert [reason.text for reason in found] == ["busy with other", "not of tier cloud (placement)", "900 MB needed, 300 MB free"]
     assert (found[2].need, found[2].free, found[0].job) == (900_000_000, 300_000_000, "other")

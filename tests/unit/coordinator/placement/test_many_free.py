@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from fog_coordinator.placement.free import free_tasks, worker_bytes
 from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job as JobFile
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import METHODS
 from fog_learning.methods.base import Method, Role
 from support.stand_ins import StandIn, World

@@ -12,7 +12,7 @@ from fog_common.wire.api.states import FINISHED
 from fog_common.wire.api.verbs import ReadJob
 from fog_learning.costs import traffic
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import resolve_method
 from fog_learning.models import resolve_model
 from fog_sim.costs import torch_backend
@@ -26,7 +26,7 @@ HEADER_BYTES = 250
 """Of a message's tensors: their names, shapes and places."""
 
 
-def job(method: dict[str, Any]) -> Job:
+def job(method: dict[str, Any]) -> JobFile:
     rest = {"privacy": {"share_samples": method["name"] == "centralized"}, "evaluation": {"where": "none"}}
     model = {"name": "mlp", "hidden": [64]}
     return job_from({"name": "count", "method": method, "model": model, "data": {"name": "mnist"}, "train": {"batch_size": 100}, **rest}, "test")

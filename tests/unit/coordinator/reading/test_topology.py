@@ -20,7 +20,7 @@ from fog_learning.job.reading import job_from, load_job
 from fog_sim.costs import plain_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
-from fog_sim.shape import Group, Place, load_shape, places, shape_for
+from fog_sim.shape import Group, NodePlace, load_shape, places, shape_for
 from fog_sim.world import Simulation
 from fogctl.show import draw, watch
 from fogctl.verbs.demo import FOG
@@ -47,7 +47,7 @@ def job(mode: str = "vertical", rounds: int = 6, method: str = "fog", **more: An
     }
 
 
-def world_of(fleet: Fleet = OWN_UPLINKS, shape: list[Place] | None = None) -> Simulation:
+def world_of(fleet: Fleet = OWN_UPLINKS, shape: list[NodePlace] | None = None) -> Simulation:
     return Simulation(CAMPUS if shape is None else shape, fleet, plain_backend, seed=3)
 
 
@@ -206,7 +206,7 @@ def test_a_dead_aggregator_is_placed_again_within_its_round(mode: str, after_s: 
 
 
 def test_a_node_that_joins_takes_the_model_from_its_site():
-    world = world_of(OWN_UPLINKS, [*CAMPUS, Place("thing-late", "thing", "site-1")])
+    world = world_of(OWN_UPLINKS, [*CAMPUS, NodePlace("thing-late", "thing", "site-1")])
     late = world.nodes["thing-late"]
     late.alive = True  # it does not boot by itself
     name = world.submit(job("d2d", rounds=8, data={"name": "mine", "local": True}))
@@ -293,7 +293,10 @@ def test_a_node_that_changes_its_site_in_a_round_never_counts_twice(mode: str, a
 def test_a_shape_file(tmp_path: Path):
     path = tmp_path / "fleet.yaml"
     path.write_text("groups:\n  - {tier: thing, sites: 2, per_site: 2}\n  - {tier: fog, sites: [hub]}\n")
-    assert load_shape(path) == [*(Place(f"thing-{i}", "thing", f"site-{1 + (i - 1) // 2}") for i in range(1, 5)), Place("fog-1", "fog", "hub")]
+    assert load_shape(path) == [
+        *(NodePlace(f"thing-{i}", "thing", f"site-{1 + (i - 1) // 2}") for i in range(1, 5)),
+        NodePlace("fog-1", "fog", "hub"),
+    ]
     path.write_text("groups:\n  - {tier: thing, site: 2}\n")
     with pytest.raises(ConfigError, match=r"fleet.yaml:2: groups\[0\]"):
         load_shape(path)

@@ -24,7 +24,7 @@ from fog_coordinator.shell.journal import Journal, JournalError
 from fog_coordinator.shell.results import Results
 from fog_coordinator.shell.scrape import Scrapes
 from fog_coordinator.shell.service import Clock, Item, Service
-from fog_coordinator.state.effects import Record, Row
+from fog_coordinator.state.effects import JournalRecord, Row
 
 # -- journal -------------------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ def test_who_looks_while_the_disk_is_full_is_answered_and_nothing_piles_up(tmp_p
         desk.now += 0.1
         desk.hear("pi-1", Heartbeat("pi-1", "n", uptime_s=desk.now))
         assert Scrapes(desk.turn).metrics().status == 200
-    assert sum(isinstance(effect, Record) for effect in desk.service._waiting) < 5
+    assert sum(isinstance(effect, JournalRecord) for effect in desk.service._waiting) < 5
     blocker.execute("DROP TRIGGER full")
     blocker.commit()
     blocker.close()

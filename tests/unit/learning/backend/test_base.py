@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from fog_learning.backend.base import BACKENDS, open_backend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
-JOB = Job("j", {"name": "fedavg"}, {"name": "mlp"})
+JOB = JobFile("j", {"name": "fedavg"}, {"name": "mlp"})
 
 
 def loaded_after(code: str, *modules: str) -> list[str]:

@@ -15,18 +15,18 @@ from fog_common.errors import ConfigError
 from fog_common.wire.messages import WorkerState
 from fog_learning.backend.torch import TorchBackend
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.ops.values import Weights, encode
 from support.stand_ins import StandIn, World
 
 JOB: dict[str, Any] = {"name": "tuned", "method": {"name": "fedavg"}, "model": {"name": "mlp", "hidden": [16]}, "data": {"name": "digits"}, "seed": 3}
 
 
-def job(**model: Any) -> Job:
+def job(**model: Any) -> JobFile:
     return job_from({**JOB, "model": {**JOB["model"], **model}})
 
 
-def backend(job: Job, folder: Path, **files: str) -> TorchBackend:
+def backend(job: JobFile, folder: Path, **files: str) -> TorchBackend:
     return TorchBackend(job, {"trainer-0": 0}, 1, weights=files, env={"FOGLEARN_DATA": str(folder)})
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from fog_common.errors import OpError, WireError
 from fog_learning.backend.standin import StandinBackend, examples, expected
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 
-JOB = Job(name="chaos", method={"name": "fedavg"}, model={"name": "mlp"})
+JOB = JobFile(name="chaos", method={"name": "fedavg"}, model={"name": "mlp"})
 
 
 def test_a_job_ends_with_the_expected_number_whatever_the_order():

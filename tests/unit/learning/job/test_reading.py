@@ -10,7 +10,7 @@ import pytest
 
 from fog_common.errors import ConfigError
 from fog_learning.job.reading import job_from, load_job
-from fog_learning.job.sections import Job, Partition, job_spec
+from fog_learning.job.sections import JobFile, Partition, job_spec
 from support.paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -172,7 +172,7 @@ def test_the_types_name_a_range_for_every_number() -> None:
                 elif isinstance(option, msgspec.inspect.IntType | msgspec.inspect.FloatType) and option.ge is None and option.gt is None:
                     loose.append(f"{path}{field.name}")
 
-    visit(Job, "")
+    visit(JobFile, "")
     assert loose == []
 
 

@@ -10,7 +10,7 @@ import torch
 from fog_common.errors import ConfigError, Refused
 from fog_common.runtime.machine import Blob, Command, Delivered, Event, Finish, Joined, Peer, Run, Save, Send, Started
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Data, Evaluation, Job, Partition, Privacy, Stragglers, Train
+from fog_learning.job.sections import Data, Evaluation, JobFile, Partition, Privacy, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.centralized.center import Center
 from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Samples
@@ -22,9 +22,9 @@ Value = dict[str, Any]
 CONSENT = Privacy(share_samples=True)
 
 
-def job(privacy: Privacy = CONSENT, rounds: int = 3, evaluation: Evaluation = Evaluation(), **more: Any) -> Job:
+def job(privacy: Privacy = CONSENT, rounds: int = 3, evaluation: Evaluation = Evaluation(), **more: Any) -> JobFile:
     method = more.pop("method", {"name": "centralized", "round_steps": 4})
-    return Job("test", method, {"name": "mlp", "hidden": [16]}, train=Train(rounds=rounds), evaluation=evaluation, privacy=privacy, **more)
+    return JobFile("test", method, {"name": "mlp", "hidden": [16]}, train=Train(rounds=rounds), evaluation=evaluation, privacy=privacy, **more)
 
 
 def peer(task: str, slot: int = -1) -> Peer:
@@ -53,7 +53,7 @@ def test_a_bad_plan_is_named(more: dict[str, Any], text: str) -> None:
 
 
 def test_the_node_is_asked_for_consent_too() -> None:
-    backend = TorchBackend(Job("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
+    backend = TorchBackend(JobFile("x", {"name": "fedavg"}, {"name": "mlp"}), {"source-0": 0}, 1, env={})
     with pytest.raises(Refused, match="share_samples"):
         backend.run("samples", "source-0", {}, {"slot": 0})
 
@@ -132,7 +132,7 @@ def test_any_schedule_trains_every_round_once(faults: Faults) -> None:
 def losses(
     method: dict[str, Any], optimizer: dict[str, Any], roles: str, partition: Partition = Partition("dirichlet")
 ) -> tuple[list[float], Inline]:
-    the_job = Job(
+    the_job = JobFile(
         "equal",
         method,
         {"name": "mlp", "hidden": [16]},

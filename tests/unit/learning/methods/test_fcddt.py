@@ -26,7 +26,7 @@ from fog_common.runtime.machine import (
     Send,
     Started,
 )
-from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
+from fog_learning.job.sections import Evaluation, JobFile, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt.front import Front
 from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
@@ -36,8 +36,8 @@ from support.schedules import Faults, Op, Schedule, Seat, Stuck
 Value = dict[str, Any]
 
 
-def job(rounds: int = 3, evaluation: Evaluation = Evaluation(), model: dict[str, Any] | None = None, **method: Any) -> Job:
-    return Job("test", {"name": "fcddt", "round_steps": 4, **method}, model or {"name": "cnn"}, train=Train(rounds=rounds), evaluation=evaluation)
+def job(rounds: int = 3, evaluation: Evaluation = Evaluation(), model: dict[str, Any] | None = None, **method: Any) -> JobFile:
+    return JobFile("test", {"name": "fcddt", "round_steps": 4, **method}, model or {"name": "cnn"}, train=Train(rounds=rounds), evaluation=evaluation)
 
 
 # -- symbolic ops: the trunk's weights hold a log [step, slots]; nothing of another step may meet ---------------------------------
@@ -349,7 +349,7 @@ def test_a_bad_plan_is_named(section: dict[str, Any], text: str) -> None:
 
 def test_stragglers_are_the_methods_own_matter() -> None:
     with pytest.raises(ConfigError, match="stragglers: method fcddt does not read this section"):
-        resolve_method(Job("x", {"name": "fcddt"}, {"name": "cnn"}, stragglers=Stragglers(quorum=0.5)))
+        resolve_method(JobFile("x", {"name": "fcddt"}, {"name": "cnn"}, stragglers=Stragglers(quorum=0.5)))
 
 
 def test_a_cut_is_a_number_of_blocks_or_the_last_block_on_the_nodes() -> None:

@@ -11,7 +11,7 @@ from fog_common.runtime.machine import Command, Event, Finish, Peer, Run, Save, 
 from fog_learning.backend import plain_ops
 from fog_learning.backend.plain_ops import SLOTS, examples, gain, shares
 from fog_learning.clusters.messages import Call, Contribution
-from fog_learning.job.sections import Job, Stragglers, Topology, Train
+from fog_learning.job.sections import JobFile, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
@@ -27,9 +27,9 @@ WHOLE = (3, 6, 8)
 """Rounds that average all blocks."""
 
 
-def job(rounds: int = ROUNDS, deep_every: int = EVERY, stragglers: Stragglers = Stragglers(), **method: Any) -> Job:
+def job(rounds: int = ROUNDS, deep_every: int = EVERY, stragglers: Stragglers = Stragglers(), **method: Any) -> JobFile:
     named = {"name": "fog", "deep": ["fc1"], "deep_every": deep_every, **method}
-    return Job("test", named, {"name": "mlp", "hidden": [8]}, train=Train(rounds=rounds), stragglers=stragglers)
+    return JobFile("test", named, {"name": "mlp", "hidden": [8]}, train=Train(rounds=rounds), stragglers=stragglers)
 
 
 # -- the ops: {block: [parameter, share of slot 0, …]}, deep with the whole round that it goes back to at its end ------------------
@@ -161,7 +161,7 @@ class Watch:
         assert record.examples == sum(examples(slot) for slot in slots)
 
 
-def run(peers: tuple[Peer, ...], spec: Job, seed: int = 0, faults: Faults = Faults(), tolerance: float = 1e-9) -> tuple[Schedule, Finish, Watch]:
+def run(peers: tuple[Peer, ...], spec: JobFile, seed: int = 0, faults: Faults = Faults(), tolerance: float = 1e-9) -> tuple[Schedule, Finish, Watch]:
     watch = Watch(tolerance)
     schedule = Schedule(spec, 0, OPS, seed, faults, watch, peers)
     return schedule, schedule.run(), watch
@@ -363,4 +363,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="nothing would be averaged in between"):
         resolve_method(job(deep=["fc1", "head"]))
     with pytest.raises(ConfigError, match=r"method\.clusters: a star"):
-        resolve_method(Job("x", {"name": "fog", "clusters": 0.5}, {"name": "mlp"}, topology=Topology(layers=[])))
+        resolve_method(JobFile("x", {"name": "fog", "clusters": 0.5}, {"name": "mlp"}, topology=Topology(layers=[])))

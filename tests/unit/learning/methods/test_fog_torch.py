@@ -11,11 +11,11 @@ import pytest
 from fog_learning.backend.base import Result
 from fog_learning.backend.torch import TorchBackend
 from fog_learning.clusters.graphs import metropolis, ring, transfer
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.ops.values import Weights
 from fog_sim.costs import Costs, model_costs
 from fog_sim.exact import ExactBackend
-from fog_sim.experiments.stage import Stage, Task, star
+from fog_sim.experiments.stage import Stage, StageTask, star
 
 TRAINERS, ROUNDS = 6, 3
 
@@ -52,11 +52,11 @@ def spec(method: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def played(method: dict[str, Any], tasks: list[Task] | None = None, kind: type[Spied] = SpiedExact) -> tuple[Spied, list[float]]:
+def played(method: dict[str, Any], tasks: list[StageTask] | None = None, kind: type[Spied] = SpiedExact) -> tuple[Spied, list[float]]:
     """(what the ops saw, the consensus error that each round reports)"""
     spies: list[Spied] = []
 
-    def backend(job: Job, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
+    def backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Spied, Costs]:
         spies.append(kind(job, slots, roster_size, device="cpu", threads=1, evaluates=True))
         return spies[0], model_costs(job, spies[0].models.spec, 1, roster_size)
 
@@ -64,21 +64,21 @@ def played(method: dict[str, Any], tasks: list[Task] | None = None, kind: type[S
     return spies[0], [record.numbers.get("consensus_error", 0.0) for record in done.history]
 
 
-def trainers(*parents: str, site: str = "") -> list[Task]:
-    return [Task(f"trainer-{slot}", "trainer", slot, parent, "thing", site or f"site-{parent}") for slot, parent in enumerate(parents)]
+def trainers(*parents: str, site: str = "") -> list[StageTask]:
+    return [StageTask(f"trainer-{slot}", "trainer", slot, parent, "thing", site or f"site-{parent}") for slot, parent in enumerate(parents)]
 
 
-ROOT = Task("server", "server", tier="cloud", site="cloud")
+ROOT = StageTask("server", "server", tier="cloud", site="cloud")
 TWO = [
     ROOT,
-    *(Task(name, "aggregator", parent="server", tier="edge", site=f"site-{name}") for name in ("a", "b")),
+    *(StageTask(name, "aggregator", parent="server", tier="edge", site=f"site-{name}") for name in ("a", "b")),
     *trainers("a", "a", "b", "b", "b", "b"),
 ]
 THREE = [
     ROOT,
-    Task("g", "aggregator", parent="server", tier="fog", site="hub"),
-    Task("h", "aggregator", parent="server", tier="fog", site="hub"),
-    *(Task(name, "aggregator", parent=parent, tier="edge", site=f"site-{name}") for name, parent in (("a", "g"), ("b", "g"), ("c", "h"))),
+    StageTask("g", "aggregator", parent="server", tier="fog", site="hub"),
+    StageTask("h", "aggregator", parent="server", tier="fog", site="hub"),
+    *(StageTask(name, "aggregator", parent=parent, tier="edge", site=f"site-{name}") for name, parent in (("a", "g"), ("b", "g"), ("c", "h"))),
     *trainers("a", "a", "b", "c", "c", "c"),
 ]
 
@@ -88,7 +88,7 @@ def flat(weights: Weights) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("tasks", [TWO, THREE], ids=["two layers", "three layers"])
-def test_the_weights_of_a_vertical_tree_are_those_of_federated_averaging(tasks: list[Task]):
+def test_the_weights_of_a_vertical_tree_are_those_of_federated_averaging(tasks: list[StageTask]):
     star_, _ = played({"name": "fedavg"})
     tree, _ = played({"name": "fog", "mode": "vertical"}, tasks)
     assert len(star_.rated) == len(tree.rated) == ROUNDS

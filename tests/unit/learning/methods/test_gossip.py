@@ -13,7 +13,7 @@ from fog_common.runtime.machine import Cast, Close, Command, Delivered, Event, F
 from fog_learning.backend.plain_ops import OPS, SLOTS, flat, shares
 from fog_learning.clusters.graphs import components, edges_of, metropolis, ring, without
 from fog_learning.clusters.mixing import Share
-from fog_learning.job.sections import Evaluation, Job, Stragglers, Train
+from fog_learning.job.sections import Evaluation, JobFile, Stragglers, Train
 from fog_learning.methods import resolve_method
 from fog_learning.methods.gossip.messages import Here, Report
 from fog_learning.methods.gossip.observer import Observer
@@ -26,11 +26,11 @@ from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat
 
 
-def job(rounds: int = 3, evaluation: Evaluation = Evaluation(), **method: Any) -> Job:
-    return Job("test", {"name": "gossip", **method}, {"name": "mlp"}, train=Train(rounds=rounds), evaluation=evaluation)
+def job(rounds: int = 3, evaluation: Evaluation = Evaluation(), **method: Any) -> JobFile:
+    return JobFile("test", {"name": "gossip", **method}, {"name": "mlp"}, train=Train(rounds=rounds), evaluation=evaluation)
 
 
-def run(peers: int, spec: Job, seed: int = 0, faults: Faults = Faults(), watch: Any = lambda *_: None) -> tuple[Schedule, Finish]:
+def run(peers: int, spec: JobFile, seed: int = 0, faults: Faults = Faults(), watch: Any = lambda *_: None) -> tuple[Schedule, Finish]:
     schedule = Schedule(spec, peers, OPS, seed, faults, watch)
     return schedule, schedule.run()
 
@@ -125,7 +125,7 @@ def test_what_gossip_cannot_do_is_refused():
     with pytest.raises(ConfigError, match=r"evaluation\.where"):
         resolve_method(job(evaluation=Evaluation(where="federated")))
     with pytest.raises(ConfigError, match="stragglers"):
-        resolve_method(Job("x", {"name": "gossip"}, {"name": "mlp"}, stragglers=Stragglers(quorum=0.5)))
+        resolve_method(JobFile("x", {"name": "gossip"}, {"name": "mlp"}, stragglers=Stragglers(quorum=0.5)))
 
 
 def test_reports_that_come_in_any_order_after_an_outage_each_count_in_their_round():
@@ -281,7 +281,7 @@ def test_with_torch_tracking_doubles_what_an_exchange_carries():
 def test_tracking_needs_plain_gradient_steps():
     for train, found in ((Train(momentum=0.9), r"momentum 0\.9"), (Train(optimizer="adam"), "adam")):
         with pytest.raises(ConfigError, match=rf"method\.tracking corrects plain gradient steps: .* got {found}"):
-            resolve_method(Job("x", {"name": "gossip", "tracking": True}, {"name": "mlp"}, train=train))
+            resolve_method(JobFile("x", {"name": "gossip", "tracking": True}, {"name": "mlp"}, train=train))
 
 
 # -- links that carry nothing ----------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fog_common.errors import ConfigError
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Evaluation, Job, Privacy, Train
+from fog_learning.job.sections import Evaluation, JobFile, Privacy, Train
 from fog_learning.models import resolve_model
 from fog_learning.models.build import build
 from fog_learning.models.imported import block_names, facts, segment, split
@@ -136,17 +136,17 @@ def test_facts_agree_with_those_of_our_own_models():
 # -- trained by fcddt ----------------------------------------------------------------------
 
 
-def job_for(cut: int | str, **method: Any) -> Job:
+def job_for(cut: int | str, **method: Any) -> JobFile:
     model = {"import": "support.modules:Residual", "arguments": {"width": 4}}
     train = Train(rounds=2, batch_size=16, lr=0.05, momentum=0.9, dtype="float64")
-    return Job("own", {"name": "fcddt", "cut": cut, "round_steps": 10, **method}, model, train=train, evaluation=Evaluation("none"), seed=3)
+    return JobFile("own", {"name": "fcddt", "cut": cut, "round_steps": 10, **method}, model, train=train, evaluation=Evaluation("none"), seed=3)
 
 
-def backend_for(job: Job, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> TorchBackend:
+def backend_for(job: JobFile, slots: int, *, allow: tuple[str, ...] = ("support.modules",)) -> TorchBackend:
     return TorchBackend(job, {f"front-{slot}": slot for slot in range(slots)}, slots, device="cpu", threads=1, evaluates=True, allow_models=allow)
 
 
-def whole_losses(job: Job, slots: int) -> list[float]:
+def whole_losses(job: JobFile, slots: int) -> list[float]:
     """Of the uncut module on the union batch."""
     backend = backend_for(job, slots)
     module = backend.models.module().train()
@@ -207,14 +207,14 @@ def test_dropout_of_centralized_training_too():
 def test_preflight_names_what_is_wrong_with_the_cut_of_a_module():
     job = job_for("tail")
     assert backend_for(job, 1).preflight() == ["method.cut: the model has no block 'tail'; it has stem, deep, body, head"]
-    other = Job("own", job.method | {"cut": "first"}, {"import": "support.modules:Branching"}, train=job.train, evaluation=Evaluation("none"))
+    other = JobFile("own", job.method | {"cut": "first"}, {"import": "support.modules:Branching"}, train=job.train, evaluation=Evaluation("none"))
     (problem,) = backend_for(other, 1).preflight()
     assert "its control flow depends on data" in problem
 
 
 def test_a_worker_without_data_describes_the_blocks_to_the_coordinator():
     """What placement needs of a module whose costs only torch can tell; nodes with data need not look as well."""
-    job = Job(
+    job = JobFile(
         "own",
         {"name": "fcddt", "cut": "stem"},
         {"import": "support.modules:Residual", "input_shape": list(SHAPE), "classes": 4},
@@ -228,7 +228,7 @@ def test_a_worker_without_data_describes_the_blocks_to_the_coordinator():
         (block.name, block.output_shape, block.parameters, block.flops) for block in expected
     ]
     averaged = TorchBackend(
-        Job("own", {"name": "fedavg"}, job.model, evaluation=job.evaluation), {}, 2, device="cpu", threads=1, allow_models=("support.modules",)
+        JobFile("own", {"name": "fedavg"}, job.model, evaluation=job.evaluation), {}, 2, device="cpu", threads=1, allow_models=("support.modules",)
     )
     assert averaged.preflight() == []
     (all_,) = averaged.blocks

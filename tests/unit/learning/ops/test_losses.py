@@ -10,13 +10,13 @@ import torch
 
 from fog_common.errors import ConfigError
 from fog_learning.job.reading import job_from
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.ops.losses import LOSSES
 from support.backends import JOB, backend_for, first_of
 
 
 def test_every_loss_that_a_job_may_name_exists_and_no_other():
-    assert set(get_args(get_type_hints(Job)["loss"])) == set(LOSSES)
+    assert set(get_args(get_type_hints(JobFile)["loss"])) == set(LOSSES)
 
 
 @pytest.mark.parametrize("name", LOSSES)

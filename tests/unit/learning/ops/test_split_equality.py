@@ -12,7 +12,7 @@ import torch
 
 from fog_common.errors import OpError
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Job
+from fog_learning.job.sections import JobFile
 from fog_learning.methods import resolve_method
 from fog_learning.methods.centralized import traffic as centralized_traffic
 from fog_learning.methods.fcddt import traffic as fcddt_traffic
@@ -41,7 +41,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return uncut.toy(tmp_path_factory.mktemp("toy"))
 
 
-def losses_of(job: Job, toy: Path, nodes: int, backend: TorchBackend | None = None) -> tuple[list[float], Inline]:
+def losses_of(job: JobFile, toy: Path, nodes: int, backend: TorchBackend | None = None) -> tuple[list[float], Inline]:
     inline = Inline(job, backend or backend_of(job, toy, nodes), nodes)
     inline.run()
     return inline.measured["loss"], inline

@@ -11,7 +11,7 @@ import torch
 
 from fog_common.errors import OpError
 from fog_learning.backend.torch import TorchBackend
-from fog_learning.job.sections import Job, Train
+from fog_learning.job.sections import JobFile, Train
 from fog_learning.ops.values import Weights
 from support.backends import JOB, backend_for, equal, first_of
 
@@ -97,7 +97,7 @@ def test_blocks_that_an_update_is_without_come_back_as_own():
 
 
 def test_gradient_tracking_corrects_every_step_and_tells_the_mean_of_the_steps():
-    backend = backend_for(Job("digits", {"name": "gossip"}, {"name": "mlp", "hidden": [16]}, train=Train(lr=0.1, dtype="float64")))
+    backend = backend_for(JobFile("digits", {"name": "gossip"}, {"name": "mlp", "hidden": [16]}, train=Train(lr=0.1, dtype="float64")))
     weights, numbers = first_of(backend), {"round": 1, "slot": 1, "steps": 1, "tracking": 1}
     plain = backend.run("train", "t1", {"weights": weights}, numbers)[0]["weights"]
     pull = {name: torch.full_like(tensor, 0.01 * i, dtype=torch.float64) for i, (name, tensor) in enumerate(weights.items())}

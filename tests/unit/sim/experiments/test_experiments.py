@@ -16,16 +16,16 @@ from fog_learning.methods.fcddt.messages import Plan
 from fog_learning.methods.fedavg import traffic as fedavg_traffic
 from fog_learning.models import resolve_model
 from fog_sim.experiments import EXPERIMENTS, fcddt_fig7, fcddt_fig8, fcddt_table2, fcddt_table4, fog_vs_fl, report, run_experiment
-from fog_sim.experiments.base import Line, Outcome, Plot, Row, Settings, Table, find_data, mean_std
+from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, ResultTable, TableRow, find_data, mean_std
 from fog_sim.experiments.fog_vs_fl import LTE, WIFI, Case, Spent, saved
 from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Network, simulate
-from fog_sim.experiments.stage import Stage, Task, star
+from fog_sim.experiments.stage import Stage, StageTask, star
 from fog_sim.experiments.training import Bytes, Ledger, Setup, bytes_per_step
 from fogctl.app import run as fogctl
 
 pytestmark = pytest.mark.thorough
 
-ONE_SEED = Settings(quick=True, seeds=1, env={})
+ONE_SEED = ExperimentSettings(quick=True, seeds=1, env={})
 
 # -- formulas ------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ def test_all_syncs_that_table_4_simulates_are_counted_evenly():
     for quick in (True, False):
         for nodes in fcddt_table4.PAPER:
             for sync in fcddt_table4.SYNCS:
-                assert fcddt_table4.samples(Settings(quick=quick, env={}), nodes) % Learning(sync_every=sync).cycle == 0
+                assert fcddt_table4.samples(ExperimentSettings(quick=quick, env={}), nodes) % Learning(sync_every=sync).cycle == 0
 
 
 def test_the_region_is_where_its_bounds_say():
@@ -289,7 +289,10 @@ def test_the_quick_run_keeps_what_the_paper_promises():
 
 
 def test_d2d_bytes_do_not_pass_the_uplink():
-    tasks = [Task("server", "server", tier="cloud", site="cloud"), *(Task(f"trainer-{i}", "trainer", i, "server", "thing", "here") for i in range(3))]
+    tasks = [
+        StageTask("server", "server", tier="cloud", site="cloud"),
+        *(StageTask(f"trainer-{i}", "trainer", i, "server", "thing", "here") for i in range(3)),
+    ]
     case = Case(
         size=3,
         clusters=1,
@@ -313,10 +316,10 @@ def test_d2d_bytes_do_not_pass_the_uplink():
 def _outcome() -> Outcome:
     return Outcome(
         rows=[
-            Row(row="MLP", column="CC", paper=0.9, ours=0.91, std=0.01, unit="accuracy", more={"values": [0.9, 0.92]}),
-            Row(row="VGG16", column="CC", paper=0.93, note="not run: needs a GPU"),
+            TableRow(row="MLP", column="CC", paper=0.9, ours=0.91, std=0.01, unit="accuracy", more={"values": [0.9, 0.92]}),
+            TableRow(row="VGG16", column="CC", paper=0.93, note="not run: needs a GPU"),
         ],
-        tables=[Table("Bytes", ("a", "b"), [["1", "2 | 3"]])],
+        tables=[ResultTable("Bytes", ("a", "b"), [["1", "2 | 3"]])],
         plots=[Plot(name="line", title="t", x="x", y="y", lines=[Line("ours", [(1.0, 2.0), (2.0, 3.0)]), Line("paper", [(1.0, 2.0)], dashed=True)])],
         setting={"nodes": 4},
         assumptions=["B is 100."],
@@ -366,7 +369,7 @@ def test_mean_and_deviation():
 
 def test_missing_data_names_the_files(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"train-images-idx3-ubyte\.gz"):
-        run_experiment("fcddt-table2", Settings(env={}))
+        run_experiment("fcddt-table2", ExperimentSettings(env={}))
     with pytest.raises(ConfigError, match="cifar10"):
         find_data(("cifar10", "cifar10-subset"), {"FOGLEARN_DATA": str(tmp_path)})
     (tmp_path / "cifar10-subset").mkdir()

@@ -23,7 +23,7 @@ from fog_common.runtime.machine import (
     WakeAt,
     Woke,
 )
-from fog_learning.job.sections import Job, Stragglers
+from fog_learning.job.sections import JobFile, Stragglers
 from fog_learning.methods import METHODS, resolve_method
 from fog_learning.methods.fedavg.messages import NoUpdate, RoundCall, Update
 from fog_learning.methods.fedavg.server import Server
@@ -175,7 +175,7 @@ def test_trouble_is_reported_and_the_round_can_be_tried_again() -> None:
 )
 def test_a_bad_plan_is_named(section: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        resolve_method(job(**section) if "name" not in section else Job("x", section, {}))
+        resolve_method(job(**section) if "name" not in section else JobFile("x", section, {}))
 
 
 def test_methods_are_known_by_their_names() -> None:

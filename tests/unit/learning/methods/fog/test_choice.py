@@ -21,7 +21,7 @@ from fog_learning.backend.plain_ops import OPS, flat
 from fog_learning.clusters.graphs import full, ring
 from fog_learning.clusters.messages import Call
 from fog_learning.clusters.tradeoff import LinkCosts, choose
-from fog_learning.job.sections import Evaluation, Job, Stragglers
+from fog_learning.job.sections import Evaluation, JobFile, Stragglers
 from fog_learning.methods import resolve_method
 from support.fog_runs import job, linked, run, weights_of
 from support.schedules import Faults, Schedule, Seat
@@ -108,11 +108,11 @@ def test_members_of_several_sites_average_upwards():
 
 def test_what_fog_cannot_do_is_refused():
     with pytest.raises(ConfigError, match=r"evaluation\.where"):
-        resolve_method(Job("x", {"name": "fog"}, {"name": "mlp"}, evaluation=Evaluation(where="federated")))
+        resolve_method(JobFile("x", {"name": "fog"}, {"name": "mlp"}, evaluation=Evaluation(where="federated")))
     with pytest.raises(ConfigError, match=r"stragglers\.late"):
-        resolve_method(Job("x", {"name": "fog"}, {"name": "mlp"}, stragglers=Stragglers(late="accept")))
+        resolve_method(JobFile("x", {"name": "fog"}, {"name": "mlp"}, stragglers=Stragglers(late="accept")))
     with pytest.raises(ConfigError, match=r"method\.consensus\.shrink"):
-        resolve_method(Job("x", {"name": "fog", "consensus": {"shrink": 2.0}}, {"name": "mlp"}))
+        resolve_method(JobFile("x", {"name": "fog", "consensus": {"shrink": 2.0}}, {"name": "mlp"}))
 
 
 def test_saves_carry_no_half_done_consensus():

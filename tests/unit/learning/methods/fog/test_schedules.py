@@ -19,7 +19,7 @@ from fog_common.runtime.machine import (
 )
 from fog_learning.backend.plain_ops import OPS, examples, gain
 from fog_learning.clusters.messages import Contribution, Ready
-from fog_learning.job.sections import Job, Layer, Stragglers, Topology
+from fog_learning.job.sections import JobFile, Layer, Stragglers, Topology
 from fog_learning.methods import resolve_method
 from support.fog_runs import Watch, job, run, weights_of
 from support.schedules import Faults, Schedule, Seat
@@ -86,7 +86,7 @@ def test_each_layer_has_a_period_of_its_own():
 
 
 def test_periods_of_layers_that_do_not_exist_are_refused():
-    spec = Job("x", {"name": "fog", "period": [2, 2]}, {"name": "mlp"}, topology=Topology(layers=[Layer(on="edge")]))
+    spec = JobFile("x", {"name": "fog", "period": [2, 2]}, {"name": "mlp"}, topology=Topology(layers=[Layer(on="edge")]))
     with pytest.raises(ConfigError, match=r"method\.period names 2 layers of inner nodes, topology\.layers 1"):
         resolve_method(spec)
 
