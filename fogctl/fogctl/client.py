@@ -78,7 +78,10 @@ class Client:
             raise WireError(f"the coordinator's answer to {question.verb} is of another version: {error}") from None
 
     def request(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """As `ask`, by the names of the verb and its arguments; the JSON that `--json` prints. None: not given."""
+        """As `ask`, by the names of the verb and its arguments; the JSON that `--json` prints. None: not given. ConfigError for an
+        unknown verb."""
+        if verb not in QUESTIONS:
+            raise ConfigError(f"unknown request {verb!r}: {config.suggest(verb, list(QUESTIONS), 'request')}")
         return shown(self.ask(config.convert({key: value for key, value in arguments.items() if value is not None}, QUESTIONS[verb])))
 
     def _answer(self, question: Question[Body]) -> Any:
