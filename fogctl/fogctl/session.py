@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,9 +59,14 @@ class Session:
     def allow_methods(self) -> None:
         """Let this process load the methods that the settings name. ConfigError if settings or methods are wrong."""
         from fog_learning.methods import METHODS
+
+        METHODS.allow(self.methods())
+
+    def methods(self) -> Sequence[str]:
+        """Names of methods of installed packages that the settings allow. ConfigError if the settings are wrong."""
         from fogctl.settings import settings
 
-        METHODS.allow(settings(self.config or os.environ.get("FOGLEARN_CONFIG")).methods)
+        return settings(self.config or os.environ.get("FOGLEARN_CONFIG")).methods
 
     def client(self) -> Client:
         """A connection, used as a context manager. Unreachable when it is entered and the broker does not answer."""

@@ -371,7 +371,7 @@ def test_simulated_the_estimate_is_that_of_an_undisturbed_run_whatever_happens_t
     world.inject(Schedule(moves))
     status = world.run("pi", 600.0)
     assert status["state"] == "finished", status["line"]
-    assert status["round"] == 60
+    assert status["round"] == status["rounds"] == 60
     assert [record["round"] for record in status["history"]] == list(range(1, 61))
     value = expected(60, 3, 200)
     assert status["metrics"]["pi_error"] == abs(value - math.pi)

@@ -21,7 +21,7 @@ from fog_coordinator.state.history import History
 from fog_coordinator.state.jobs import Job
 from fog_learning.data.known import known_value_bytes
 from fog_learning.job.sections import JobFile, Placing
-from fog_learning.methods import resolve_method
+from fog_learning.methods import resolve_method, rounds_of
 
 LONG_S: Final = 30.0
 """Between two rounds, compared with which the time between heartbeats is short."""
@@ -31,7 +31,7 @@ def dry_run(core: Core, now: float, spec: Mapping[str, Any]) -> DryRun:
     """The body of `job.plan`: what the coordinator would do with this job now. ConfigError, or Refused if nothing could run it."""
     file, method = core.check(spec)
     planner.check(file, method)
-    job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, file.train.rounds, now, 0)
+    job = Job("plan", file.name, "", "", dict(spec), method.name, method.root, method.lockstep, rounds_of(file), now, 0)
     if admission.chosen_slots(job, file, method, core.registry, {}):
         _, job.why = admission.place(job, file, method, core.registry, {})
     if job.why:

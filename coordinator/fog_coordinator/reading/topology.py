@@ -16,6 +16,7 @@ from fog_coordinator.reading import status
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import JobFile, Nodes, Topology, job_spec
+from fog_learning.methods import rounds_of
 from fog_learning.methods.base import Method
 
 
@@ -58,7 +59,7 @@ def of_fleet(core: Core) -> list[TreeEntry]:
 def _seats(core: Core, roster: list[str], file: JobFile, method: Method) -> list[Seat]:
     if not roster and any(role.bound == "slot" for role in method.roles):
         return []
-    job = Job("plan", file.name, "", "", job_spec(file), method.name, method.root, method.lockstep, file.train.rounds, 0.0, 0, roster=list(roster))
+    job = Job("plan", file.name, "", "", job_spec(file), method.name, method.root, method.lockstep, rounds_of(file), 0.0, 0, roster=list(roster))
     place(job, file, method, core.registry, {})
     return job.seats
 

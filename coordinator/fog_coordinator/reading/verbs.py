@@ -39,6 +39,7 @@ from fog_coordinator.state.history import LOG_LINES
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import job_spec
+from fog_learning.methods import rounds_of
 
 MAX_SPEC_BYTES: Final = 64 * 1024
 MAX_WAITING: Final = 1000
@@ -146,7 +147,7 @@ def _submit(core: Core, now: float, user: str, id: str, question: SubmitJob) -> 
         method=method.name,
         root_role=method.root,
         lockstep=method.lockstep,
-        rounds=file.train.rounds,
+        rounds=rounds_of(file),
         submitted_at=now,
         order=0,
     )

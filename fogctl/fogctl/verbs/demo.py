@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,25 +18,12 @@ from fog_common.wire.api.shown import shown
 from fog_common.wire.api.verbs import SubmitJob
 from fogctl.session import Session, command
 
-DIGITS: dict[str, Any] = {
-    "name": "digits",
-    "method": {"name": "fedavg", "local_steps": 20},
-    "model": {"name": "mlp", "hidden": [64]},
-    "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
-    "train": {"rounds": 30, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
-    "seed": 7,
-}
-"""The default job: what examples/digits.yaml holds."""
-FOG: dict[str, Any] = {
-    "name": "fog",
-    "method": {"name": "fog", "mode": "d2d", "local_steps": 20, "uplink": "sample", "consensus": {"graph": "ring", "shrink": 0.05}},
-    "model": {"name": "mlp", "hidden": [64]},
-    "data": {"name": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
-    "train": {"rounds": 30, "batch_size": 32, "lr": 0.1, "momentum": 0.9},
-    "nodes": {"select": {"tier": ["thing", "edge"]}},
-    "seed": 7,
-}
-"""The default job with --sites: what examples/fog.yaml holds."""
+JOBS: Final = Path(__file__).parents[1] / "jobs"
+"""Job files of the package: those of examples/ with the same names."""
+DIGITS: Final = JOBS / "digits.yaml"
+"""The default job."""
+FOG: Final = JOBS / "fog.yaml"
+"""The default job with --sites."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +46,8 @@ def register(app: typer.Typer) -> None:
         folder = Path(tempfile.mkdtemp(prefix="foglearn-demo-"))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            data, lines = run_demo(session, folder, spec_of(job, seed, FOG if sites else DIGITS), agents, broker, sites, details)
+            session.allow_methods()
+            data, lines = run_demo(session, folder, spec_of(job or (FOG if sites else DIGITS), seed), agents, broker, sites, details)
             if keep:
                 lines.append(f"kept in {folder}")
             session.out.result(data, lines)
@@ -80,7 +68,8 @@ def run_demo(
     began = time.monotonic()
     if sites > agents or (sites and broker == "embedded"):
         raise ConfigError(f"--sites {sites}: at least one agent for each, and mosquitto as the broker (the embedded one knows no bridges)")
-    fleet = LocalFleet(folder, agents, broker=broker, sites=sites)
+    methods = {"methods": list(session.methods())}
+    fleet = LocalFleet(folder, agents, broker=broker, sites=sites, agent_options=methods, coordinator_options=methods)
     check_nodes(spec, fleet.places())
     with fleet:
         assert fleet.broker is not None
@@ -154,12 +143,12 @@ def summary(status: JobStatus, broker: str, nodes: int) -> dict[str, Any]:
     }
 
 
-def spec_of(path: Path | None, seed: int | None, default: dict[str, Any] = DIGITS) -> dict[str, Any]:
+def spec_of(path: Path, seed: int | None) -> dict[str, Any]:
     """The job file as builtins, checked (ConfigError before anything is started)."""
     from fog_learning.job.reading import job_from, load_job
     from fog_learning.job.sections import job_spec
 
-    spec = job_spec(load_job(path) if path else job_from(default, "the demo's job"))
+    spec = job_spec(load_job(path))
     return spec if seed is None else job_spec(job_from({**spec, "seed": seed}, "the demo's job"))
 
 

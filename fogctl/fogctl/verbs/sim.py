@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
         from fogctl.show.watch import checked_end, summary_lines
         from fogctl.verbs.demo import broker_lines, spec_of, summary
 
+        session.allow_methods()
         spec = spec_of(job, None)
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:

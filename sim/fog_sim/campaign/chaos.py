@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from fog_common.config import read
 from fog_common.runtime.saves import Record
 from fog_learning.backend.base import Backend
 from fog_learning.job.sections import JobFile
@@ -35,13 +36,9 @@ from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, NodePlace, places, uniform
 from fog_sim.world import Simulation
 
-JOB: dict[str, Any] = {
-    "name": "chaos",
-    "method": {"name": "fedavg", "local_steps": 5},
-    "model": {"name": "mlp", "hidden": [8]},
-    "train": {"rounds": 8},
-}
-TREE: dict[str, Any] = {**JOB, "method": {"name": "fog", "local_steps": 1}, "nodes": {"select": {"tier": ["thing"]}}}
+JOBS: Final = Path(__file__).parent / "jobs"
+JOB: Final[dict[str, Any]] = read(JOBS / "star.yaml").root
+TREE: Final[dict[str, Any]] = read(JOBS / "tree.yaml").root
 LIMIT_S: Final = 900.0
 SLOW = Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.2), node=NodeModel(op_overhead_s=0.7))
 """A round takes about a second, so that faults hit every part of it."""

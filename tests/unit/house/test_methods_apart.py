@@ -25,12 +25,7 @@ TIERS: Final[dict[str, int]] = {
     "fogctl/fogctl/show/draw.py": 1,
 }
 """`fog` as the name of a tier (thing, edge, fog, cloud) or as the first level of a topic, which equals a method's name by chance: file -> how often."""
-KNOWN: Final[dict[tuple[str, str], int]] = {
-    ("sim/fog_sim/campaign/chaos.py", "fedavg"): 1,
-    ("sim/fog_sim/campaign/chaos.py", "fog"): 1,
-    ("fogctl/fogctl/verbs/demo.py", "fog"): 2,
-    ("fogctl/fogctl/verbs/demo.py", "fedavg"): 1,
-}
+KNOWN: Final[dict[tuple[str, str], int]] = {}
 """(file, name, tag or module) that is still known outside -> how often. The list and its numbers only shrink."""
 
 

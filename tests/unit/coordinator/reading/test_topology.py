@@ -16,15 +16,13 @@ from fog_common.wire import topics
 from fog_common.wire.api.fleet import TreeEntry
 from fog_common.wire.api.verbs import ReadJob, ReadTree
 from fog_learning.backend.plain_ops import SLOTS, flat, shares
-from fog_learning.job.reading import job_from, load_job
+from fog_learning.job.reading import job_from
 from fog_sim.costs import plain_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, NodePlace, load_shape, places, shape_for
 from fog_sim.world import Simulation
 from fogctl.show import draw, watch
-from fogctl.verbs.demo import FOG
-from support.paths import ROOT
 
 UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
 WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)
@@ -325,11 +323,6 @@ def test_a_simulated_fleet_of_a_jobs_topology_gets_that_tree():
     tiers = {each["task"]: each["tier"] for each in status["tasks"]}
     assert [tiers[f"aggregator-1-{i}"] for i in (1, 2, 3, 4)] == ["edge"] * 4
     assert tiers["aggregator-2-1"] == "fog"
-
-
-def test_the_demos_job_for_sites_is_the_example():
-    example = load_job(ROOT / "examples" / "fog.yaml")
-    assert job_from(FOG) == example
 
 
 # -- drawings --------------------------------------------------------------------------------
