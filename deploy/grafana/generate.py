@@ -278,7 +278,7 @@ def job() -> Json:
             stat("No progress for", "s", f"time() - fog_job_progress_timestamp_seconds{J}", legend="{{job}}", red_above=300),
             series("Accuracy", "percentunit", (f"fog_job_accuracy{J}", "{{job}}"), top=1),
             series("Training loss", "short", (f"fog_job_loss{J}", "{{job}}")),
-            series("Other numbers of the method", "short", (f"fog_job_headline{J}", "{{job}} {{name}}")),
+            series("Headline numbers of the method", "short", (f"fog_job_headline{J}", "{{job}} {{name}}")),
             series("Duration of rounds", "s", (f"fog_job_round_seconds{J}", "{{job}}")),
             series(
                 "Round of each task", "short", (f"fog_task_round{J}", "{{node}} {{role}}"), about="As last reported: reports come some seconds apart."

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fog_common.errors import Unreachable
+from fog_common.wire.api.shown import shown
 from fog_common.wire.api.states import ENDED
 from fogctl.client import Client
 from fogctl.fleet.broker import find_mosquitto
@@ -58,7 +59,7 @@ class Fleet(LocalFleet):
         """Its last status, with its whole history."""
         client.request("job.cancel", job=job)
         self.until(client, job, lambda status: status["state"] == "cancelled", "cancelled")
-        return whole_status(client, job)
+        return shown(whole_status(client, job))
 
     def finished(self, client: Client, job: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         return self.until(client, job, lambda status: status["state"] == "finished", "finished", patience_s)

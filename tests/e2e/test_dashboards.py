@@ -12,6 +12,7 @@ import yaml
 from e2e.conftest import Fleet
 from fog_common.bus.base import Connected
 from fog_common.bus.mqtt import MqttBus
+from fog_common.config import read
 from fog_common.telemetry.metrics import METRICS
 from fog_common.wire import topics
 from fogctl.fleet.broker import find_mosquitto
@@ -29,7 +30,7 @@ BUDGETS = {"time_s": 3600, "bytes": 10**12, "joules": 1e9, "node_cpu_s": 1e6, "n
 
 
 def job(name: str, **changes: Any) -> dict[str, Any]:
-    spec = {**DIGITS, "name": name, "budgets": BUDGETS, **changes}
+    spec = {**read(DIGITS).root, "name": name, "budgets": BUDGETS, **changes}
     return {**spec, "train": {**spec["train"], "rounds": 100_000}}
 
 

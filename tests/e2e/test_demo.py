@@ -63,7 +63,9 @@ def test_the_demo_on_the_embedded_broker_shows_its_rounds_and_a_table(commands: 
     assert ended.stderr.startswith("broker embedded on 127.0.0.1:")
     assert [f"round {number}/3" in ended.stdout for number in (1, 2, 3)] == [True, True, True]
     table = dict(line.split("  ", 1) for line in ended.stdout.splitlines() if "  " in line)
-    assert {"accuracy", "rounds", "wall time", "bytes up", "bytes down", "energy", "broker"} <= set(table), ended.stdout
+    assert {"accuracy on held-out data", "training loss", "rounds", "wall time", "bytes up", "bytes down", "energy", "broker"} <= set(table), (
+        ended.stdout
+    )
     assert "(modelled)" in table["energy"]
     assert commands.left_after() == []
 

@@ -124,10 +124,9 @@ class Exporter:
             add("fog_job_step_seconds", measured.step_s if (measured := plans.measure(job, history)) is not None else None)
         for figure in headline(core.book[job.id]):
             value = last_number(history, figure.name)
+            add("fog_job_headline", value, figure.name)
             if figure.name in HEADLINES:
                 add(HEADLINES[figure.name], value)
-            else:
-                add("fog_job_headline", value, figure.name)
         sent = by_plane(job.sent())
         sums = core.book[job.id].tally.sums
         for plane in PLANES:

@@ -11,8 +11,6 @@ from fog_coordinator.state.history import History
 
 LOOK_BACK: Final = 100
 """Rounds in which the last value of a number is looked for."""
-_CLASSIFIES: Final = (Figure(name="accuracy", title="accuracy on held-out data"), Figure(name="loss", title="training loss", better="less"))
-"""Of methods whose descriptor names none."""
 
 
 def headline(entry: Entry) -> tuple[Figure, ...]:
@@ -20,7 +18,7 @@ def headline(entry: Entry) -> tuple[Figure, ...]:
         named = entry.method.headline
     except ConfigError:  # an ended job of another version: only its spec is kept
         named = ()
-    return tuple(Figure(name=each.name, title=each.title, unit=each.unit, better=each.better) for each in named) or _CLASSIFIES
+    return tuple(Figure(name=each.name, title=each.title, unit=each.unit, better=each.better) for each in named)
 
 
 def last_number(history: History, name: str) -> float | None:

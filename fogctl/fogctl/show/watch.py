@@ -237,8 +237,9 @@ def _step_bytes(step: StepBytes | None) -> list[tuple[str, str]]:
     return [("bytes a step", f"{formula}; the paper counts {size(step.paper)}")]
 
 
-def summary_lines(status: JobStatus, details: bool = True) -> list[str]:
-    return aligned(summary(status, details))
+def summary_lines(status: JobStatus, details: bool = True, *more: tuple[str, str]) -> list[str]:
+    """The closing table of a job. more: further rows."""
+    return aligned([*summary(status, details), *more])
 
 
 def details(status: JobStatus) -> Iterator[str]:

@@ -86,7 +86,7 @@ def run_demo(
         strays = sum(tap.strays for tap in fleet.taps.values())
     data = summary(status, label, agents)
     data["total_s"] = round(time.monotonic() - began, 3)
-    lines = ["", *summary_lines(status, details), f"broker         {label}", *broker_lines(passed)]
+    lines = ["", *summary_lines(status, details, ("broker", label)), *broker_lines(passed)]
     if passed:
         data |= {"broker_bytes": passed, "stray_bytes": strays}
         lines.append(f"{strays} bytes of a site's own traffic (d2d, casts of the site) were seen at another broker")

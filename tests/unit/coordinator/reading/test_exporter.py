@@ -73,7 +73,7 @@ def test_every_metric_of_the_table_is_exported():
     assert world.core is not None
     judged(world, Headline("examples_s", "examples a second"))
     samples = collected(Exporter(world.core), world.now, rejected={"malformed": 3}, traffic={"sent": 5, "received": 7})
-    assert samples["fog_job_headline"] == {("digits", "examples_s"): 12.5}
+    assert samples["fog_job_headline"] == {("digits", "accuracy"): 0.03, ("digits", "loss"): 1 / 3, ("digits", "examples_s"): 12.5}
     assert {name for metric in METRICS for name in samples if name.startswith(metric.name)} == samples.keys()
     missing = [metric.name for metric in METRICS if not samples.get(metric.name) and not samples.get(f"{metric.name}_bucket")]
     assert not missing
