@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from fog_agent.core import AgentCore
 from fog_agent.effects import AssignWorker, Exit, KillWorker, SaveIncarnation, ShowPresence, Speak, StartWorker, StopWorker
@@ -156,5 +157,13 @@ class Orders(RuleBasedStateMachine):
             assert len(self.alive) == min(len(self.last), self.limits.max_workers)
 
 
-Orders.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-test_any_order = Orders.TestCase
+CALM = settings(stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def test_any_order() -> None:
+    run_state_machine_as_test(Orders, settings=settings(CALM, max_examples=15))
+
+
+@pytest.mark.thorough
+def test_any_order_many_times() -> None:
+    run_state_machine_as_test(Orders, settings=settings(CALM, max_examples=150))

@@ -23,6 +23,7 @@ from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import Group, NodePlace, load_shape, places, shape_for
 from fog_sim.world import Simulation
 from fogctl.show import draw, watch
+from support.few import few
 
 UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
 WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)
@@ -185,7 +186,7 @@ def test_a_site_without_a_broker_of_its_own_cannot_be_cut_off():
 
 
 @pytest.mark.parametrize("mode", ["vertical", "d2d"])
-@pytest.mark.parametrize("after_s", [0.3, 1.1, 2.4])
+@pytest.mark.parametrize("after_s", few([0.3, 1.1, 2.4], 1))
 @pytest.mark.parametrize("which", ["aggregator-1-1", "aggregator-2-1"])
 def test_a_dead_aggregator_is_placed_again_within_its_round(mode: str, after_s: float, which: str):
     world = world_of()
@@ -263,7 +264,7 @@ def test_a_node_that_vanishes_loses_no_more_than_the_step_it_was_in():
 
 
 @pytest.mark.parametrize("mode", ["vertical", "d2d"])
-@pytest.mark.parametrize("after_s", [0.1, 0.5, 0.9, 1.3, 1.7])
+@pytest.mark.parametrize("after_s", few([0.1, 0.5, 0.9, 1.3, 1.7], 2))
 def test_a_node_that_changes_its_site_in_a_round_never_counts_twice(mode: str, after_s: float):
     world = world_of()
     name = world.submit(job(mode, rounds=8))

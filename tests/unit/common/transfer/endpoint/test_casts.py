@@ -137,6 +137,7 @@ def test_a_forgotten_member_no_longer_counts() -> None:
     assert ada.endpoint.digests() == set()
 
 
+@pytest.mark.thorough
 def test_a_large_model_reaches_eight_nodes() -> None:
     net = Net(delay_s=0.001)
     ada, nodes = group(net, 8, TransferLimits(chunk_bytes=120 * 1024))

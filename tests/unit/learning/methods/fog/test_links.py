@@ -14,6 +14,7 @@ from fog_common.runtime.machine import (
 from fog_learning.backend.plain_ops import OPS, flat, shares
 from fog_learning.clusters.messages import Call, Links, PassOn
 from fog_learning.methods import resolve_method
+from support.few import few
 from support.fog_runs import Watch, job, run, weights_of
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
@@ -35,7 +36,7 @@ def test_a_link_that_is_silent_is_left_out_and_the_consensus_begins_again():
     assert weights[1:] == pytest.approx(shares(range(5)), abs=1e-6)
 
 
-@pytest.mark.parametrize("graph", ["measured", "ring"])
+@pytest.mark.parametrize("graph", few(["measured", "ring"], 1))
 def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_ends_is_a_new_instance(graph: str):
     """Else each round would wait for it for `stall_s`."""
     spec = job(rounds=6, mode="d2d", consensus={"graph": graph, "shrink": 1e-10, "stall_s": 50.0})
@@ -98,7 +99,7 @@ def test_the_head_calls_one_member_who_passes_the_weights_on():
     assert {to for _, to in calls} == {"t0", "t1", "t2", "t3"}
 
 
-@pytest.mark.parametrize("mode", ["vertical", "d2d"])
+@pytest.mark.parametrize("mode", few(["vertical", "d2d"], 1))
 def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode: str):
     """Whose Call came first, and whether a neighbour had one when the head was told of the newcomer."""
     calls: list[tuple[str, str]] = []
@@ -131,7 +132,7 @@ def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode:
     assert relayed, "it never joined in a round: the test shows nothing"
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 4))
 def test_a_vertical_round_goes_on_when_the_neighbour_who_should_pass_the_call_is_gone(seed: int):
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8, leaves=1, absent=("t1", "t4"), spare=("root",))
     _, finish, watch = run(tree(2, 3), job(rounds=4, mode="vertical"), seed, faults)

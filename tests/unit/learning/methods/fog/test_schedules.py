@@ -21,6 +21,7 @@ from fog_learning.backend.plain_ops import OPS, examples, gain
 from fog_learning.clusters.messages import Contribution, Ready
 from fog_learning.job.sections import JobFile, Layer, Stragglers, Topology
 from fog_learning.methods import resolve_method
+from support.few import few
 from support.fog_runs import Watch, job, run, weights_of
 from support.schedules import Faults, Schedule, Seat
 from support.trees import star, tree
@@ -40,7 +41,7 @@ def test_clusters_are_sampled_beside_trainers_of_the_root_that_always_take_part(
     assert {slot for slots in watch.included.values() for slot in slots} == set(range(9))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", few(range(20), 4))
 def test_sampled_clusters_are_counted_once_whatever_crashes(seed: int):
     peers = (*tree(2, 2, 1), Peer("t5", "trainer", 5, "n5", "s5", "thing", parent="root"))
     schedule, finish, watch = run(peers, job(rounds=4, mode="vertical", clusters=0.6), seed, Faults(duplicate=0.2, crashes=6))
@@ -125,7 +126,7 @@ class BlockWatch(Watch):
             assert sum(weights[1 + slot] for slot in update.slots) == pytest.approx(update.examples / total, abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 4))
 def test_in_block_rounds_survive_crashes(seed: int):
     mode = "d2d" if seed % 2 else "vertical"
     period = [3, [3, 2]][seed // 2 % 2]
@@ -136,7 +137,7 @@ def test_in_block_rounds_survive_crashes(seed: int):
     assert weights_of(schedule, schedule.run()) == watch.rounds[2]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", few(range(10), 3))
 def test_a_slot_that_misses_the_last_in_block_round_still_counts_in_the_block(seed: int):
     """t1 is lost after its first training: what it gave is in the cluster's weights, and in its weight at the root."""
     watch = BlockWatch()

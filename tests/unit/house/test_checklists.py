@@ -1,0 +1,46 @@
+"""The checklists of CONTRIBUTING.md name files that exist and tables that hold all there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from fog_common.wire.api.verbs import QUESTIONS
+from fog_coordinator.placement.cost import Cost, value
+from fog_coordinator.placement.shortlist import ORDERS
+from fog_learning.job.sections import Placing
+from fog_learning.methods import METHODS
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+LISTS = re.findall(r"^## Add (.+)\n", TEXT, re.MULTILINE)
+
+
+def test_every_checklist_says_its_files():
+    assert LISTS == ["a method", "a message", "a metric", "an energy sensor", "a verb", "a placement objective", "a data format"]
+    assert TEXT.count("\nFiles: ") == len(LISTS)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:common|learning|agent|coordinator|sim|fogctl|tests|examples|docs)/[^`]*)`", TEXT))))
+def test_a_path_that_a_checklist_names_exists(path: str):
+    assert (ROOT / path.split("NAME", maxsplit=1)[0]).exists()
+
+
+def test_a_method_is_a_folder():
+    folders = {path.parent.name for path in (ROOT / "learning/fog_learning/methods").glob("*/method.py")}
+    assert folders and folders <= set(METHODS)
+
+
+def test_an_objective_has_a_price_and_an_order():
+    objectives = set(get_args(get_type_hints(Placing)["objective"]))
+    assert objectives == set(ORDERS)
+    for objective in objectives:
+        assert value(Cost(1.0, 1.0, 1e6), Placing(objective=objective)) > 0
+
+
+def test_a_verb_has_a_case_in_the_coordinator():
+    answers = (ROOT / "coordinator/fog_coordinator/reading/verbs.py").read_text()
+    assert [each.__name__ for each in QUESTIONS.values() if f"case {each.__name__}():" not in answers] == []
