@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fog_learning.job.sections import Stragglers
-from fog_learning.rounds.closing import deadline, ends_at, median, needed, stale_weight
+from fog_learning.rounds.closing import RECENT, Closing, deadline, ends_at, median, needed, stale_weight
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,57 @@ def test_staleness_lowers_the_weight_with_the_age() -> None:
     assert stale_weight(100, 0, 0.5) == 100
     assert stale_weight(100, 3, 0.5) == 50
     assert stale_weight(100, 3, 0.0) == 100
+
+
+def closing(**stragglers: object) -> Closing:
+    return Closing(Stragglers(**stragglers))  # type: ignore[arg-type]
+
+
+def test_a_round_closes_when_nobody_is_missing() -> None:
+    round_ = closing()
+    round_.open(10.0, 4)
+    assert round_.offer(11.0, 3, 4, complete=False) == "open"
+    assert round_.offer(12.0, 0, 0, complete=True) == "open", "without an update there is nothing to close"
+    assert round_.offer(13.0, 4, 4, complete=True) == "close"
+    assert round_.until(3, 4) is None and round_.wakes_at() == (None, None)
+
+
+def test_the_fixed_deadline_closes_with_one_update_and_never_with_none() -> None:
+    round_ = closing(deadline_s=30.0)
+    round_.open(10.0, 4)
+    assert round_.until(0, 4) == 40.0 and round_.wakes_at() == (None, 40.0)
+    assert round_.offer(39.0, 1, 4, complete=False) == "open"
+    assert round_.offer(40.0, 0, 4, complete=False) == "open"
+    assert round_.offer(41.0, 1, 4, complete=False) == "late"
+    assert round_.wakes_at() == (None, None), "a deadline that has passed wakes nobody"
+    round_.open(50.0, 4)
+    assert round_.offer(51.0, 1, 4, complete=False) == "open", "the next round has its own"
+
+
+def test_the_adaptive_deadline_counts_once_the_quorum_is_there() -> None:
+    round_ = closing(quorum=0.5, grace_s=1.0)
+    round_.open(0.0, 4)
+    for at in (2.0, 2.0):
+        round_.arrived(at)
+    assert round_.offer(2.0, 2, 4, complete=False) == "open", "the first round takes its own arrivals"
+    assert round_.closes_at == 3.0 == round_.until(2, 4)
+    assert round_.offer(3.0, 2, 4, complete=False) == "late"
+    round_.close()
+    round_.open(10.0, 4)
+    assert round_.closes_at == 13.0
+    assert round_.until(1, 4) is None, "without the quorum the deadline does not count"
+    assert round_.offer(14.0, 1, 4, complete=False) == "open"
+    assert round_.offer(15.0, 2, 4, complete=False) == "late", "it has passed: the quorum closes the round"
+
+
+def test_arrivals_are_bounded_and_old_updates_say_nothing_of_the_pace() -> None:
+    round_ = closing(quorum=0.5)
+    for number in range(50):
+        round_.open(10.0 * number, 4)
+        for _ in range(10):
+            round_.arrived(10.0 * number + 1.0)
+    round_.arrived(500.0, rounds_late=2)
+    assert len(round_.recent) <= RECENT + 10
+    assert set(round_.recent) == {1.0}
+    round_.arrived(491.5, rounds_late=1)
+    assert round_.recent[-1] == 11.5, "of the round before: since its own opening"
