@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -75,6 +76,8 @@ def _model(backend: TensorBackend, found: Findings, alone: bool) -> list[str]:
     if output != (2, spec.classes):
         return [f"model {spec.name} gives {output[1:]} per example, the data has {spec.classes} classes"]
     problems = _method(backend, list(module.state_dict()))
+    if not problems:
+        _cut(backend)
     if alone:
         found.blocks = described(module, spec.input_shape, cuts=_cuts(backend))
     return problems
@@ -85,6 +88,18 @@ def _model(backend: TensorBackend, found: Findings, alone: bool) -> list[str]:
 
 def _cuts(backend: TensorBackend) -> bool:
     return method_of(backend.job).segments is not None
+
+
+def _cut(backend: TensorBackend) -> None:
+    """Build the segments of a user's own module that the method cuts: ConfigError if the module cannot be cut there."""
+    method, plan = plan_of(backend.job)
+    if method.segments is None:
+        return
+    names = backend.models.block_names
+    bounds = (0, *method.segments.cut(plan, names), len(names))
+    for first, last in pairwise(bounds):
+        if first < last:
+            backend.models.module(first, None if last == len(names) else last)
 
 
 def _method(backend: TensorBackend, tensors: list[str]) -> list[str]:

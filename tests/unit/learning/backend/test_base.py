@@ -22,8 +22,8 @@ def loaded_after(code: str, *modules: str) -> list[str]:
 
 def test_a_backend_is_imported_when_it_is_opened():
     modules = ("torch", "numpy", "fog_learning.backend.standin", "fog_learning.backend.plain")
-    begin = "from fog_learning.backend.base import open_backend\nfrom fog_learning.job.sections import Job\n"
-    opened = "open_backend({!r}, Job('j', {{'name': 'fedavg'}}, {{'name': 'mlp'}}), {{}}, 2)"
+    begin = "from fog_learning.backend.base import open_backend\nfrom fog_learning.job.sections import JobFile\n"
+    opened = "open_backend({!r}, JobFile('j', {{'name': 'fedavg'}}, {{'name': 'mlp'}}), {{}}, 2)"
     assert loaded_after(begin, *modules) == []
     assert loaded_after(begin + opened.format("standin"), *modules) == ["fog_learning.backend.standin"]
     assert loaded_after(begin + opened.format("plain"), *modules) == ["fog_learning.backend.plain"]
@@ -60,8 +60,8 @@ def test_a_worker_stays_light():
     """torch.optim's first use and the meta device each import hundreds of modules: more than a second and 35 MB or more per worker."""
     code = (
         "import sys\n"
-        "from fog_learning.job.sections import Job\nfrom fog_learning.backend.torch import TorchBackend\n"
-        "backend = TorchBackend(Job('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
+        "from fog_learning.job.sections import JobFile\nfrom fog_learning.backend.torch import TorchBackend\n"
+        "backend = TorchBackend(JobFile('j', {'name': 'fedavg'}, {'name': 'cnn'}), {'t': 0}, 4, env={}, evaluates=True)\n"
         "assert backend.preflight() == []\n"
         "weights = backend.run('init', 's', {}, {})[0]['weights']\n"
         "weights = backend.run('train', 't', {'weights': weights}, {'round': 1, 'steps': 2})[0]['weights']\n"

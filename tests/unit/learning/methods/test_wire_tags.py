@@ -25,5 +25,5 @@ def test_the_messages_of_a_method_keep_their_tags(name: str) -> None:
 def test_control_messages_and_commands_keep_their_tags() -> None:
     control = "Presence Announce Heartbeat Goodbye Desired Identify Probe Request Reply"
     assert {kind.__struct_config__.tag for kind in messages.Control.__args__} >= set(control.split())
-    saved = "Send Cast Run Cancel WakeAt Save Measure Finish"
+    saved = "Send Cast Run Cancel WakeAt Save Close Measure Finish"
     assert [kind.__struct_config__.tag for kind in machine.Command.__args__] == saved.split()

@@ -223,7 +223,7 @@ def test_a_worker_without_data_describes_the_blocks_to_the_coordinator():
     trunk = TorchBackend(job, {}, 2, device="cpu", threads=1, allow_models=("support.modules",))
     assert trunk.blocks == ()
     assert trunk.preflight() == []
-    expected = facts(build(trunk.spec, seed=job.seed).eval(), SHAPE)[0]
+    expected = facts(build(trunk.models.spec, seed=job.seed).eval(), SHAPE)[0]
     assert [(block.name, block.output_shape, block.parameters, block.flops) for block in trunk.blocks] == [
         (block.name, block.output_shape, block.parameters, block.flops) for block in expected
     ]

@@ -20,7 +20,7 @@ from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, Re
 from fog_sim.experiments.fog_vs_fl import LTE, WIFI, Case, Spent, saved
 from fog_sim.experiments.mixed_traffic import HYPERPERIOD_S, Learning, Network, simulate
 from fog_sim.experiments.stage import Stage, StageTask, star
-from fog_sim.experiments.training import Bytes, Ledger, Setup, bytes_per_step
+from fog_sim.experiments.training import ByteLedger, Bytes, Setup, bytes_per_step
 from fogctl.app import run as fogctl
 
 pytestmark = pytest.mark.thorough
@@ -167,7 +167,7 @@ def test_all_columns_are_rated_at_the_same_steps():
 
 
 def test_a_formula_that_is_off_is_said():
-    ledger = Ledger("method")
+    ledger = ByteLedger("method")
     ledger.add("FL", found=Bytes(measured=110.0, tensors=100.0, formula=100.0, paper=50.0))
     assert ledger.finding().startswith("holds") and "10.0%" in ledger.finding()
     ledger.add("FCDDT", found=Bytes(measured=110.0, tensors=94.0, formula=100.0, paper=50.0))
