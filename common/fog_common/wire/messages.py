@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from fog_common.errors import TooLarge, WireError
+from fog_common.facts import NodeFacts
 from fog_common.runtime.machine import Peer, RoundRecord, Waiting
 
 MAX_CONTROL_BYTES: Final = 1_000_000
@@ -20,37 +21,14 @@ MAX_CONTROL_BYTES: Final = 1_000_000
 # -- nodes ---------------------------------------------------------------------------------
 
 
-class Profile(Struct, frozen=True):
-    """What a node is and has, as measured by its agent. Absent means unknown, never zero."""
+class Profile(NodeFacts, frozen=True):
+    """The facts of a node as its agent announces them, and what people and the record of refusals read besides."""
 
-    tier: str
-    site: str
-    cores: int = 1
-    memory_bytes: int = 0
-    memory_free_bytes: int = 0
     disk_free_bytes: int = 0
     arch: str = ""
     python: str = ""
     version: str = ""
-    torch: bool = False
-    """A torch worker can run here."""
-    flops: float | None = None
-    """FLOP/s on the standard op; None until measured."""
-    battery: float | None = None
-    """Charge, 0 to 1."""
-    op_s: float | None = None
-    """What an op costs whatever its size; None until measured."""
-    rtt_s: float | None = None
-    """To the broker and back."""
-    bandwidth_bytes_s: float | None = None
-    """Of the node's link to the broker; None until measured."""
-    idle_w: float | None = None
-    core_w: float | None = None
-    byte_j: float | None = None
-    """As configured for the energy model: power at rest, of a busy core more, energy per byte."""
-    datasets: tuple[str, ...] = ()
     energy_source: str = ""
-    labels: dict[str, str] = {}
 
 
 class Presence(Struct, frozen=True, tag="Presence"):

@@ -12,9 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fog_coordinator.placement import planner, simple
-from fog_coordinator.placement.cost import Place
 from fog_coordinator.placement.free import FreeTask
-from fog_coordinator.placement.places import described, place_of
+from fog_coordinator.placement.places import Place, described
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
@@ -72,12 +71,12 @@ def choose(
 
 def places(roster: Sequence[str], known: Mapping[str, Node]) -> list[Place]:
     """A node that was never seen is a guess."""
-    return [place_of(known[name]) if name in known else Place(name, guessed=("everything",)) for name in roster]
+    return [Place(name, known[name].facts if name in known else None) for name in roster]
 
 
 def _all(open_to: Open) -> list[Place]:
     nodes = {node.node: node for nodes in open_to.values() for node in nodes}
-    return [place_of(node) for node in nodes.values()]
+    return [Place(name, node.facts) for name, node in nodes.items()]
 
 
 def _names(open_to: Open) -> dict[str, frozenset[str]]:
@@ -86,7 +85,7 @@ def _names(open_to: Open) -> dict[str, frozenset[str]]:
 
 def _roomy(places: Iterable[Place], own: set[str]) -> list[Place]:
     """The job's workers have the memory of their nodes already."""
-    return [replace(place, memory_bytes=None) if place.node in own else place for place in places]
+    return [place.roomy() if place.node in own else place for place in places]
 
 
 def priced(file: JobFile, method: Method, job: Job, known: Mapping[str, Node]) -> Plan | None:
@@ -97,8 +96,8 @@ def priced(file: JobFile, method: Method, job: Job, known: Mapping[str, Node]) -
     if not where or len(where) < sum(seat.bound == "free" for seat in job.seats):
         return None
     fixed = replace(file, method={**file.method, **job.settled})
-    roster = [replace(place, memory_bytes=None) for place in places(job.roster, known)]
-    everything = [replace(place, memory_bytes=None) for place in _all(where)]
+    roster = [place.roomy() for place in places(job.roster, known)]
+    everything = [place.roomy() for place in _all(where)]
     found = planner.plans(fixed, method, roster, everything, keep=1, told=job.blocks, only=_names(where))
     return found.plans[0] if found.plans else None
 
@@ -133,7 +132,7 @@ def elsewhere(now: float, file: JobFile, method: Method, job: Job, known: Mappin
 
 
 def _best(file: JobFile, method: Method, job: Job, known: Mapping[str, Node], open_to: Open, keep: int) -> Plan | None:
-    roster = [replace(place, memory_bytes=None) for place in places(job.roster, known)]
+    roster = [place.roomy() for place in places(job.roster, known)]
     candidates = _roomy(_all(open_to), job.participants())
     found = planner.plans(file, method, roster, candidates, keep=keep, told=job.blocks, only=_names(open_to))
     return found.plans[0] if found.plans else None

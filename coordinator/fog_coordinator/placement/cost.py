@@ -1,7 +1,7 @@
 """What one training step costs on given nodes: seconds, joules, bytes. Pure arithmetic over Demands; everything here is modelled.
 
     seconds = sum over phases of max over tasks (ops x overhead + FLOPs / FLOP/s  +  transfer)
-    transfer = half of both round trips + handling + bytes / the slower link + one chunk / the faster one
+    transfer = latency + handling + bytes / the slowest hop + one chunk / the faster hop of a relay (fog_common.facts.Links)
 
 A receiver of many takes their bytes one after another over its link. Tasks on one node exchange nothing over the network. Joules:
 idle power of every node that takes part over the whole step, busy power while it computes, and joules per byte at both ends.
@@ -15,6 +15,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from fog_common.facts import Links
+from fog_coordinator.placement.places import USUAL_LINK, Place
 from fog_learning.costs.demands import Demands, Phase
 from fog_learning.job.sections import Placing, Prices
 
@@ -22,29 +24,6 @@ CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
 HANDLING_S: Final = 0.8e-3
 """Of a message in both its workers: frames, checksums, the inbox, the machine."""
-
-
-class Place(Struct, frozen=True):
-    """A node as placement sees it. guessed: which of its figures were not measured; assumed: which of its watts and joules nobody has
-    configured."""
-
-    node: str
-    tier: str = "edge"
-    flops: float = 4e9
-    """FLOP/s on the standard op."""
-    op_s: float = 1e-3
-    """What an op costs whatever its size."""
-    rtt_s: float = 2e-3
-    """To the broker and back."""
-    bytes_s: float = 10e6
-    """Of its link, each way."""
-    memory_bytes: int | None = None
-    """Free; None = unknown."""
-    idle_w: float = 3.0
-    core_w: float = 1.5
-    byte_j: float = 1e-8
-    guessed: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ("idle_w", "core_w", "byte_j")
 
 
 class Cost(Struct, frozen=True):
@@ -68,21 +47,26 @@ def value(cost: Cost, rules: Placing) -> float:
     return weights.latency * cost.seconds + weights.energy * cost.joules + weights.bytes * cost.bytes / 1e6
 
 
-def transfer_s(size: float, sender: Place, receiver: Place) -> float:
+def links_of(places: Iterable[Place]) -> Links:
+    """Links between the places, as their nodes announced them."""
+    return Links.of(((place.node, place.facts) for place in places), usual=USUAL_LINK)
+
+
+def transfer_s(size: float, sender: Place, receiver: Place, links: Links) -> float:
     """Seconds from the sender's op to the receiver's machine, on links that nobody else uses."""
-    if sender.node == receiver.node:
-        return HANDLING_S
-    slow, fast = sorted((sender.bytes_s, receiver.bytes_s))
-    return HANDLING_S + (sender.rtt_s + receiver.rtt_s) / 2 + size / slow + min(size, CHUNK_BYTES) / fast
+    link = links.between(sender.node, receiver.node)
+    through = HANDLING_S + link.latency_s + size / link.bytes_per_s
+    return through if link.relay_bytes_per_s is None else through + min(size, CHUNK_BYTES) / link.relay_bytes_per_s
 
 
 def compute_s(phase: Phase, place: Place) -> float:
     return phase.ops * place.op_s + phase.flops / place.flops
 
 
-def step_cost(demands: Demands, where: Mapping[str, Sequence[Place]]) -> Cost:
-    """where: role -> places of its tasks, any number of them; a role without a place costs nothing."""
-    walk = _Walk(demands, where)
+def step_cost(demands: Demands, where: Mapping[str, Sequence[Place]], links: Links | None = None) -> Cost:
+    """where: role -> places of its tasks, any number of them; a role without a place costs nothing. links: between all places; None: as
+    their nodes announced them."""
+    walk = _Walk(demands, where, links or links_of(place for places in where.values() for place in places))
     cycles = [walk.phase(phase) for phase in demands.cycle]
     pace = max(cycles, default=0.0) if demands.overlaps else sum(cycles)
     seconds = pace / demands.steps
@@ -98,8 +82,8 @@ def step_cost(demands: Demands, where: Mapping[str, Sequence[Place]]) -> Cost:
 class _Walk:
     """Adds up joules and bytes of a step while the phases are timed."""
 
-    def __init__(self, demands: Demands, where: Mapping[str, Sequence[Place]]) -> None:
-        self.demands, self.where = demands, where
+    def __init__(self, demands: Demands, where: Mapping[str, Sequence[Place]], links: Links) -> None:
+        self.demands, self.where, self.links = demands, where, links
         self.joules = self.bytes = 0.0
         self.parts: dict[str, float] = {}
 
@@ -136,18 +120,26 @@ class _Walk:
             return max(self._to_one(size, own, busy, hub, share) for hub in others)
         hub, begin = own[0], busy[0]  # one to many
         far = [place for place in others if place.node != hub.node]
-        sent = size * (min(1, len(far)) if phase.cast else len(far))
+        sent, seconds = self._through(size, hub, [(hub.node, place.node) for place in far], phase.cast)
         self._moved(sent, share, [(place, size) for place in far], (hub, sent))
-        queue = begin + HANDLING_S * (1 if phase.cast else len(others)) + sent / hub.bytes_s
-        return max(begin + self._waited([transfer_s(size, hub, place) for place in others]), queue)
+        queue = begin + HANDLING_S * (1 if phase.cast else len(others)) + seconds
+        return max(begin + self._waited([transfer_s(size, hub, place, self.links) for place in others]), queue)
 
     def _to_one(self, size: float, own: Sequence[Place], busy: Sequence[float], hub: Place, share: float) -> float:
         """When all that one receiver waits for is there."""
         far = [place for place in own if place.node != hub.node]
-        self._moved(size * len(far), share, [(place, size) for place in far], (hub, size * len(far)))
-        ends = [seconds + transfer_s(size, place, hub) for seconds, place in zip(busy, own, strict=True)]
-        queue = min(busy) + HANDLING_S * len(own) + size * len(far) / hub.bytes_s
+        taken, queued = self._through(size, hub, [(place.node, hub.node) for place in far])
+        self._moved(taken, share, [(place, size) for place in far], (hub, taken))
+        ends = [seconds + transfer_s(size, place, hub, self.links) for seconds, place in zip(busy, own, strict=True)]
+        queue = min(busy) + HANDLING_S * len(own) + queued
         return max(self._waited(ends), queue)
+
+    def _through(self, size: float, hub: Place, pairs: Sequence[tuple[str, str]], cast: bool = False) -> tuple[float, float]:
+        """(bytes, seconds) at the hub's interfaces for `size` bytes of each pair, one after another; a cast passes the broker once for all."""
+        direct = self.links.direct(pairs)
+        relayed = len(pairs) - len(direct)
+        over_broker = size * (min(1, relayed) if cast else relayed)
+        return over_broker + size * len(direct), over_broker / hub.bytes_s + sum(size / link.bytes_per_s for link in direct)
 
     def _moved(self, size: float, share: float, ends: Iterable[tuple[Place, float]], hub: tuple[Place, float]) -> None:
         self.bytes += share * size

@@ -17,7 +17,7 @@ from fog_common.wire.api.states import OFFLINE, ONLINE, PLACED
 from fog_common.wire.messages import Profile, WorkerState
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.placement import planner
-from fog_coordinator.placement.places import described, free_bytes, place_of
+from fog_coordinator.placement.places import Place, described
 from fog_coordinator.state.jobs import Job, Refuser, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
@@ -118,7 +118,7 @@ def admits(where: Where, node: Node) -> bool:
 
 def short(node: Node, need: int, job: Job) -> Refusal | None:
     """Too little free memory. A node that runs a worker of the job has given it memory already; unknown memory is taken for enough."""
-    free = free_bytes(node)
+    free = node.free_bytes
     if not need or free is None or free >= need or node.node in job.participants():
         return None
     return Refusal("memory", f"{need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free", need=need, free=free)
@@ -210,4 +210,4 @@ def short_of_memory(task: TaskNeeds, job: Job, registry: Registry, names: Collec
     found = [node for name in sorted(names) if (node := registry.get(name)) is not None]
     if not found or any(short(node, task.need, job) is None for node in found):
         return ""
-    return planner.short_of_memory(task.role, task.need, [place_of(node) for node in found])
+    return planner.short_of_memory(task.role, task.need, [Place(node.node, node.facts) for node in found])

@@ -1,20 +1,30 @@
-"""What the planner knows of nodes: measured figures where there are some, a guess by tier, named as such, where not. Pure."""
+"""A node as placement sees it: measured figures where there are some, a guess by tier, named as such, where not. Pure."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from fog_common.energy.model import EnergyConfig
-from fog_coordinator.placement.cost import Place
-from fog_coordinator.state.nodes import Node
+from fog_common.facts import NodeFacts, NodeLink
 from fog_learning.job.sections import Where
 
 GUESSED_FLOPS: Final = {"thing": 1e9, "edge": 4e9, "fog": 2e10, "cloud": 5e10}
-GUESS: Final = Place("")
+USUAL_FLOPS: Final = 4e9
+USUAL_OP_S: Final = 1e-3
+USUAL_RTT_S: Final = 2e-3
+USUAL_BYTES_S: Final = 10e6
+USUAL_IDLE_W: Final = 3.0
+USUAL_CORE_W: Final = 1.5
+USUAL_BYTE_J: Final = 1e-8
+USUAL_LINK: Final = NodeLink(rtt_s=USUAL_RTT_S, bandwidth_bytes_s=USUAL_BYTES_S, byte_j=USUAL_BYTE_J)
+UNSEEN: Final = NodeFacts(tier="edge", site="home")
 ENERGY: Final = EnergyConfig()
-USUAL: Final[dict[str, set[float | None]]] = {
+UNCONFIGURED: Final[dict[str, set[float | None]]] = {
     "idle_w": {ENERGY.idle_w},
     "core_w": {ENERGY.core_w},
     "byte_j": set(msgspec.structs.astuple(ENERGY.joules_per_byte)),
@@ -22,43 +32,74 @@ USUAL: Final[dict[str, set[float | None]]] = {
 """What an agent announces whose configuration says nothing about energy."""
 
 
-def place_of(node: Node) -> Place:
-    """A worker's own measurement is newer than what its agent announced."""
-    profile = node.profile
-    gauges: dict[str, float] = {}
-    for worker in node.workers.values():
-        gauges |= {name: worker.gauges[name] for name in ("flops_per_second", "op_overhead_seconds") if worker.gauges.get(name)}
-    known = {
-        "flops": gauges.get("flops_per_second") or profile.flops,
-        "op_s": gauges.get("op_overhead_seconds") or profile.op_s,
-        "rtt_s": profile.rtt_s,
-        "bytes_s": profile.bandwidth_bytes_s,
-        "idle_w": profile.idle_w,
-        "core_w": profile.core_w,
-        "byte_j": profile.byte_j,
-    }
-    return Place(
-        node=node.node,
-        tier=profile.tier,
-        flops=known["flops"] or GUESSED_FLOPS.get(profile.tier, GUESS.flops),
-        op_s=known["op_s"] or GUESS.op_s,
-        rtt_s=known["rtt_s"] if known["rtt_s"] is not None else GUESS.rtt_s,
-        bytes_s=known["bytes_s"] or GUESS.bytes_s,
-        memory_bytes=free_bytes(node),
-        idle_w=known["idle_w"] if known["idle_w"] is not None else GUESS.idle_w,
-        core_w=known["core_w"] if known["core_w"] is not None else GUESS.core_w,
-        byte_j=known["byte_j"] if known["byte_j"] is not None else GUESS.byte_j,
-        guessed=tuple(name for name in ("flops", "op_s", "rtt_s", "bytes_s") if not known[name]),
-        assumed=tuple(name for name, usual in USUAL.items() if known[name] is None or known[name] in usual),
-    )
+class Place(Struct, frozen=True, dict=True):
+    """The figures are worked out once, when first asked for: prices read them many thousand times."""
 
+    node: str
+    facts: NodeFacts | None = None
+    """None: the node was never seen."""
 
-def free_bytes(node: Node) -> int | None:
-    """Memory that a new worker could have; None = unknown. The heartbeat's figure is newer than the profile's."""
-    free = int(node.gauges.get("memory_free_bytes", 0)) or node.profile.memory_free_bytes
-    if not free:
-        return None
-    return min(free, node.profile.memory_bytes) if node.profile.memory_bytes else free
+    def __hash__(self) -> int:
+        return hash(self.node)
+
+    @cached_property
+    def known(self) -> NodeFacts:
+        return self.facts or UNSEEN
+
+    @cached_property
+    def flops(self) -> float:
+        """FLOP/s on the standard op."""
+        return self.known.flops or GUESSED_FLOPS.get(self.known.tier, USUAL_FLOPS)
+
+    @cached_property
+    def op_s(self) -> float:
+        """What an op costs whatever its size."""
+        return self.known.op_s or USUAL_OP_S
+
+    @cached_property
+    def rtt_s(self) -> float:
+        """To the broker and back."""
+        return self.known.rtt_s if self.known.rtt_s is not None else USUAL_RTT_S
+
+    @cached_property
+    def bytes_s(self) -> float:
+        """Of its link to the broker, each way."""
+        return self.known.bandwidth_bytes_s or USUAL_BYTES_S
+
+    @cached_property
+    def idle_w(self) -> float:
+        return self.known.idle_w if self.known.idle_w is not None else USUAL_IDLE_W
+
+    @cached_property
+    def core_w(self) -> float:
+        return self.known.core_w if self.known.core_w is not None else USUAL_CORE_W
+
+    @cached_property
+    def byte_j(self) -> float:
+        return self.known.byte_j if self.known.byte_j is not None else USUAL_BYTE_J
+
+    @cached_property
+    def memory_bytes(self) -> int | None:
+        """Free; None = unknown, or not to be counted."""
+        return self.known.memory_free_bytes or None
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """Figures that were not measured."""
+        if self.facts is None:
+            return ("everything",)
+        measured = {"flops": self.facts.flops, "op_s": self.facts.op_s, "rtt_s": self.facts.rtt_s, "bytes_s": self.facts.bandwidth_bytes_s}
+        return tuple(name for name, figure in measured.items() if not figure)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Watts and joules that nobody has configured."""
+        said = {name: getattr(self.known, name) for name in UNCONFIGURED}
+        return tuple(name for name, usual in UNCONFIGURED.items() if said[name] is None or said[name] in usual)
+
+    def roomy(self) -> Place:
+        """The same place where memory does not count: it is given already, or another question."""
+        return self if self.facts is None else Place(self.node, replace(self.facts, memory_free_bytes=0))
 
 
 def described(rules: Where) -> str:

@@ -18,9 +18,10 @@ from fog_common import config
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
-from fog_coordinator.placement.cost import Cost, Place, step_cost, value
+from fog_coordinator.placement.cost import Cost, links_of, step_cost, value
 from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
 from fog_coordinator.placement.greedy import greedy
+from fog_coordinator.placement.places import Place
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
 from fog_learning.job.sections import JobFile, Placing
@@ -168,6 +169,7 @@ class _Table:
         """everywhere: all candidates, also those without room."""
         self.rules, self.options, self.data, self.tasks = rules, options, data, tasks
         self.roster, self.everywhere = roster, everywhere
+        self.links = links_of((*roster, *everywhere))
         self.owners = {place.node for place in roster}
         self.open: dict[str, list[Place]] = {}
         for task in tasks:
@@ -246,7 +248,7 @@ class _Table:
         where: dict[str, Sequence[Place]] = dict.fromkeys(self.data, self.roster)
         for role in dict.fromkeys(task.role.name for task in self.tasks):
             where[role] = [places[task.task] for task in self.tasks if task.role.name == role and task.task in places]
-        return step_cost(option, where)
+        return step_cost(option, where, self.links)
 
     def _price(self, option: Demands, places: Mapping[str, Place]) -> float | None:
         return value(self._cost(option, places), self.rules) if self._has_room(option, places) else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
 from typing import Final
 
-from fog_coordinator.placement.cost import Place
+from fog_coordinator.placement.places import Place
 
 MOST_PRICED: Final = 4096
 """Candidates times (data nodes + BASE): about 50 ms of the coordinator's time for a model of four blocks."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from fog_common.ids import TIERS
 from fog_coordinator.placement.free import FreeTask, worker_bytes
-from fog_coordinator.placement.places import free_bytes
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Nodes
@@ -87,8 +86,8 @@ def spread(
         if not open_nodes:
             return {}, f"no node could run {task.task}"
         if not roomy:
-            largest = max(open_nodes, key=lambda node: (free_bytes(node) or 0, node.node))
-            return {}, f"{task.task} needs {need / 1e6:.0f} MB, largest free is {(free_bytes(largest) or 0) / 1e6:.0f} MB on {largest.node}"
+            largest = max(open_nodes, key=lambda node: (node.free_bytes or 0, node.node))
+            return {}, f"{task.task} needs {need / 1e6:.0f} MB, largest free is {(largest.free_bytes or 0) / 1e6:.0f} MB on {largest.node}"
         node = min(roomy, key=lambda node: rank(node, data_nodes, tasks=len(load.get(node.node, ()))))
         chosen[task.task] = node
         load.setdefault(node.node, []).append(need)
@@ -96,7 +95,7 @@ def spread(
 
 
 def _room(node: Node, needs: Sequence[int]) -> bool:
-    free = free_bytes(node)
+    free = node.free_bytes
     return free is None or worker_bytes(needs) <= free
 
 

@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from fog_common.facts import NodeFacts
 from fog_common.ids import CLOUD_SITE, is_id
 from fog_common.wire.api.states import OFFLINE, ONLINE, UNKNOWN
 from fog_common.wire.messages import Announce, Heartbeat, Presence, Profile, WorkerState
@@ -22,6 +24,8 @@ from fog_coordinator.state.jobs import Reading
 MAX_STRANGERS: Final = 1024
 FIRST_SITES: Final = (CLOUD_SITE, "home")
 """Where a node is looked for that never announced itself, beside the sites that are known."""
+SPEED_GAUGES: Final = {"flops": "flops_per_second", "op_s": "op_overhead_seconds"}
+"""Fact -> the gauge in which a worker that has measured it says it."""
 
 
 class NodeRow(Struct, frozen=True):
@@ -81,6 +85,22 @@ class Node(Struct):
     @property
     def online(self) -> bool:
         return self.state == ONLINE
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Memory that a new worker could have; None = unknown. The heartbeat's figure is newer than the profile's."""
+        free = int(self.gauges.get("memory_free_bytes", 0)) or self.profile.memory_free_bytes
+        if not free:
+            return None
+        return min(free, self.profile.memory_bytes) if self.profile.memory_bytes else free
+
+    @property
+    def facts(self) -> NodeFacts:
+        """What the agent announced, with the newer figures of its workers and heartbeats."""
+        speed = {"flops": self.profile.flops, "op_s": self.profile.op_s}
+        for name, gauge in SPEED_GAUGES.items():
+            speed[name] = next((figure for worker in reversed(self.workers.values()) if (figure := worker.gauges.get(gauge))), speed[name])
+        return replace(self.profile, memory_free_bytes=self.free_bytes or 0, **speed)
 
     @property
     def measured(self) -> dict[str, float]:

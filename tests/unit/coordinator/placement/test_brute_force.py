@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from fog_coordinator.placement import planner, shortlist
-from fog_coordinator.placement.cost import Place, step_cost, value
+from fog_coordinator.placement.cost import step_cost, value
+from fog_coordinator.placement.places import Place
 from fog_coordinator.placement.planner import plans
 from fog_learning.costs.demands import WORKER_BYTES, Demands
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Placing
 from fog_learning.methods import METHODS
+from support.places import altered, place
 
 pytestmark = pytest.mark.thorough
 
@@ -47,11 +48,11 @@ figures = st.fixed_dictionaries(
 @st.composite
 def fleets(draw: st.DrawFn) -> tuple[list[Place], list[Place]]:
     """(data nodes, candidates): up to 60 candidates, data nodes among them or not."""
-    owners = [Place(f"d{i}", **{**draw(figures), "memory_bytes": draw(st.none() | st.just(1 << 33))}) for i in range(draw(st.integers(1, 6)))]
+    owners = [place(f"d{i}", **{**draw(figures), "memory_bytes": draw(st.none() | st.just(1 << 33))}) for i in range(draw(st.integers(1, 6)))]
     kinds = draw(st.lists(figures, min_size=1, max_size=8))
     count = draw(st.integers(0, 60))
-    others = [Place(f"c{i}", **kinds[i % len(kinds)]) for i in range(count)]
-    others = [replace(place, flops=place.flops * (1 + i / 97), bytes_s=place.bytes_s * (1 + i % 7)) for i, place in enumerate(others)]
+    others = [place(f"c{i}", **kinds[i % len(kinds)]) for i in range(count)]
+    others = [altered(place, flops=place.flops * (1 + i / 97), bytes_s=place.bytes_s * (1 + i % 7)) for i, place in enumerate(others)]
     return owners, draw(st.permutations([*others, *(owners if draw(st.booleans()) or not others else [])]))
 
 
@@ -113,12 +114,12 @@ def test_the_choice_is_what_trying_everything_finds(
 
 # -- what pruning by speed alone did not see -------------------------------------------------
 
-FAST = Place("fast", flops=1e11, op_s=1e-4, rtt_s=1e-3, bytes_s=1e8, idle_w=50.0, core_w=40.0, byte_j=1e-8, memory_bytes=100_000_000)
-OWNER = Place("pi", flops=1e9, op_s=1e-3, rtt_s=1e-2, bytes_s=1e6, idle_w=2.0, core_w=1.0, byte_j=1e-8, memory_bytes=1 << 33)
+FAST = place("fast", flops=1e11, op_s=1e-4, rtt_s=1e-3, bytes_s=1e8, idle_w=50.0, core_w=40.0, byte_j=1e-8, memory_bytes=100_000_000)
+OWNER = place("pi", flops=1e9, op_s=1e-3, rtt_s=1e-2, bytes_s=1e6, idle_w=2.0, core_w=1.0, byte_j=1e-8, memory_bytes=1 << 33)
 
 
 def many(count: int, **changes: Any) -> list[Place]:
-    return [replace(FAST, node=f"fast-{i}", flops=FAST.flops * (1 + i / 100), **changes) for i in range(count)]
+    return [altered(FAST, node=f"fast-{i}", flops=FAST.flops * (1 + i / 100), **changes) for i in range(count)]
 
 
 @pytest.mark.parametrize("count", [40, 2000])
@@ -130,21 +131,21 @@ def test_of_many_fast_nodes_bytes_still_choose_the_data_node(count: int):
 
 @pytest.mark.parametrize("count", [40, 2000])
 def test_of_many_fast_nodes_energy_still_chooses_the_frugal_one(count: int):
-    frugal = replace(FAST, node="frugal", flops=5e10, idle_w=0.5, core_w=0.5, memory_bytes=None)
+    frugal = altered(FAST, node="frugal", flops=5e10, idle_w=0.5, core_w=0.5, memory_bytes=None)
     file = job({"name": "fcddt", "cut": "auto"}, {"name": "cnn"}, "energy")
     assert plans(file, METHODS["fcddt"], [OWNER], [*many(count, memory_bytes=None), frugal]).plans[0].places == {"trunk": "frugal"}
 
 
 @pytest.mark.parametrize("count", [40, 2000])
 def test_of_many_fast_nodes_the_one_with_room_is_found(count: int):
-    roomy = replace(FAST, node="roomy", flops=1e9, memory_bytes=10_000_000_000)
+    roomy = altered(FAST, node="roomy", flops=1e9, memory_bytes=10_000_000_000)
     file = job({"name": "fcddt", "cut": "auto"}, {"name": "cnn"}, "latency")
     assert plans(file, METHODS["fcddt"], [OWNER], [*many(count), roomy]).plans[0].places == {"trunk": "roomy"}
 
 
 def test_a_refusal_names_the_largest_of_all_nodes():
     file = job({"name": "fcddt", "cut": "auto"}, {"name": "cnn"}, "latency", resources={"memory_mb": 900})
-    larger = replace(FAST, node="slow-but-larger", flops=1e6, memory_bytes=800_000_000)
+    larger = altered(FAST, node="slow-but-larger", flops=1e6, memory_bytes=800_000_000)
     why = plans(file, METHODS["fcddt"], [OWNER], [*many(50), larger]).why
     assert why == "trunk needs 900 MB, largest free is 800 MB on slow-but-larger"
 
@@ -154,13 +155,13 @@ def test_a_refusal_never_contradicts_itself():
     file = job({"name": "fcddt", "cut": 1}, {"name": "mlp", "hidden": [4096, 4096]}, "latency")
     (option,) = planner.ways(file, 1)
     both = option.memory["trunk"] + option.memory["front"] - WORKER_BYTES
-    tight = replace(OWNER, memory_bytes=max(option.memory.values()) + 1_000_000)
+    tight = altered(OWNER, memory_bytes=max(option.memory.values()) + 1_000_000)
     why = plans(file, METHODS["fcddt"], [tight], [tight]).why
     assert why == f"trunk needs {both / 1e6:.0f} MB, largest free is {(tight.memory_bytes or 0) / 1e6:.0f} MB on pi"
 
 
 def test_a_shortlist_has_the_leaders_of_each_order_and_of_both_kinds():
-    candidates = [*many(500), *(replace(OWNER, node=f"pi-{i}", flops=1e9 + i) for i in range(500))]
+    candidates = [*many(500), *(altered(OWNER, node=f"pi-{i}", flops=1e9 + i) for i in range(500))]
     owners = {place.node for place in candidates if place.node.startswith("pi")}
     for objective in OBJECTIVES:
         kept = shortlist.shortlist(candidates, owners, objective, 500)

@@ -11,16 +11,18 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import Announce, BlockReport, Control, Desired, Profile, WorkerState
 from fog_coordinator.placement import planner
-from fog_coordinator.placement.cost import HANDLING_S, Place, step_cost, value
+from fog_coordinator.placement.cost import HANDLING_S, step_cost, value
+from fog_coordinator.placement.places import Place
 from fog_coordinator.placement.planner import plans
 from fog_learning.costs.demands import Demands, Phase
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Placing
 from fog_learning.methods import METHODS
+from support.places import altered, place
 from support.stand_ins import StandIn, World
 
-SLOW = Place("slow", flops=1e9, op_s=0.001, rtt_s=0.01, bytes_s=1e6, idle_w=2.0, core_w=1.0, byte_j=1e-6)
-FAST = Place("fast", flops=1e10, op_s=0.001, rtt_s=0.002, bytes_s=1e8, idle_w=10.0, core_w=5.0, byte_j=1e-9)
+SLOW = place("slow", flops=1e9, op_s=0.001, rtt_s=0.01, bytes_s=1e6, idle_w=2.0, core_w=1.0, byte_j=1e-6)
+FAST = place("fast", flops=1e10, op_s=0.001, rtt_s=0.002, bytes_s=1e8, idle_w=10.0, core_w=5.0, byte_j=1e-9)
 
 
 def job(**changes: Any) -> Any:
@@ -39,7 +41,7 @@ def planned(file: Any, roster: list[Place], candidates: list[Place], keep: int =
 
 def test_a_step_is_the_sum_of_its_phases_and_a_phase_its_slowest_task():
     demands = Demands(title="", cycle=(Phase("front", 1e9, to="trunk", bytes=1e5), Phase("trunk", 1e10)))
-    cost = step_cost(demands, {"front": [SLOW, replace(SLOW, node="slower", flops=0.5e9)], "trunk": [FAST]})
+    cost = step_cost(demands, {"front": [SLOW, altered(SLOW, node="slower", flops=0.5e9)], "trunk": [FAST]})
     transfer = HANDLING_S + (0.01 + 0.002) / 2 + 1e5 / 1e6 + 1e5 / 1e8
     assert cost.seconds == pytest.approx(0.001 + 2.0 + transfer + 0.001 + 1.0)
     assert cost.bytes == 2e5
@@ -59,7 +61,7 @@ def test_a_cast_is_sent_once_and_unicasts_as_often_as_there_are_receivers():
     once, each = (
         step_cost(
             Demands(title="", cycle=(Phase("trunk", 0, to="front", bytes=100, cast=cast),)),
-            {"trunk": [FAST], "front": [SLOW, replace(SLOW, node="b")]},
+            {"trunk": [FAST], "front": [SLOW, altered(SLOW, node="b")]},
         )
         for cast in (True, False)
     )
@@ -67,7 +69,7 @@ def test_a_cast_is_sent_once_and_unicasts_as_often_as_there_are_receivers():
 
 
 def test_stragglers_that_are_not_waited_for_cost_nothing():
-    slow = [FAST, replace(FAST, node="b"), SLOW]
+    slow = [FAST, altered(FAST, node="b"), SLOW]
     cycle = (Phase("front", 1e9),)
     assert step_cost(Demands(title="", cycle=cycle, waits_for=0.66), {"front": slow}).seconds == pytest.approx(0.101)
     assert step_cost(Demands(title="", cycle=cycle), {"front": slow}).seconds == pytest.approx(1.001)
@@ -89,8 +91,8 @@ def test_a_rounds_own_costs_are_shared_by_its_steps():
 
 
 def test_the_choice_is_the_cheapest_of_all_cuts_and_nodes():
-    roster = [replace(SLOW, node=f"pi-{n}", flops=(2 + n) * 1e9, bytes_s=1e6 * (1 + n)) for n in range(3)]
-    candidates = [FAST, replace(FAST, node="near", flops=3e9, rtt_s=0.0005, bytes_s=5e7), *roster]
+    roster = [altered(SLOW, node=f"pi-{n}", flops=(2 + n) * 1e9, bytes_s=1e6 * (1 + n)) for n in range(3)]
+    candidates = [FAST, altered(FAST, node="near", flops=3e9, rtt_s=0.0005, bytes_s=5e7), *roster]
     for objective in ("latency", "energy", "bytes", "weighted"):
         weights = {"weights": {"latency": 1.0, "energy": 0.3, "bytes": 0.1}} if objective == "weighted" else {}
         file = job(placement={"objective": objective, **weights})
@@ -105,15 +107,15 @@ def test_the_choice_is_the_cheapest_of_all_cuts_and_nodes():
 
 
 def test_a_slow_link_is_cut_where_few_bytes_cross_and_a_fast_one_where_the_nodes_do_little():
-    roster = [replace(SLOW, node=f"pi-{n}") for n in range(2)]
-    narrow = planned(job(placement={}), [replace(place, bytes_s=1e5) for place in roster], [FAST])[0]
-    wide = planned(job(placement={}), [replace(place, bytes_s=1e9, rtt_s=0.0) for place in roster], [FAST])[0]
+    roster = [altered(SLOW, node=f"pi-{n}") for n in range(2)]
+    narrow = planned(job(placement={}), [altered(place, bytes_s=1e5) for place in roster], [FAST])[0]
+    wide = planned(job(placement={}), [altered(place, bytes_s=1e9, rtt_s=0.0) for place in roster], [FAST])[0]
     assert wide.settings["cut"] == 1 < narrow.settings["cut"]
 
 
 def test_a_fixed_cut_is_kept():
     file = job(method={"name": "fcddt", "cut": "f1"}, placement={})
-    assert {plan.settings["cut"] for plan in planned(file, [SLOW], [FAST, replace(SLOW, node="x")])} == {3}
+    assert {plan.settings["cut"] for plan in planned(file, [SLOW], [FAST, altered(SLOW, node="x")])} == {3}
 
 
 def test_of_u_shaped_models_the_tail_stays_on_the_nodes():
@@ -123,24 +125,24 @@ def test_of_u_shaped_models_the_tail_stays_on_the_nodes():
 
 def test_memory_is_a_constraint_and_named_with_its_numbers():
     file = job(placement={}, resources={"memory_mb": 900})
-    tight = replace(FAST, node="pi-1", memory_bytes=512_000_000)
-    assert plans(file, METHODS["fcddt"], [SLOW], [tight, replace(tight, node="pi-2", memory_bytes=300_000_000)]).why == (
+    tight = altered(FAST, node="pi-1", memory_bytes=512_000_000)
+    assert plans(file, METHODS["fcddt"], [SLOW], [tight, altered(tight, node="pi-2", memory_bytes=300_000_000)]).why == (
         "trunk needs 900 MB, largest free is 512 MB on pi-1"
     )
-    assert planned(file, [SLOW], [tight, replace(SLOW, node="roomy", memory_bytes=1_000_000_000)])[0].places == {"trunk": "roomy"}
-    assert plans(file, METHODS["fcddt"], [replace(SLOW, memory_bytes=1)], [FAST]).why.startswith("front needs 900 MB")
+    assert planned(file, [SLOW], [tight, altered(SLOW, node="roomy", memory_bytes=1_000_000_000)])[0].places == {"trunk": "roomy"}
+    assert plans(file, METHODS["fcddt"], [altered(SLOW, memory_bytes=1)], [FAST]).why.startswith("front needs 900 MB")
 
 
 def test_one_worker_holds_both_tasks_of_a_node():
     """The trunk on a node that owns data needs no second interpreter."""
     file = job(placement={}, model={"name": "mlp"})
-    only = replace(SLOW, memory_bytes=300_000_000)  # two workers of 250 MB would not fit
+    only = altered(SLOW, memory_bytes=300_000_000)  # two workers of 250 MB would not fit
     assert planned(file, [only], [only])[0].places == {"trunk": "slow"}
 
 
 def test_fedavg_has_a_prediction_too():
     file = job(method={"name": "fedavg", "local_steps": 5}, placement={})
-    best = planned(file, [SLOW, replace(SLOW, node="other")], [replace(SLOW, node="third"), FAST])[0]
+    best = planned(file, [SLOW, altered(SLOW, node="other")], [altered(SLOW, node="third"), FAST])[0]
     assert best.places == {"server": "fast"} and best.round_steps == 5 and best.seconds > 0
 
 
