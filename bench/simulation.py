@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import JobFile
 from fog_sim.costs import Costs, standin_backend, torch_backend
-from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.links import Fleet, LinkModel, NodeModel
 from fog_sim.world import Simulation
 from fogctl.client import Client
 from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
@@ -156,8 +156,8 @@ def calibrated(spec: dict[str, Any], rounds: int, seconds: dict[str, float], sav
     cloud = rounds * ((NODES + 2) * costs.flops("accumulate", {}) + costs.flops("evaluate", {}))
     node_save_s = statistics.fmean([took for node, took in saves.items() if node != CLOUD_NODE])
     return Fleet(
-        link=Link(up_bytes_s=200e6, down_bytes_s=200e6, latency_s=rtt_s / 2),
-        cloud_link=Link(up_bytes_s=200e6, down_bytes_s=200e6, latency_s=rtt_s / 2),
+        link=LinkModel(up_bytes_s=200e6, down_bytes_s=200e6, latency_s=rtt_s / 2),
+        cloud_link=LinkModel(up_bytes_s=200e6, down_bytes_s=200e6, latency_s=rtt_s / 2),
         node=NodeModel(flops=train / seconds["train"], op_overhead_s=0.0, save_s=node_save_s, disk_bytes_s=1e12),
         cloud=NodeModel(flops=cloud / (seconds["average"] + seconds["evaluate"]), op_overhead_s=0.0, save_s=saves[CLOUD_NODE], disk_bytes_s=1e12),
     )
@@ -194,7 +194,7 @@ def _timed(nodes: int, rounds: int, bench: Callable[..., tuple[Any, Costs]]) -> 
         "train": {"rounds": rounds},
     }
     began = time.process_time()
-    world = Simulation(nodes, Fleet(link=Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004), spread=0.3), bench)
+    world = Simulation(nodes, Fleet(link=LinkModel(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004), spread=0.3), bench)
     status = world.run(world.submit(spec), 86_400.0)
     took = time.process_time() - began
     if status["state"] != "finished" or any(record["updates"] != nodes for record in status["history"]):

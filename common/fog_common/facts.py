@@ -21,6 +21,11 @@ class NodeLink(Struct, frozen=True, kw_only=True):
     byte_j: float | None = None
     """Joules of a byte at the node's interface, as its energy model is configured."""
 
+    @classmethod
+    def of(cls, facts: NodeLink) -> NodeLink:
+        """The link alone, out of all that is known of a node."""
+        return cls(**{name: getattr(facts, name) for name in NodeLink.__struct_fields__})
+
 
 class Link(Struct, frozen=True, forbid_unknown_fields=True):
     """The way from one node to another."""

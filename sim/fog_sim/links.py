@@ -10,12 +10,13 @@ from msgspec import Meta, Struct
 from fog_common.config import load
 from fog_common.energy.model import JoulesPerByte
 from fog_common.errors import ConfigError
+from fog_common.facts import NodeLink
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
-class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Between a node and its broker, full duplex."""
 
     up_bytes_s: Positive
@@ -26,6 +27,10 @@ class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fraction of QoS 0 frames that are lost (TCP hides single losses; this is for overload and reconnects)."""
     joules_per_byte: NotNegative = 0.0
     """Of the node's radio or NIC, for sent and received bytes alike."""
+
+    def facts(self) -> NodeLink:
+        """What an agent with this link measures and has configured."""
+        return NodeLink(rtt_s=2 * self.latency_s, bandwidth_bytes_s=self.up_bytes_s, byte_j=self.joules_per_byte)
 
 
 class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,23 +49,23 @@ class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Station(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What nodes of one tier have instead of what the fleet has."""
 
-    link: Link | None = None
-    d2d: Link | None = None
+    link: LinkModel | None = None
+    d2d: LinkModel | None = None
     node: NodeModel | None = None
 
 
 class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of a `--links` file."""
 
-    link: Link
+    link: LinkModel
     """Of a node to the broker; with `d2d`: only for what leaves its site."""
-    d2d: Link | None = None
+    d2d: LinkModel | None = None
     """Sites have brokers of their own: of a node to that of its site, for what stays there. None: one broker serves all."""
-    bridge: Link | None = None
+    bridge: LinkModel | None = None
     """Of a site's broker to the cloud's, shared by the whole site: what leaves it goes there over `d2d` and then through this one. None: each
     node has its own `link` for that. Needs `d2d`."""
     tiers: dict[Literal["thing", "edge", "fog", "cloud"], Station] = {}
-    cloud_link: Link | None = None
+    cloud_link: LinkModel | None = None
     node: NodeModel = NodeModel()
     cloud: NodeModel = NodeModel(flops=50e9, disk_bytes_s=200e6)
     spread: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -72,9 +77,9 @@ class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _J = JoulesPerByte()
-_WIFI = Link(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=_J.wifi)
-_LTE = Link(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=_J.lte)
-_LAN = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=_J.lan)
+_WIFI = LinkModel(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_byte=_J.wifi)
+_LTE = LinkModel(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=_J.lte)
+_LAN = LinkModel(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=_J.lan)
 PRESETS: dict[str, Fleet] = {
     # where the figures come from: docs/simulation.md
     "lan": Fleet(link=_LAN),
@@ -85,7 +90,7 @@ PRESETS: dict[str, Fleet] = {
     # sites with a broker of their own that is bridged over one mobile uplink; WiFi inside
     "sites": Fleet(link=_WIFI, d2d=_WIFI, bridge=_LTE, spread=0.3),
 }
-WIRED = Link(up_bytes_s=1e9, down_bytes_s=1e9, latency_s=0.0001)
+WIRED = LinkModel(up_bytes_s=1e9, down_bytes_s=1e9, latency_s=0.0001)
 """What the cloud and the coordinator have to the broker unless a file says otherwise."""
 
 

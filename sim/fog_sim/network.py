@@ -17,7 +17,7 @@ from fog_common.ids import CLOUD_SITE
 from fog_common.wire.topics import ALL_SITES
 from fog_sim.faults import KEEPALIVE_S, SLOW_LATENCY_S, SLOW_RATE_BYTES_S
 from fog_sim.kernel import Kernel
-from fog_sim.links import Link
+from fog_sim.links import LinkModel
 
 
 class Trie:
@@ -54,7 +54,7 @@ class Trie:
 class Lane:
     """One interface, full duplex: what is sent waits for what was sent before."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: LinkModel) -> None:
         self.link = self.usual = link
         self.up_free = 0.0
         self.down_free = 0.0
@@ -80,7 +80,7 @@ class Lane:
 class Port(Lane):
     """A node's network interface, shared by all its connections; with `local`, a second one to the broker of its site."""
 
-    def __init__(self, link: Link, local: Link | None = None, site: str = "") -> None:
+    def __init__(self, link: LinkModel, local: LinkModel | None = None, site: str = "") -> None:
         super().__init__(link)
         self.local = Lane(local) if local is not None else None
         self.site = site if local is not None else ""

@@ -54,7 +54,7 @@ class SimNode:
     def _measured(self) -> Profile:
         """The profile of a node on which workers ran before."""
         speed, model = self.speed(), self.model
-        watts = {"idle_w": model.idle_w, "core_w": model.joules_per_flop * speed["flops_per_second"], "byte_j": self.port.link.joules_per_byte}
+        watts = {"idle_w": model.idle_w, "core_w": model.joules_per_flop * speed["flops_per_second"], "byte_j": self.port.link.facts().byte_j}
         return replace(self.profile, flops=speed["flops_per_second"], op_s=speed["op_overhead_seconds"], **watts)
 
     def speed(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO
 
 import msgspec
+from msgspec.structs import asdict
 
 from fog_agent.supervisor import AgentLimits
 from fog_common.errors import ConfigError
@@ -24,7 +25,7 @@ from fog_sim.coordinator import SimCoordinator
 from fog_sim.costs import OpenBackend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.kernel import Kernel
-from fog_sim.links import WIRED, Fleet, Link, NodeModel, Station
+from fog_sim.links import WIRED, Fleet, LinkModel, NodeModel, Station
 from fog_sim.network import Lane, Port, SimBroker
 from fog_sim.node import SimNode
 from fog_sim.shape import NodePlace, uniform
@@ -91,9 +92,7 @@ class Simulation:
             memory_bytes=4 << 30,
             memory_free_bytes=4 << 30,
             torch=True,
-            bandwidth_bytes_s=link.up_bytes_s,
-            rtt_s=2 * link.latency_s,
-            byte_j=link.joules_per_byte or None,
+            **asdict(link.facts()),
         )
         local = _scaled(d2d, drawn) if d2d is not None and place.site != CLOUD_SITE else None
         if local is not None and fleet.bridge is not None and place.site not in self.broker.bridges:
@@ -101,7 +100,7 @@ class Simulation:
         self._add(place.name, profile, own.node or fleet.node, link, local)
         self.nodes[place.name].slowness = 1.0 / (1.0 + fleet.spread * rng.uniform(-1.0, 1.0))
 
-    def _add(self, name: str, profile: Profile, model: NodeModel, link: Link, local: Link | None = None) -> None:
+    def _add(self, name: str, profile: Profile, model: NodeModel, link: LinkModel, local: LinkModel | None = None) -> None:
         port = Port(link, local, profile.site)
         self.nodes[name] = SimNode(self, name, profile, model, port, seed=self.seed, limits=self._limits, chunk_bytes=self._chunk_bytes)
 
@@ -228,5 +227,5 @@ class Simulation:
         return self.coordinator.ask(ReadJob(job)).state in ENDED
 
 
-def _scaled(link: Link, factor: float) -> Link:
+def _scaled(link: LinkModel, factor: float) -> LinkModel:
     return msgspec.structs.replace(link, up_bytes_s=link.up_bytes_s * factor, down_bytes_s=link.down_bytes_s * factor)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fog_common.facts import NodeLink
 from fog_common.runtime.machine import (
     Command,
     Event,
@@ -78,4 +79,5 @@ def linked(bytes_s: float, byte_j: float, rtt_s: float = 0.02, members: int = 4)
     """One cluster; the last member's link is as given, the others' are ten times as good."""
     server, *trainers = star(members)
     links = [(10 * bytes_s, byte_j / 10, rtt_s / 10)] * (members - 1) + [(bytes_s, byte_j, rtt_s)]
-    return server, *(replace(peer, bytes_s=rate, byte_j=j, rtt_s=trip) for peer, (rate, j, trip) in zip(trainers, links, strict=True))
+    facts = [NodeLink(bandwidth_bytes_s=rate, byte_j=joules, rtt_s=trip) for rate, joules, trip in links]
+    return server, *(replace(peer, link=link) for peer, link in zip(trainers, facts, strict=True))

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from fog_common.facts import NodeLink
+
 # -- refs ----------------------------------------------------------------------------------
 
 
@@ -95,11 +97,8 @@ class Peer(Struct, frozen=True):
     """Task id of the one that aggregates for this one; '' for the root."""
     layer: int = 0
     """Of an inner node of the tree, from the data up: 1 heads nodes with data. 0: it is none."""
-    bytes_s: float = 0.0
-    rtt_s: float = 0.0
-    """Of its node's link to the broker, each way, and there and back, as measured when this instance went live; 0 = unknown."""
-    byte_j: float = 0.0
-    """Energy of a byte at the node's interface, as its energy model is configured; 0 = unknown."""
+    link: NodeLink = NodeLink()
+    """Of its node, as measured when this instance went live."""
 
     @property
     def live(self) -> bool:
@@ -304,7 +303,7 @@ class Machine(Struct, kw_only=True):
 T = TypeVar("T")
 
 
-_ATOMS = frozenset({int, float, str, bytes, bool, type(None), Slots, Peer, RoundRecord, Waiting})
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None), Slots, Peer, NodeLink, RoundRecord, Waiting})
 """Types that hold no refs: most of what a machine's state is made of."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fog_common.facts import NodeLink
 from fog_common.wire.api.states import PREPARING
 from fog_coordinator.moves.live import leaves_in, still_live
 from fog_coordinator.moves.moves import move
 from fog_coordinator.placement.simple import buddies
 from fog_coordinator.state.jobs import Job, Seat
-from fog_coordinator.state.nodes import Node, Registry
+from fog_coordinator.state.nodes import Registry
 from fog_coordinator.state.rules import NOTHING, Rules
 
 
@@ -37,7 +38,8 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping
             if seat.ran:
                 returning.append(seat)
             seat.since, seat.last, seat.live_at = job.view, (seat.node, seat.incarnation), now
-            seat.link = _link(registry.get(seat.node))
+            node = registry.get(seat.node)
+            seat.live_link = NodeLink.of(node.profile) if node is not None else NodeLink()
             done.append(f"view {job.view}: {seat.task} is live on {seat.node}, incarnation {seat.incarnation}")
         elif seat.incarnation and old is not None and not old.live:
             done.append(f"view {job.view}: {seat.task} is back on {seat.node}")
@@ -46,12 +48,6 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping
     if job.lockstep and returning:
         done += _rewind(job, returning)
     return True, done
-
-
-def _link(node: Node | None) -> tuple[float, float, float]:
-    if node is None:
-        return 0.0, 0.0, 0.0
-    return node.profile.bandwidth_bytes_s or 0.0, node.profile.rtt_s or 0.0, node.profile.byte_j or 0.0
 
 
 def _rewind(job: Job, returning: list[Seat]) -> list[str]:

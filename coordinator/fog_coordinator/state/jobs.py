@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from fog_common.facts import NodeLink
 from fog_common.runtime.machine import Peer
 from fog_common.wire.api.states import PLACED, WAITING
 from fog_common.wire.messages import BlockReport, ClassSet, Placement, Planes, WorkerState
@@ -48,8 +49,8 @@ class Seat(Struct):
     """The task runs at its new place: the next view need not say where it came from."""
     away_since: float | None = None
     """Since when its node is gone."""
-    link: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """(B/s, round trip in s, J/B) of its node as this instance went live; 0 = unknown. Later figures would raise the view each time."""
+    live_link: NodeLink = NodeLink()
+    """Of its node as this instance went live. Later figures would raise the view each time."""
     live_at: float = 0.0
     """When its last instance became live."""
     gone_since: float | None = None
@@ -83,9 +84,7 @@ class Seat(Struct):
             since=self.since,
             parent=self.parent,
             layer=self.layer,
-            bytes_s=self.link[0],
-            rtt_s=self.link[1],
-            byte_j=self.link[2],
+            link=self.live_link,
         )
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from fog_common.runtime.machine import Command, Ref, Run, Send
 from fog_learning.clusters.graphs import Graph, components, edges_of, full, make_graph, metropolis, second_eigenvalue, turns_needed, without
-from fog_learning.clusters.messages import Consensus, Line, Links, More, Pull, Settled
+from fog_learning.clusters.messages import Consensus, Line, More, Neighbours, Pull, Settled
 from fog_learning.clusters.mixing import Epoch
 
 
@@ -90,7 +90,7 @@ class Agreement(Struct):
         self.epochs += 1
         self.epoch = (*line, self.epochs, number)
         rows = metropolis(graph)
-        return [Send(name, Links(self.epoch, self.turns, {names[j]: rows[i][j] for j in graph[i]}), latest=True) for i, name in enumerate(names)]
+        return [Send(name, Neighbours(self.epoch, self.turns, {names[j]: rows[i][j] for j in graph[i]}), latest=True) for i, name in enumerate(names)]
 
     def settle(self, name: str, said: Settled) -> bool:
         """Its turns are done; whether everybody's are."""

@@ -286,9 +286,9 @@ class ClusterHead(Struct):
 
     def _links(self) -> LinkCosts:
         """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
-        links = [self.children[name] for name in self.called if name in self.children]
-        rates = [link.bytes_s for link in links if link.bytes_s > 0.0]
-        trips, joules = max((link.rtt_s for link in links), default=0.0), max((link.byte_j for link in links), default=0.0)
+        links = [self.children[name].link for name in self.called if name in self.children]
+        rates = [rate for link in links if (rate := link.bandwidth_bytes_s or 0.0) > 0.0]
+        trips, joules = max((link.rtt_s or 0.0 for link in links), default=0.0), max((link.byte_j or 0.0 for link in links), default=0.0)
         known: dict[str, float] = {"up_bytes_s": min(rates)} if rates else {}
         known |= {"up_latency_s": trips / 2} if trips > 0.0 else {}
         known |= {"up_j_per_byte": joules} if joules > 0.0 else {}

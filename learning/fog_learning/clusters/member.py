@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Struct, field
 
 from fog_common.runtime.machine import Blob, Command, Failed, Numbers, Ran, Ref, Run, Send, Slots, Waiting
-from fog_learning.clusters.messages import Call, Consensus, Contribution, Line, Links, More, NoContribution, PassOn, Pull, Ready, Settled, Stuck
+from fog_learning.clusters.messages import Call, Consensus, Contribution, Line, More, Neighbours, NoContribution, PassOn, Pull, Ready, Settled, Stuck
 from fog_learning.clusters.mixing import Epoch, Mixing, Share
 
-Heard = PassOn | Links | More | Pull | Share
+Heard = PassOn | Neighbours | More | Pull | Share
 
 
 class ClusterMember(Struct):
@@ -102,7 +102,7 @@ class ClusterMember(Struct):
         match said:
             case Share():
                 return self._after(self.mixing.hear(sender, said), now)
-            case Links(epoch, turns, links) if epoch[-1] == self.number and self.weights is not None:
+            case Neighbours(epoch, turns, links) if epoch[-1] == self.number and self.weights is not None:
                 return self._after(self.mixing.begin(epoch, links, turns, self.weights, self.examples), now)
             case More(epoch, turns) if epoch == self.mixing.epoch:
                 return self._after(self.mixing.extend(turns), now)

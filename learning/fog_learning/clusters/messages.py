@@ -12,6 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from fog_common.facts import NodeLink
 from fog_common.runtime.machine import Numbers, Peer, Ref, Slots
 from fog_learning.clusters.graphs import Kind
 from fog_learning.clusters.mixing import Epoch
@@ -119,7 +120,7 @@ class NoContribution(Struct, frozen=True, tag="Trouble"):
     empty: bool = False
 
 
-class Links(Struct, frozen=True, tag="Links"):
+class Neighbours(Struct, frozen=True, tag="Links"):
     """Head -> member: average with these neighbours (task -> weight). A new epoch begins from the inputs."""
 
     epoch: Epoch
@@ -169,14 +170,11 @@ class Child(Struct, frozen=True):
 
     role: str
     site: str
-    bytes_s: float = 0.0
-    rtt_s: float = 0.0
-    byte_j: float = 0.0
-    """Of its link, as in Peer; 0 = unknown."""
+    link: NodeLink = NodeLink()
 
     @classmethod
     def of(cls, peer: Peer) -> Child:
-        return cls(peer.role, peer.site, peer.bytes_s, peer.rtt_s, peer.byte_j)
+        return cls(peer.role, peer.site, peer.link)
 
 
 class Input(Struct):

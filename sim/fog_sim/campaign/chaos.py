@@ -32,7 +32,7 @@ from fog_learning.job.sections import JobFile
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
 from fog_sim.costs import Costs, nominal_costs
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Kind, Schedule, random_schedule
-from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.links import Fleet, LinkModel, NodeModel
 from fog_sim.shape import Group, NodePlace, places, uniform
 from fog_sim.world import Simulation
 
@@ -40,12 +40,12 @@ JOBS: Final = Path(__file__).parent / "jobs"
 JOB: Final[dict[str, Any]] = read(JOBS / "star.yaml").root
 TREE: Final[dict[str, Any]] = read(JOBS / "tree.yaml").root
 LIMIT_S: Final = 900.0
-SLOW = Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.2), node=NodeModel(op_overhead_s=0.7))
+SLOW = Fleet(link=LinkModel(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.2), node=NodeModel(op_overhead_s=0.7))
 """A round takes about a second, so that faults hit every part of it."""
 SITES = Fleet(
-    link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
-    d2d=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
-    bridge=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1),
+    link=LinkModel(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
+    d2d=LinkModel(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005),
+    bridge=LinkModel(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1),
     node=NodeModel(op_overhead_s=0.3),
     cloud=NodeModel(op_overhead_s=0.3),
 )

@@ -15,13 +15,13 @@ from msgspec import Struct
 from fog_common.energy.radios import LTE, OLD_WIFI, WIFI, Radio
 from fog_sim.experiments.base import ExperimentSettings, Line, Outcome, Plot, ResultTable, TableRow, find_data, held, mean_std
 from fog_sim.experiments.stage import CLOUD, Finished, Stage, StageTask, star
-from fog_sim.links import Link, NodeModel
+from fog_sim.links import LinkModel, NodeModel
 
 PAPER: Final = {"uplink_saved": 0.8, "energy_saved": 0.5, "accuracy_gap": 0.0}
 CLUSTERS: Final = 5
 
 
-WIRE: Final = Link(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.001)
+WIRE: Final = LinkModel(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.001)
 DEVICE: Final = NodeModel()
 
 
@@ -120,10 +120,10 @@ def spent(case: Case, run: Finished) -> Spent:
 
 def play(case: Case, method: dict[str, Any], tasks: list[StageTask] | None, seed: int) -> Spent:
     spec = case.spec(method, seed)
-    lte = Link(up_bytes_s=LTE.send_bytes_s, down_bytes_s=LTE.receive_bytes_s, latency_s=0.04)
-    wifi = Link(up_bytes_s=WIFI.send_bytes_s, down_bytes_s=WIFI.receive_bytes_s, latency_s=0.003)
+    lte = LinkModel(up_bytes_s=LTE.send_bytes_s, down_bytes_s=LTE.receive_bytes_s, latency_s=0.04)
+    wifi = LinkModel(up_bytes_s=WIFI.send_bytes_s, down_bytes_s=WIFI.receive_bytes_s, latency_s=0.003)
 
-    def links(task: StageTask) -> tuple[Link, Link | None]:
+    def links(task: StageTask) -> tuple[LinkModel, LinkModel | None]:
         return (lte, wifi) if task.role == "trainer" else (WIRE, WIRE)
 
     stage = Stage(

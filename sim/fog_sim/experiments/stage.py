@@ -21,7 +21,7 @@ from fog_learning.job.reading import job_from
 from fog_learning.methods import resolve_method
 from fog_sim.costs import OpenBackend
 from fog_sim.kernel import Kernel
-from fog_sim.links import WIRED, Link, NodeModel
+from fog_sim.links import WIRED, LinkModel, NodeModel
 from fog_sim.network import Connection, Lane, Port, SimBroker
 from fog_sim.node import SimNode
 from fog_sim.worker import SharedBackend, SimWorker
@@ -95,7 +95,7 @@ class Stage:
         spec: dict[str, Any],
         tasks: Sequence[StageTask],
         *,
-        links: Callable[[StageTask], tuple[Link, Link | None]] = lambda task: (WIRED, None),
+        links: Callable[[StageTask], tuple[LinkModel, LinkModel | None]] = lambda task: (WIRED, None),
         model: Callable[[StageTask], NodeModel] = lambda task: CLOUD if task.tier == "cloud" else NodeModel(),
         backend: OpenBackend | None = None,
         seed: int = 0,

@@ -12,7 +12,7 @@ from fog_common.wire.messages import Announce
 from fog_sim.campaign import chaos
 from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
-from fog_sim.links import Link
+from fog_sim.links import LinkModel
 from fog_sim.world import Simulation
 
 
@@ -80,7 +80,7 @@ def test_a_slow_receiver_does_not_slow_the_others_and_piles_nothing_up():
     def run(slow: bool, **job: Any) -> tuple[float, int, list[int]]:
         world = simulation(3)
         if slow:
-            world.nodes["node-3"].port.link = Link(up_bytes_s=300.0, down_bytes_s=300.0, latency_s=1.0)
+            world.nodes["node-3"].port.link = LinkModel(up_bytes_s=300.0, down_bytes_s=300.0, latency_s=1.0)
         name = world.submit({**chaos.JOB, **job})
         held = [0]
 

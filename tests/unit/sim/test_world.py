@@ -17,7 +17,7 @@ from fog_sim.campaign import chaos
 from fog_sim.costs import standin_backend
 from fog_sim.disk import JobDisk
 from fog_sim.faults import Fault, Schedule, random_schedule
-from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.links import Fleet, LinkModel, NodeModel
 from fog_sim.shape import NodePlace
 from fog_sim.world import Simulation
 
@@ -101,8 +101,8 @@ def test_a_schedule_is_a_function_of_its_seed():
 
 
 QUICK = Fleet(
-    link=Link(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
-    cloud_link=Link(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
+    link=LinkModel(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
+    cloud_link=LinkModel(up_bytes_s=1e8, down_bytes_s=1e8, latency_s=0.01),
     node=NodeModel(save_s=0.002, op_overhead_s=1e-4, flops=1e12),
     cloud=NodeModel(save_s=0.008, op_overhead_s=1e-4, flops=1e12),
 )

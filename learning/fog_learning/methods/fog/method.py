@@ -23,7 +23,7 @@ from fog_common.runtime.machine import Machine, Peer
 from fog_learning.clusters.agreement import Agreement
 from fog_learning.clusters.head import ClusterHead
 from fog_learning.clusters.member import ClusterMember
-from fog_learning.clusters.messages import Call, Contribution, Lacking, Links, More, NoContribution, PassOn, Pull, Ready, Settled, Stuck
+from fog_learning.clusters.messages import Call, Contribution, Lacking, More, Neighbours, NoContribution, PassOn, Pull, Ready, Settled, Stuck
 from fog_learning.clusters.mixing import Share
 from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import ACCURACY, LOSS, Method, ModelFacts, Role
@@ -105,7 +105,7 @@ METHOD = Method(
         Role("aggregator", Aggregator, bound="tree", stateful=True, talks_to=("server", "aggregator", "trainer")),
         Role("trainer", Leaf, bound="slot", heritable=True, talks_to=("server", "aggregator", "trainer")),
     ),
-    messages=(Call, Lacking, PassOn, Ready, Contribution, NoContribution, Links, Settled, More, Pull, Stuck, Share),
+    messages=(Call, Lacking, PassOn, Ready, Contribution, NoContribution, Neighbours, Settled, More, Pull, Stuck, Share),
     ops=rows("init", "train", "evaluate", "accumulate", "mean", "pair", "mix", "settle", "join", "sketch", "spread"),
     root="server",
     build=build,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from fog_common.facts import NodeLink
 from fog_common.wire.messages import Announce, Heartbeat, WorkerState
 from fog_coordinator.state.rules import Rules
 from support.running_jobs import fleet, running
@@ -31,10 +32,10 @@ def test_peers_carry_the_links_that_were_measured_when_they_went_live():
     world.submit()
     world.run(2.0)
 
-    def told() -> dict[str, tuple[float, float, float]]:
-        return {peer.task: (peer.bytes_s, peer.rtt_s, peer.byte_j) for peer in world.told[-1][1].tasks}
+    def told() -> dict[str, NodeLink]:
+        return {peer.task: peer.link for peer in world.told[-1][1].tasks}
 
-    assert told() == {"server": (0.0, 0.0, 0.0), "trainer-0": (2e6, 0.03, 2e-6)}
+    assert told() == {"server": NodeLink(), "trainer-0": NodeLink(rtt_s=0.03, bandwidth_bytes_s=2e6, byte_j=2e-6)}
     view = world.status()["view"]
     core.on_announce(world.now, Announce("pi-1", node.nonce, replace(node.profile, bandwidth_bytes_s=3e6, rtt_s=0.01, byte_j=2e-6)))
     world.run(2.0)

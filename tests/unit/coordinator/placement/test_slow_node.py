@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fog_sim.costs import torch_backend
-from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.links import Fleet, LinkModel, NodeModel
 from fog_sim.world import Simulation
 from support.few import few
 
-NEAR = Link(up_bytes_s=20e6, down_bytes_s=20e6, latency_s=0.001, joules_per_byte=5e-9)
+NEAR = LinkModel(up_bytes_s=20e6, down_bytes_s=20e6, latency_s=0.001, joules_per_byte=5e-9)
 EVEN = Fleet(link=NEAR, cloud_link=NEAR, node=NodeModel(flops=4e9), cloud=NodeModel(flops=4e9))
 """A cloud node that is no faster than the others, so that slowing it by 4 counts."""
 

@@ -19,14 +19,14 @@ from fog_learning.backend.plain_ops import SLOTS, flat, shares
 from fog_learning.job.reading import job_from
 from fog_sim.costs import plain_backend
 from fog_sim.faults import Fault, Schedule
-from fog_sim.links import Fleet, Link, NodeModel
+from fog_sim.links import Fleet, LinkModel, NodeModel
 from fog_sim.shape import Group, NodePlace, load_shape, places, shape_for
 from fog_sim.world import Simulation
 from fogctl.show import draw, watch
 from support.few import few
 
-UPLINK = Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
-WIFI = Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)
+UPLINK = LinkModel(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)
+WIFI = LinkModel(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.005)
 MODEL = NodeModel(op_overhead_s=0.3)
 OWN_UPLINKS = Fleet(link=UPLINK, d2d=WIFI, node=MODEL, cloud=MODEL)
 BRIDGED = Fleet(link=WIFI, d2d=WIFI, bridge=UPLINK, node=MODEL, cloud=MODEL)

@@ -14,7 +14,7 @@ from fog_learning.clusters.messages import Call, Contribution
 from fog_learning.job.sections import JobFile, Stragglers, Topology, Train
 from fog_learning.methods import resolve_method
 from fog_sim.costs import torch_backend
-from fog_sim.links import Fleet, Link
+from fog_sim.links import Fleet, LinkModel
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat
@@ -322,7 +322,7 @@ def test_a_job_that_is_stopped_between_whole_rounds_hands_out_a_whole_model():
 def simulated(**method: Any) -> tuple[float, dict[str, int], bytes]:
     """(accuracy, bytes by plane, the model) of 12 rounds on digits: 6 things at 2 sites, an edge node each, the cloud."""
     shape = places([Group("thing", 2, 3), Group("edge", 2)])
-    world = Simulation(shape, Fleet(link=Link(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)), torch_backend, seed=2)
+    world = Simulation(shape, Fleet(link=LinkModel(up_bytes_s=1e5, down_bytes_s=1e5, latency_s=0.1)), torch_backend, seed=2)
     spec = {
         "name": "deep",
         "method": {"name": "fog", "mode": "vertical", "local_steps": 20, **method},

@@ -20,7 +20,7 @@ from fog_learning.methods.gossip.observer import Observer
 from fog_learning.methods.gossip.peer import GossipPeer
 from fog_learning.rounds.ledger import Ledger
 from fog_sim.costs import torch_backend
-from fog_sim.links import Fleet, Link
+from fog_sim.links import Fleet, LinkModel
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
 from support.schedules import Faults, Schedule, Seat
@@ -257,7 +257,9 @@ def test_the_corrections_cancel_out_whatever_crashes(seed: int):
 
 def test_with_torch_tracking_doubles_what_an_exchange_carries():
     def simulated(tracking: bool) -> tuple[float, dict[str, int]]:
-        world = Simulation(places([Group("thing", 1, 4)]), Fleet(link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.01)), torch_backend, seed=2)
+        world = Simulation(
+            places([Group("thing", 1, 4)]), Fleet(link=LinkModel(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.01)), torch_backend, seed=2
+        )
         spec = {
             "name": "tracking",
             "method": {"name": "gossip", "local_steps": 10, "tracking": tracking, "consensus": {"graph": "full", "turns": 1}},

@@ -12,7 +12,7 @@ from fog_common.runtime.machine import (
     Send,
 )
 from fog_learning.backend.plain_ops import OPS, flat, shares
-from fog_learning.clusters.messages import Call, Links, PassOn
+from fog_learning.clusters.messages import Call, Neighbours, PassOn
 from fog_learning.methods import resolve_method
 from support.few import few
 from support.fog_runs import Watch, job, run, weights_of
@@ -47,7 +47,7 @@ def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_end
     def saw(schedule: Schedule, seat: Seat, event: Event, commands: list[Command]) -> None:
         watch(schedule, seat, event, commands)
         for command in commands:
-            if isinstance(command, Send) and isinstance(command.message, Links):
+            if isinstance(command, Send) and isinstance(command.message, Neighbours):
                 linked.setdefault(command.message.epoch[-1], []).extend({command.to, name} for name in command.message.links)
 
     schedule.watch = saw
