@@ -11,9 +11,9 @@ from fog_common.runtime.effects import Compute, Listen, Persist
 from fog_common.runtime.host import Host
 from fog_common.runtime.machine import Command, Event, Machine, Peer
 from fog_common.runtime.refs import BlobTable, Refs
-from fog_common.runtime.saves import Program
+from fog_common.runtime.saves import Codebook, Program
 from fog_common.runtime.shelf import Shelf
-from fog_common.transfer.endpoint import Address, Endpoint, PublishFrame
+from fog_common.transfer.endpoint import Address, Arrived, Content, Endpoint, LetterRefused, PublishFrame
 from fog_common.wire import topics
 from fog_common.wire.messages import DesiredJob, Placement
 
@@ -67,6 +67,37 @@ def peer(task: str, node: str, incarnation: int = 1, since: int = 1) -> Peer:
     return Peer(task, task.split("-", maxsplit=1)[0], -1, node, "s", "edge", incarnation, since)
 
 
+class Asker:
+    """Somebody without a task. Letters leave under `view` and with `root_saved`; what came of them is in `heard` and `refused`."""
+
+    def __init__(self, name: str, view: int = 0, root_saved: int = -1, incarnation: int = 1, kind: str = "ask~j") -> None:
+        self.name = name
+        self.heard: list[str] = []
+        self.refused: list[str] = []
+        self.endpoint = Endpoint(Address(name, "out", "cloud", kind), "main", "j", incarnation, BlobTable())
+        self.endpoint.stamp(0.0, view, root_saved)
+        self._codebook = Codebook(Program({}, (Word,)))
+
+    def ask(self, now: float, to: str, text: str, node: str, sender: str = "") -> None:
+        content = Content(sender or self.name, to, self._codebook.encode_message(Word(text)))
+        self.endpoint.send(now, Address(node, "s", "edge", "bulk~j"), content, text)
+
+    def take(self, now: float) -> list[tuple[str, bytes]]:
+        """(topic, payload) of what it has to say."""
+        frames = []
+        self.endpoint.on_timer(now)
+        for output in self.endpoint.take():
+            match output:
+                case PublishFrame(topic, payload, _):
+                    frames.append((topic, bytes(payload)))
+                case Arrived(letter):
+                    self.endpoint.accept(letter)
+                    self.heard.append(f"{letter.content.sender}: {self._codebook.decode_message(letter.content.body).text}")
+                case LetterRefused(_, _, reason):
+                    self.refused.append(reason)
+        return frames
+
+
 class Puppets:
     """orders: by task, then as in Puppet. Effects since the last look are in `seen`, as short texts."""
 
@@ -81,6 +112,7 @@ class Puppets:
         self.seen: list[str] = []
         self.results: list[bytes] = []
         self.deaf: set[str] = set()
+        self.askers: dict[str, Asker] = {}
         for node in nodes:
             self.boot(node)
 
@@ -133,11 +165,18 @@ class Puppets:
                             route = topics.parse(topic)
                             if route.target == "coordinator":
                                 self.results.append(bytes(payload))
-                            elif route.target in self.hosts and not self.deaf & {route.target, node}:
+                            elif route.target in self.hosts and not self.deaf & {route.target, node} and route.kind == "bulk~j":
                                 self.hosts[route.target].on_frame(self.now, route, bytes(payload))
+                            elif route.target in self.askers:
+                                self.askers[route.target].endpoint.on_frame(self.now, route, bytes(payload))
                         case _:
                             pass
                 assert host.validate() == [], list(host.story())
+            for asker in self.askers.values():
+                for topic, payload in asker.take(self.now):
+                    moved = True
+                    if (host_ := self.hosts.get(topics.parse(topic).target)) is not None:
+                        host_.on_frame(self.now, topics.parse(topic), payload)
             if not moved:
                 break
 

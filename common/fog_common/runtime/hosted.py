@@ -49,6 +49,8 @@ class Hosted:
         self.unheard = Unheard()
         self.table = Table(me, incarnation)
         self.tasks: dict[str, Task] = {}
+        self.ingress: dict[str, Address] = {}
+        """Ingress peer -> where its last question came from."""
         self.root_saved = -1
         """Newest label of the root that is safe: its copy is on another disk, or none is kept."""
         self.history_seen = 0
@@ -122,6 +124,10 @@ class Hosted:
         self.mail.cancel_task(name)
         self.copies.drop(name)
         self.queue = deque(item for item in self.queue if item[0] != name)
+
+    def ingress_address(self, name: str) -> Address | None:
+        """Where the table's ingress peer of that name hears answers; None if it is none, or has not asked and is not said to be anywhere."""
+        return (self.ingress.get(name) or self.table.address_of(name)) if self.table.is_ingress(name) else None
 
     # -- effects ---------------------------------------------------------------------------
 

@@ -3,6 +3,9 @@
 A letter of a newer view waits for the table. Refused are letters of a dead incarnation (`dead_incarnation`), of an older view
 (`stale_view`), from a task that the table does not have there (`not_placed`), to no task of this node (`no_such_task`), and
 letters that cannot be read (`malformed`). Letters between hosts carry Saves: copies for this node, questions for one, answers.
+
+An ingress peer has no task: it knows no view, and what its letters say of views, incarnations and Saves does not count. It reaches tasks
+of the roles that the table names for it, under its own name as the sender; any other letter of it is refused (`not_placed`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from fog_common.runtime.hosted import Hosted
 from fog_common.runtime.machine import Delivered
 from fog_common.runtime.placing import Placer
 from fog_common.runtime.saves import Record
-from fog_common.transfer.endpoint import Letter
+from fog_common.transfer.endpoint import Address, Letter
 
 
 class Inbound:
@@ -25,6 +28,9 @@ class Inbound:
 
     def arrived(self, now: float, letter: Letter) -> None:
         hosted, content = self._hosted, letter.content
+        if hosted.table.is_ingress(content.sender) and content.sender == letter.node:
+            self._asked(letter)
+            return
         if letter.root_saved > hosted.root_saved and letter.view >= hosted.table.view:
             self._barrier.heard(now, letter.root_saved)
         if letter.view > hosted.table.view:
@@ -43,6 +49,20 @@ class Inbound:
         if sender is None or sender.node != letter.node or sender.incarnation != letter.incarnation:
             hosted.refuse(letter, "not_placed")
             return
+        self._deliver(letter)
+
+    def _asked(self, letter: Letter) -> None:
+        """A letter of an ingress peer."""
+        hosted, content = self._hosted, letter.content
+        if not hosted.table.may_ask(content.sender, content.to):
+            hosted.refuse(letter, "not_placed")
+            return
+        hosted.ingress[content.sender] = Address(letter.node, letter.site, letter.tier, letter.id[0])
+        self._deliver(letter)
+
+    def _deliver(self, letter: Letter) -> None:
+        """Give a letter of an allowed sender to the tasks of this node that it is for."""
+        hosted, content = self._hosted, letter.content
         targets = [content.to] if content.to in hosted.table.peers else hosted.table.of_role(content.to)
         targets = [target for target in targets if hosted.table.mine(target)]
         if not targets:

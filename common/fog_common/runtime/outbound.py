@@ -44,6 +44,9 @@ class Outbound:
                 return
             send = self.keep(task, send)
         peer = hosted.table.peers.get(send.to)
+        if peer is None and (address := hosted.ingress_address(send.to)) is not None:
+            hosted.mail.send(now, name, map_refs(send, lambda ref: hosted.refs.blob(name, ref, send.once)), address)
+            return
         if peer is None or not peer.live:
             hosted.count("sends_without_receiver_total")  # a kept one leaves when the receiver is placed
             if send.to in hosted.unheard and send.keep is None:

@@ -3,7 +3,7 @@
 `Placing.place` does the following, in this order:
 
 1. compare: instances that are gone, instances that have come, whether the root fell back (`root_saved` is then unknown);
-2. give up letters to instances that are gone; what a silent one did not hear waits for it;
+2. give up letters to instances that are gone, and answers to ingress peers that are; what a silent instance did not hear waits for it;
 3. drop tasks that are not this node's any more, then tasks that go back: before step 4, or what they sent would be offered under the new view;
 4. stamp letters with the new view;
 5. reopen tasks that go back, from their Save;
@@ -51,6 +51,7 @@ class Placer:
         if fell_back:
             hosted.root_saved = -1  # the root says anew how far it is safe
         self._give_up(gone)
+        self._shut(old)
         for name, task in list(hosted.tasks.items()):
             if not hosted.table.mine(name) and not hosted.table.is_silent(task.peer):
                 hosted.drop(name)
@@ -89,6 +90,15 @@ class Placer:
         live = {(peer.node, peer.incarnation) for peer in peers.values() if peer.live}
         for node in sorted({peer.node for peer in gone if (peer.node, peer.incarnation) not in live and peer.node != hosted.me.node}):
             hosted.endpoint.forget_peer(node)
+
+    def _shut(self, old: Table) -> None:
+        """Answers to ingress peers that the table no longer names are forgotten."""
+        hosted = self._hosted
+        for name in [name for name in old.placement.ingress if not hosted.table.is_ingress(name)]:
+            hosted.mail.give_up(name, name, "")
+            hosted.ingress.pop(name, None)
+            if not hosted.table.incarnation(name):
+                hosted.endpoint.forget_peer(name)
 
     def _tell(self, running: list[str], gone: list[Peer], come: list[Peer]) -> None:
         hosted, table = self._hosted, self._hosted.table

@@ -67,6 +67,15 @@ class Table:
         source = self.placement.fetch.get(task, "")
         return "" if source == self._me.node else source
 
+    def is_ingress(self, name: str) -> bool:
+        """A peer without a task in the table that may ask tasks. A task's name is the task's."""
+        return name in self.placement.ingress and name not in self.peers
+
+    def may_ask(self, ingress: str, to: str) -> bool:
+        """Whether the ingress peer may ask that task, or all tasks of that role."""
+        peer = self.peers.get(to)
+        return self.is_ingress(ingress) and (to if peer is None else peer.role) in self.placement.ingress[ingress]
+
     def address(self, peer: Peer) -> Address:
         return Address(peer.node, peer.site, peer.tier, self._me.kind)
 

@@ -202,9 +202,11 @@ class Placement(Struct, frozen=True):
     fetch: dict[str, str] = {}
     """task -> node to ask for the task's newest Save, when the task was moved there."""
     places: dict[str, tuple[str, str]] = {}
-    """node -> (site, tier) of nodes named in buddies and fetch that have no task in the table."""
+    """node -> (site, tier) of nodes named in buddies, fetch and ingress that have no task in the table."""
     stop: str = ""
     """Not '': the root is to end now with the model as it is (Machine.stop); the reason."""
+    ingress: dict[str, tuple[str, ...]] = {}
+    """Peer that has no task in the table -> roles whose tasks it may ask. A peer is named by its user at the broker; tasks answer to that name."""
 
 
 class DesiredJob(Struct, frozen=True):

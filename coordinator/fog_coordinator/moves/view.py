@@ -16,7 +16,7 @@ from fog_coordinator.state.rules import NOTHING, Rules
 
 def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[str, str] = {}) -> tuple[bool, list[str]]:
     """Bring the job's table up to date: (whether its view was raised, what happened, for the log)."""
-    before = {seat.task: seat.peer() for seat in job.seats}, job.buddies
+    before = {seat.task: seat.peer() for seat in job.seats}, job.buddies, job.ingress_told
     for seat in job.seats:
         seat.leaves_in = leaves_in(job, seat, registry.get(seat.node))
     done = move(now, job, registry, rules, busy)
@@ -26,9 +26,10 @@ def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping
     if live:
         near = {name for name in job.buddies.values() if (node := registry.get(name)) and now - node.since < rules.move_after_s}
         job.buddies = buddies(job, live | near)
-    if job.view and before == ({seat.task: seat.peer() for seat in job.seats}, job.buddies):
+    if job.view and before == ({seat.task: seat.peer() for seat in job.seats}, job.buddies, job.ingress):
         return False, done
     job.view += 1
+    job.ingress_told = dict(job.ingress)
     returning: list[Seat] = []
     for seat in job.seats:
         if seat.fetched:

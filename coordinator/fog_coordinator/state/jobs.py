@@ -168,6 +168,10 @@ class Job(Struct):
     rewind: int | None = None
     rewind_view: int = 0
     buddies: dict[str, str] = {}
+    ingress: dict[str, tuple[str, ...]] = {}
+    """Peer from outside the job -> roles whose tasks it may ask, from the next view on."""
+    ingress_told: dict[str, tuple[str, ...]] = {}
+    """The same, as the table of the present view says it."""
     top: int = 0
     """Highest incarnation of any of its workers."""
     meters: dict[str, SentMeter] = {}
@@ -215,7 +219,7 @@ class Job(Struct):
         """The table as it stands. places: (site, tier) of nodes."""
         with_task = {seat.node for seat in self.seats}
         fetch = {seat.task: seat.fetch for seat in self.seats if seat.fetch}
-        others = sorted({*fetch.values(), *self.buddies.values()} - with_task)
+        others = sorted({*fetch.values(), *self.buddies.values(), *self.ingress_told} - with_task)
         return Placement(
             job=self.id,
             view=self.view,
@@ -227,6 +231,7 @@ class Job(Struct):
             fetch=fetch,
             places={node: places[node] for node in others if node in places},
             stop=self.stop,
+            ingress=dict(self.ingress_told),
         )
 
     def participants(self) -> set[str]:
