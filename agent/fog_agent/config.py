@@ -21,9 +21,14 @@ from msgspec import Meta, Struct
 from fog_common.bus.base import BrokerConfig
 from fog_common.config import load
 from fog_common.energy.model import EnergyConfig
+from fog_common.facts import Link
 
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class DeclaredLink(Link, frozen=True, forbid_unknown_fields=True):
+    """A way to another node, as configured."""
 
 
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +52,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Learning methods of installed packages that a job may name on this node, beside those of this program (entry points of the group `foglearn.methods`)."""
     labels: dict[Id, Annotated[str, Meta(max_length=64)]] = {}
     """Free text for people and selectors; sent with the profile."""
+
+    links: dict[Id, DeclaredLink] = {}
+    """Node -> the way from here to there, where the links of both to the broker do not describe it; placement counts with it."""
 
     heartbeat_s: Seconds = 5.0
     """Seconds between heartbeats (±10 %, so that a fleet does not beat in step)."""

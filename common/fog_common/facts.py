@@ -27,7 +27,7 @@ class NodeLink(Struct, frozen=True, kw_only=True):
         return cls(**{name: getattr(facts, name) for name in NodeLink.__struct_fields__})
 
 
-class Link(Struct, frozen=True, forbid_unknown_fields=True):
+class Link(Struct, frozen=True):
     """The way from one node to another."""
 
     latency_s: Annotated[float, Meta(ge=0)]

@@ -41,6 +41,7 @@ def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_s
         datasets=tuple(sorted(datasets)),
         energy_source=energy_source,
         labels=config.labels,
+        links=dict(config.links),
         flops=known.flops if known else None,
         op_s=known.op_s if known else None,
         idle_w=config.energy.idle_w,

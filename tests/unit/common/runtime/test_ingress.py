@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fog_common.runtime.machine import Save, Send
+from fog_common.wire import topics
 from support.puppets import Asker, Puppets, Word, gone, peer
 
 SERVER, HEAD, OTHER = peer("server", "n"), peer("head-0", "n"), peer("server-1", "m")
@@ -69,12 +70,10 @@ def test_another_sender_is_refused_as_anybody_is():
 def test_after_a_table_without_it_it_is_refused_and_its_answers_are_forgotten():
     gateway = Asker("gateway", view=2)
     puppets = job(gateway, ingress=MAY)
-    puppets.askers = {}  # its line is dead when the answer leaves
     gateway.ask(puppets.now, "server", "ask", "n")
-    frames = gateway.take(puppets.now)
-    puppets.askers = {"gateway": gateway}
-    deliver(puppets, frames)
-    puppets.askers = {}
+    for topic, payload in gateway.take(puppets.now):
+        puppets.hosts["n"].on_frame(puppets.now, topics.parse(topic), payload)
+    puppets.askers = {}  # its line is dead when the answer leaves
     puppets.settle()
     host = puppets.hosts["n"]
     assert host.mail.under_way("server") and host.endpoint.pending()
@@ -87,13 +86,6 @@ def test_after_a_table_without_it_it_is_refused_and_its_answers_are_forgotten():
     puppets.place(ingress=MAY)
     ask(puppets, gateway, text="ask")
     assert gateway.heard == ["server: 42"]
-
-
-def deliver(puppets: Puppets, frames: list[tuple[str, bytes]]) -> None:
-    from fog_common.wire import topics
-
-    for topic, payload in frames:
-        puppets.hosts["n"].on_frame(puppets.now, topics.parse(topic), payload)
 
 
 def test_a_question_waits_for_a_task_that_is_not_open_and_for_a_table_that_names_the_asker():
