@@ -121,6 +121,7 @@ class Delivered(Struct, frozen=True, tag="Delivered"):
     """A message whose blobs are all local."""
 
     sender: str
+    """A task, or an ingress peer (Placement.ingress)."""
     message: Any
 
 
@@ -169,7 +170,7 @@ Event = Started | Delivered | Ran | Failed | Woke | Joined | Left | Rewound
 
 
 class Send(Struct, frozen=True, tag="Send"):
-    """A message to one task. keep: see the module text. latest: a newer one of its type to that task makes it obsolete."""
+    """A message to one task, or to an ingress peer that the table names. keep: see the module text. latest: a newer one of its type to that task makes it obsolete."""
 
     to: str
     message: Any

@@ -9,7 +9,7 @@ idle power of every node that takes part over the whole step, busy power while i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Final
 
@@ -144,6 +144,3 @@ class _Walk:
     def _moved(self, size: float, share: float, ends: Iterable[tuple[Place, float]], hub: tuple[Place, float]) -> None:
         self.bytes += share * size
         self.joules += share * sum(place.byte_j * moved for place, moved in [*ends, hub])
-
-
-Score = Callable[[Cost], float]

@@ -33,7 +33,7 @@ UNCONFIGURED: Final[dict[str, set[float | None]]] = {
 
 
 class Place(Struct, frozen=True, dict=True):
-    """The figures are worked out once, when first asked for: prices read them many thousand times."""
+    """A node as placement sees it. A figure is worked out once, when first asked for: prices read it many thousand times."""
 
     node: str
     facts: NodeFacts | None = None
