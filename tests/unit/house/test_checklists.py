@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 
+from fog_common.energy.sensors import SENSORS
 from fog_common.wire.api.verbs import QUESTIONS
 from fog_coordinator.placement.cost import Cost, value
 from fog_coordinator.placement.shortlist import ORDERS
 from fog_learning.job.sections import Placing
 from fog_learning.methods import METHODS
+from support.source import product
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -32,6 +35,15 @@ def test_a_path_that_a_checklist_names_exists(path: str):
 def test_a_method_is_a_folder():
     folders = {path.parent.name for path in (ROOT / "learning/fog_learning/methods").glob("*/method.py")}
     assert folders and folders <= set(METHODS)
+
+
+def test_a_sensor_is_a_file_and_a_row():
+    assert [sensor.__module__ for sensor in SENSORS.values()] == [f"fog_common.energy.{name}" for name in SENSORS]
+    for name in ("ina3221", "rapl", "nvml"):
+        modules = {
+            module.name for module in product().values() for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and node.value == name
+        }
+        assert modules == {f"fog_common.energy.{name}", "fog_common.energy.sensors"}
 
 
 def test_an_objective_has_a_price_and_an_order():
