@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fog_common.energy.sensors import SENSORS
-from fog_common.wire.api.verbs import QUESTIONS
+from fog_common.wire.api.verbs import QUESTIONS, Question
 from fog_learning.costs.objectives import OBJECTIVES
 from fog_learning.methods import METHODS
 from support.source import product
@@ -50,6 +50,9 @@ def test_an_objective_is_a_row_that_the_documentation_names():
     assert naming("weighted") == {"fog_learning.costs.objectives"}
 
 
-def test_a_verb_has_a_case_in_the_coordinator():
-    answers = (ROOT / "coordinator/fog_coordinator/reading/verbs.py").read_text()
+def test_a_verb_is_a_question_an_answer_and_a_command():
+    assert [each for each in Question.__subclasses__() if QUESTIONS.get(each.verb) is not each] == []
+    answers = product()["fog_coordinator.reading.verbs"].text
     assert [each.__name__ for each in QUESTIONS.values() if f"case {each.__name__}():" not in answers] == []
+    commands = "".join(module.text for name, module in product().items() if name.startswith("fogctl."))
+    assert [each.__name__ for each in QUESTIONS.values() if f"{each.__name__}(" not in commands] == []
