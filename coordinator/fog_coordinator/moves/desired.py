@@ -84,7 +84,7 @@ class Desk:
             return None
         if content != node.told or node.node in self._renew:
             self._number += 1
-            node.number = self._number
+            node.number, node.unsent = self._number, ""
         self._renew.discard(node.node)
         node.told, node.told_at = content, now
         return Tell(node.node, node.profile.site, Desired(node.number, self._nonce, tuple(self._job(now, job) for job in jobs), release))

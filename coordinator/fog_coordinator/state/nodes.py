@@ -70,6 +70,8 @@ class Node(Struct):
     told: tuple[tuple[tuple[str, int], ...], bool] | None = None
     """What it said: ((job, view) …), release."""
     told_at: float = 0.0
+    unsent: str = ""
+    """Why the last Desired could not be sent; '' = it was."""
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}

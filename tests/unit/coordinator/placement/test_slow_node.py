@@ -44,6 +44,7 @@ def test_the_chosen_plan_beats_the_naive_one_in_measured_step_time(slowed: str):
         assert plan["measured"]["step_bytes"] == pytest.approx(plan["predicted"]["step_bytes"], rel=0.2)
 
 
+@pytest.mark.thorough
 def test_every_cut_and_trunk_ran_slower_than_the_chosen_one():
     """The model's order is the measured order, where it matters: at the top."""
     chosen = trained("cloud-1", {"cut": "auto"}, {"objective": "latency"})["measured"]["step_s"]
