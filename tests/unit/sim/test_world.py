@@ -65,7 +65,7 @@ def test_what_long_campaigns_found_does_not_come_back(seed: int):
     assert [outcome.violations for outcome in chaos.campaign(seed, 1)] == [()]
 
 
-@pytest.mark.parametrize("kind", ["kill_worker", "kill_agent", "power_loss", "freeze", "cut", "disk_full"])
+@pytest.mark.parametrize("kind", few(["kill_worker", "power_loss", "kill_agent", "freeze", "cut", "disk_full"], 2))
 @pytest.mark.parametrize("at", few([0.5, 3.2, 6.9], 1))
 def test_a_single_fault_of_the_servers_node_costs_time_and_nothing_else(kind: str, at: float):
     _, reference = chaos.play(0, Schedule())

@@ -103,6 +103,7 @@ def test_rapl_wraps_around(tmp_path):
     assert rapl.read_joules(2.0) == pytest.approx(5.0)
 
 
+@pytest.mark.thorough
 @given(steps=st.lists(st.integers(0, 9_999_999), min_size=1, max_size=20), start=st.integers(0, 9_999_999))
 def test_rapl_only_grows_and_loses_nothing(tmp_path_factory, steps, start):
     root, span, total = tmp_path_factory.mktemp("rapl"), 10_000_000, start

@@ -11,6 +11,9 @@ from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 from support.few import few
 
+pytestmark = pytest.mark.thorough
+
+
 NEAR = Link(up_bytes_s=20e6, down_bytes_s=20e6, latency_s=0.001, joules_per_byte=5e-9)
 EVEN = Fleet(link=NEAR, cloud_link=NEAR, node=NodeModel(flops=4e9), cloud=NodeModel(flops=4e9))
 """A cloud node that is no faster than the others, so that slowing it by 4 counts."""

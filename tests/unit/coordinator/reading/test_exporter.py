@@ -318,6 +318,7 @@ def formatted(lines: int) -> float:
     return time.thread_time() - began
 
 
+@pytest.mark.thorough
 def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
     few, many = Scrapes(125), Scrapes(1000)
     turns = [(few.once(), many.once(), formatted(many.text.count(b"\n"))) for _ in range(6)]
@@ -328,6 +329,7 @@ def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
     assert len(many.text) < 3_000_000
 
 
+@pytest.mark.thorough
 def test_no_memory_of_a_scrape_stays():
     scrapes = Scrapes(125)
 
