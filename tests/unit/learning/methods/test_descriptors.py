@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fog_common.errors import ConfigError
+from fog_common.telemetry.metrics import BY_NAME
 from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, Methods, resolve_method
 from support.dice import install_dice
@@ -40,6 +41,7 @@ def test_descriptors_of_this_program_hold_together(name: str) -> None:
     assert method.root in roles
     assert all(role.talks_to and set(role.talks_to) <= roles for role in method.roles)
     assert [headline.name for headline in method.headline] == ["accuracy", "loss"]
+    assert all(BY_NAME[headline.metric].labels == ("job",) for headline in method.headline if headline.metric)
     assert method.ops and len({row.name for row in method.ops}) == len(method.ops)
 
 
