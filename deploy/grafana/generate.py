@@ -1,8 +1,8 @@
 """Writes the dashboards beside it: `python deploy/grafana/generate.py`. Classic schema, so that Grafana 9 to 12 take them.
 
 A panel is a title, a unit, and queries; where it stands follows from the order. Panel ids are numbered within a dashboard, uids are fixed:
-links of people stay valid. Names of metrics are those of fog_common.telemetry.metrics; tests check that all exist and that all are shown. Panels of headline numbers
-follow from the methods.
+links of people stay valid. Names of metrics are those of fog_common.telemetry.metrics; tests check that all exist and that all are shown.
+Panels of headline numbers follow from the methods.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from fog_common.telemetry.metrics import METRICS, series_names
 from fog_coordinator.shell.config import load_config
 from fog_learning.methods import METHODS
-from fog_learning.methods.base import Headline
+from fog_learning.methods.base import LOSS, Headline
 from support.panels import DASHBOARDS, DEPLOY, load, metric_names, queries
 from support.prometheus import promtool
 
@@ -37,8 +37,9 @@ def test_the_dashboards_are_what_the_generator_writes():
 def test_a_headline_number_with_a_metric_of_its_own_has_a_panel_and_a_column(monkeypatch: pytest.MonkeyPatch):
     slow = Headline("delay", "delay of an answer", unit="s", better="less", metric="fog_job_round_seconds")
     fedavg = METHODS["fedavg"]
-    monkeypatch.setitem(METHODS._loaded, "fedavg", replace(fedavg, headline=(*fedavg.headline, slow)))
     module = generator()
+    assert fedavg.headline == module.HEADLINES
+    monkeypatch.setattr(module, "HEADLINES", module.headlines([fedavg, replace(fedavg, headline=(LOSS, Headline("pi", "pi"), slow))]))
     assert (*fedavg.headline, slow) == module.HEADLINES
     (panel,) = [panel for panel in module.job()["panels"] if panel["title"] == "Delay of an answer"]
     assert panel["fieldConfig"]["defaults"]["unit"] == "s" and panel["targets"][0]["expr"] == 'fog_job_round_seconds{job=~"$job"}'
