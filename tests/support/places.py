@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fog_common.facts import NodeFacts
-from fog_coordinator.placement.places import Place
+from fog_learning.costs.place import Place
 
 FACTS = {"bytes_s": "bandwidth_bytes_s", "memory_bytes": "memory_free_bytes"}
 """Figure of a place -> the fact that it comes from, where the names differ."""

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from fog_coordinator.placement import planner, simple
 from fog_coordinator.placement.free import FreeTask
-from fog_coordinator.placement.places import Place, described
+from fog_coordinator.placement.places import described
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
+from fog_learning.costs.place import Place
 from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods.base import Method
 

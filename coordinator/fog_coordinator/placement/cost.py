@@ -13,12 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Final
 
-from msgspec import Struct
-
 from fog_common.facts import Links
-from fog_coordinator.placement.places import USUAL_LINK, Place
 from fog_learning.costs.demands import Demands, Phase
-from fog_learning.job.sections import Placing, Prices
+from fog_learning.costs.objectives import OBJECTIVES, Cost
+from fog_learning.costs.place import USUAL_LINK, Place
+from fog_learning.job.sections import Placing
 
 CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
@@ -26,25 +25,9 @@ HANDLING_S: Final = 0.8e-3
 """Of a message in both its workers: frames, checksums, the inbox, the machine."""
 
 
-class Cost(Struct, frozen=True):
-    """Of one training step, a round's own costs shared by its steps."""
-
-    seconds: float
-    joules: float
-    bytes: float
-    parts: tuple[tuple[str, float], ...] = ()
-    """Seconds of each phase: ('front computes', 0.1), ('front to trunk', 0.02) …"""
-
-
 def value(cost: Cost, rules: Placing) -> float:
-    """What is to be as small as possible. Ties are broken by seconds, a little."""
-    weights = {
-        "latency": Prices(1.0, 0.0, 0.0),
-        "energy": Prices(1e-9, 1.0, 0.0),
-        "bytes": Prices(1e-9, 0.0, 1.0),
-        "weighted": rules.weights,
-    }[rules.objective]
-    return weights.latency * cost.seconds + weights.energy * cost.joules + weights.bytes * cost.bytes / 1e6
+    """What placement makes as small as possible, in the unit of the job's objective."""
+    return OBJECTIVES[rules.objective].price(cost, rules.weights)
 
 
 def links_of(places: Iterable[Place]) -> Links:

@@ -17,10 +17,11 @@ from fog_common.wire.api.states import OFFLINE, ONLINE, PLACED
 from fog_common.wire.messages import Profile, WorkerState
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.placement import planner
-from fog_coordinator.placement.places import Place, described
+from fog_coordinator.placement.places import described
 from fog_coordinator.state.jobs import Job, Refuser, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
+from fog_learning.costs.place import Place
 from fog_learning.job.sections import JobFile, Placing, Where
 from fog_learning.methods.base import Method
 

@@ -18,7 +18,7 @@ TIERS: Final[dict[str, int]] = {
     "common/fog_common/wire/topics.py": 3,
     "learning/fog_learning/job/sections.py": 3,
     "agent/fog_agent/config.py": 1,
-    "coordinator/fog_coordinator/placement/places.py": 1,
+    "learning/fog_learning/costs/place.py": 1,
     "coordinator/fog_coordinator/placement/tree.py": 1,
     "sim/fog_sim/links.py": 3,
     "sim/fog_sim/shape.py": 2,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fog_common.bus.base import BusEvent, Received
 from fog_common.facts import Links, NodeLink
-from fog_coordinator.placement.places import USUAL_LINK
+from fog_learning.costs.place import USUAL_LINK
 from fog_sim.kernel import Kernel
 from fog_sim.links import PRESETS, LinkModel
 from fog_sim.network import Connection, Port, SimBroker

@@ -6,8 +6,8 @@ import pytest
 
 from fog_common.facts import Link
 from fog_coordinator.placement.cost import CHUNK_BYTES, HANDLING_S, links_of, step_cost, transfer_s
-from fog_coordinator.placement.places import Place
 from fog_learning.costs.demands import Demands, Phase
+from fog_learning.costs.place import Place
 from support.places import altered, place
 
 SLOW = place("slow", flops=1e9, op_s=0.001, rtt_s=0.01, bytes_s=1e6, byte_j=1e-6)
