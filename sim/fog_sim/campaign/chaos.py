@@ -116,7 +116,7 @@ class Played(Struct, frozen=True):
     """Last stimuli of the coordinator and of the hosts, if there was a violation."""
 
 
-class Look:
+class Inspector:
     """What is seen while a job runs: the most that a host held, which updates were made durable and when, which rounds were shown as closed, and
     which invariants were broken."""
 
@@ -172,7 +172,7 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
 
     world = Simulation(scenario.nodes, scenario.fleet, backend, seed=seed)
     name = world.submit(scenario.job)
-    look = Look(world, name, scenario.max_bytes)
+    look = Inspector(world, name, scenario.max_bytes)
     began = world.kernel.now
     world.inject(schedule)
     status = world.run(name, LIMIT_S, look.second)

@@ -92,7 +92,7 @@ def test_every_kind_of_fault_is_played_alone():
 def test_a_coordinator_with_an_unsound_state_is_a_violation_and_its_stimuli_are_told():
     world = Simulation(3, chaos.SLOW, standin_backend)
     job = world.submit(SHORT.job)
-    look = chaos.Look(world, job, SHORT.max_bytes)
+    look = chaos.Inspector(world, job, SHORT.max_bytes)
     world.kernel.run(world.kernel.now + 3.0)
     look.second()
     assert not look.unsound
