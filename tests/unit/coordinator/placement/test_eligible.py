@@ -93,6 +93,16 @@ def check_every_move(world: World, job: str, before: dict[str, str]) -> dict[str
     return after
 
 
+@pytest.mark.parametrize("method", ["fedavg", "fog"], ids=["with prices", "without"])
+def test_a_cloud_node_without_room_is_passed_over(method: str):
+    things = [StandIn(f"pi-{i}", "thing") for i in (1, 2)]
+    world = World(Small("cloud-1", "cloud", "cloud", free=300_000_000), Small("fog-1", "fog", "hall", free=1 << 30), *things)
+    world.run(1.0)
+    world.submit(method={"name": method}, resources={"memory_mb": 400}, nodes={"select": {"tier": ["thing"]}})
+    world.run(3.0)
+    assert world.live()["server"] == "fog-1"
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("method", ["fedavg", "fog"])
 def test_admission_drain_and_recovery_never_pick_a_node_with_a_refusal(seed: int, method: str):
