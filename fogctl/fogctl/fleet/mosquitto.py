@@ -82,11 +82,11 @@ listener {port} {host}
 allow_anonymous false
 password_file {password_path}
 acl_file {acl_path}
-# Nothing must survive a restart: who is there announces itself again, what was on its way is repaired end to end.
+# No state needs to survive a restart: nodes announce themselves again, and messages on their way are repaired end to end.
 persistence false
-# Chunks are at most 256 KiB and control messages 1 MB; whatever is larger is not ours.
+# Chunks are at most 256 KiB and control messages 1 MB; foglearn sends no larger packets.
 max_packet_size 2000000
-# What is held for one subscriber that reads slowly; senders keep all that is under way to it below this.
+# Messages held for one subscriber that reads slowly; senders keep fewer than this on their way to it.
 max_queued_messages 1000
 set_tcp_nodelay true
 log_dest stderr
@@ -123,12 +123,12 @@ def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
     sent = [topic.filter(fleet=fleet, sender="%u") for topic in (topics.D2D, topics.TO, topics.CAST)]
     inbox = [topic.filter(fleet=fleet, node="%u") for topic in (topics.D2D, topics.TO)]
     lines = [
-        "# Everybody: write as oneself only, read one's own inbox.",
+        "# All users: write only as oneself, read one's own inbox.",
         *(f"pattern write {topic}" for topic in sent),
         *(f"pattern read {topic}" for topic in inbox),
         f"pattern readwrite {topics.PRESENCE.at(fleet=fleet, node='%u')}",
         "",
-        "# Sees who is there, hears the operators.",
+        "# The coordinator: reads presence and the requests of operators.",
         "user coordinator",
         f"topic read {topics.PRESENCE.filter(fleet=fleet)}",
         f"topic read {topics.REQUEST.filter(fleet=fleet)}",
@@ -138,7 +138,7 @@ def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
     for operator in operators:
         lines += [
             "",
-            "# May ask the coordinator for things.",
+            "# An operator: may send requests to the coordinator.",
             f"user {operator}",
             f"topic write {topics.REQUEST.filter(fleet=fleet, sender=operator)}",
         ]

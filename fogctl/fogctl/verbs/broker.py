@@ -163,7 +163,7 @@ def _instructions(written: dict[str, Any]) -> list[str]:
         if member["kind"] == "operator":
             lines += [
                 "",
-                f"# who submits jobs ({member['name']})",
+                f"# operator {member['name']}, who submits jobs",
                 f"mkdir -p ~/.config/foglearn && cp {files[member['name']]} ~/.config/foglearn/fogctl.yaml",
             ]
             lines += ["fogctl doctor"]

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
             out.write_text((draw.svg if out.suffix == ".svg" else draw.dot)(body.nodes, title), encoding="utf-8")
             session.out.result({**shown(body), "file": str(out)}, [f"{title}: {len(body.nodes)} entries drawn in {out}"])
         else:
-            session.out.result(body, draw.text(body.nodes) or ["no node matches; `fogctl node list` shows who is there"])
+            session.out.result(body, draw.text(body.nodes) or ["no node matches; `fogctl node list` shows all nodes"])
 
 
 def _asked(job: str | None) -> ReadTree:
