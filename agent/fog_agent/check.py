@@ -16,6 +16,7 @@ from fog_agent.node.state import StateDir
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
 from fog_common.energy.meter import Meter
+from fog_common.energy.sensors import SENSORS
 from fog_common.errors import ConfigError, FogError, Refused, Unreachable
 from fog_common.program import envelope
 from fog_common.wire import topics
@@ -32,7 +33,7 @@ def check(config: AgentConfig, as_json: bool = False) -> int:
         ("datasets", _datasets),
         ("weights", _weights),
         ("workers", _workers),
-        ("energy", _energy),
+        ("energy", energy_source),
         ("broker", _broker),
     ):
         try:
@@ -94,9 +95,10 @@ def _workers(config: AgentConfig) -> str:
     return f"{config.max_workers} at a time, backend {config.backend}"
 
 
-def _energy(config: AgentConfig) -> str:
+def energy_source(config: AgentConfig) -> str:
+    """Like `Meter.source`, 'unknown' without one. ConfigError if this machine lacks the configured sensor."""
     source = Meter(config.energy).source
-    if config.energy.reader not in {"auto", "model", "none"} and config.energy.reader not in source:
+    if config.energy.reader in SENSORS and config.energy.reader not in source:
         raise ConfigError(
             f"energy.reader: this machine has no readable {config.energy.reader}; use auto or model, or give this user the right to read it"
         )

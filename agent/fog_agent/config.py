@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from fog_common.bus.base import BrokerConfig
 from fog_common.config import load
 from fog_common.energy.model import EnergyConfig
+from fog_common.energy.sensors import check_reader
 
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -88,6 +89,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("metrics_port: there is nothing to serve with `metrics: off`; leave one of them out")
         if self.spawner and self.worker_command:
             raise ValueError("worker_command: cannot be combined with `spawner`, which forks its own workers")
+        check_reader(self.energy.reader)
 
 
 def load_config(path: str | Path) -> AgentConfig:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from fog_agent.config import AgentConfig
-from fog_common.energy.readers import battery_folder
+from fog_common.energy.battery import battery_folder
 from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import Profile
 

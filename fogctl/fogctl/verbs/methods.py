@@ -30,13 +30,12 @@ def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", h
     """One method: its roles, and the keys of its section in the job file."""
     import msgspec
 
-    from fog_common.config import suggest
     from fog_common.errors import ConfigError
     from fog_learning.methods import METHODS
 
     session.allow_methods()
     if name not in METHODS:
-        raise ConfigError(f"{name!r}: {suggest(name, list(METHODS), 'method')}")
+        raise ConfigError(METHODS.refusal(name))
     method = METHODS[name]
     keys = _keys(method.plan)
     roles = [{"name": role.name, "bound": role.bound, "stateful": role.stateful, "talks_to": list(role.talks_to)} for role in method.roles]

@@ -10,12 +10,14 @@ import typer
 
 from fog_common.wire.api.plans import DryRun, PlannedTask
 from fog_common.wire.api.verbs import PlanJob
+from fog_learning.costs.objectives import OBJECTIVES
 from fogctl.session import Session, command
 from fogctl.show.output import aligned, duration, size, step_time
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "plan")(plan)
+    rows = "; ".join(f"{row.name}: {row.help}" for row in OBJECTIVES.values())
+    command(app, "plan", epilog=f"What `placement.objective` of the job makes small: {rows}.")(plan)
 
 
 def plan(session: Session, file: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")]) -> None:

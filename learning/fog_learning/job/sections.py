@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from fog_common.errors import ConfigError
 from fog_common.ids import Id
+from fog_learning.costs.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Prices
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -124,17 +125,6 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
-class Prices(Struct, frozen=True, forbid_unknown_fields=True):
-    """objective: weighted: prices of a training step's seconds, joules and megabytes."""
-
-    latency: NotNegative = 1.0
-    """Price per second."""
-    energy: NotNegative = 0.0
-    """Price per joule of all nodes that take part."""
-    bytes: NotNegative = 0.0
-    """Price per megabyte on the network."""
-
-
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
     """Nodes that may take a task: they fulfil all conditions, even in a recovery."""
 
@@ -155,12 +145,17 @@ class Placing(Where, frozen=True, forbid_unknown_fields=True):
 
     roles: dict[Id, Where] = {}
     """role -> conditions for its tasks, which replace the conditions for all."""
-    objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
+    objective: str = DEFAULT_OBJECTIVE
+    """A row of `OBJECTIVES` in `fog_learning.costs.objectives`."""
     weights: Prices = Prices()
     margin: Annotated[float, Meta(ge=0, le=10)] = 0.2
     """A running task moves only to a place that is better by this fraction of its present cost, for hold_s."""
     hold_s: NotNegative = 60.0
     """Seconds for which a better place must stay better before a task moves there."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
 
     def of(self, role: str) -> Where:
         """Conditions for the tasks of a role."""
@@ -223,8 +218,9 @@ def check(job: JobFile) -> None:
         table = getattr(job, section)
         if "name" not in table and not (section == "model" and "import" in table):
             raise ConfigError(f"{section}: key 'name' is missing; `fogctl {section}s` lists what there is")
-    if job.placement is not None and job.placement.objective != "weighted" and job.placement.weights != Prices():
-        raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: weighted, or remove the weights")
+    if job.placement is not None and not OBJECTIVES[job.placement.objective].weighs and job.placement.weights != Prices():
+        weighing = " or ".join(name for name, row in OBJECTIVES.items() if row.weighs)
+        raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: {weighing}, or remove the weights")
     if job.data.local and job.data.partition != Partition():
         raise ConfigError("data.partition: nodes that own their data (data.local: true) have nothing to partition; remove the section")
     if job.nodes.select.names and job.nodes.count is not None and job.nodes.count > len(job.nodes.select.names):

@@ -8,6 +8,7 @@ process (`methods: [NAME, ...]` of agent, coordinator and fogctl). A job only na
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Final, get_args
@@ -44,6 +45,22 @@ class Methods(Mapping[str, Method]):
                 raise ConfigError(f"methods: {name!r} {lack} (entry points of the group {GROUP})")
             self._targets[name] = targets.pop()
 
+    @contextmanager
+    def allowed(self, names: Iterable[str]) -> Iterator[None]:
+        """As `allow`, until the block ends: then the process may load the same methods as before, whatever was allowed inside."""
+        before = dict(self._targets)
+        try:
+            self.allow(names)
+            yield
+        finally:
+            self._targets = before
+            self._loaded = {name: method for name, method in self._loaded.items() if name in before}
+
+    def refusal(self, name: str) -> str:
+        """Why a name that is not allowed is refused, and what to do: one line."""
+        configure = "`methods:` in the configuration of agents, coordinator and fogctl allows those of installed packages"
+        return f"{name!r}: {config.suggest(name, list(self), 'method')}; {configure}"
+
     def __getitem__(self, name: str) -> Method:
         if name not in self._loaded:
             module, _, attribute = self._targets[name].partition(":")
@@ -74,7 +91,7 @@ def method_of(job: JobFile) -> Method:
     if not isinstance(name, str):
         raise ConfigError(f"method.name: expected one of {', '.join(METHODS)}, got {'nothing' if name is None else repr(name)}")
     if name not in METHODS:
-        raise ConfigError(f"method.name: {name!r}: {config.suggest(name, list(METHODS), 'method')}")
+        raise ConfigError(f"method.name: {METHODS.refusal(name)}")
     return METHODS[name]
 
 

@@ -36,10 +36,14 @@ class Headline(Struct, frozen=True):
     unit: str = ""
     """Base unit (s, J, B); '' for a ratio or a plain number."""
     better: Literal["more", "less"] = "more"
+    most: float | None = None
+    """The largest value that is possible; None: no limit."""
+    metric: str = ""
+    """A gauge of `fog_common.telemetry.metrics`, by job, that has the number too; '' = `fog_job_headline` alone has it."""
 
 
-ACCURACY: Final = Headline("accuracy", "accuracy on held-out data")
-LOSS: Final = Headline("loss", "training loss", better="less")
+ACCURACY: Final = Headline("accuracy", "accuracy on held-out data", most=1.0, metric="fog_job_accuracy")
+LOSS: Final = Headline("loss", "training loss", better="less", metric="fog_job_loss")
 
 
 class Role(Struct, frozen=True):

@@ -17,7 +17,7 @@ from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
 from fog_coordinator.reading.exporter import LINGER_S, Exporter
 from fog_coordinator.state.rules import Rules
-from fog_learning.methods.base import Headline
+from fog_learning.methods.base import ACCURACY, LOSS, Headline
 from support.reports import GAUGES, MeasuringNode, beat, profile
 from support.stand_ins import World
 
@@ -60,7 +60,7 @@ def judged(world: World, *numbers: Headline) -> None:
     entry.history.rounds[record.round] = replace(item, record=record)
 
 
-MEASURED = (Headline("accuracy", "accuracy on held-out data"), Headline("loss", "training loss", better="less"))
+MEASURED = (ACCURACY, LOSS)
 
 # -- all of the list -----------------------------------------------------------------------
 
