@@ -46,7 +46,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -n auto -m "not slow and not thorough" tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not thorough" tests/unit $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/unit $(ARGS)

@@ -1,4 +1,4 @@
-"""`fog-agent run | check | install`: the only place of the agent that builds objects. argparse, because the daemon stays light."""
+"""`fog-agent run | check | install`: the only place of the agent that builds objects. Uses argparse to keep the daemon small."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from fog_common.wire.messages import Presence
 
 
 def run(config: AgentConfig) -> int:
-    """The daemon, until SIGTERM."""
+    """Run the daemon until SIGTERM; returns its exit code."""
     log_to_stderr(config.log_level, f"agent {config.node}")
     from fog_common.bus.mqtt import MqttBus
 
     inbox: Inbox[Item] = Inbox()
-    stop_on_signals(inbox.put)  # before anything starts that would be left behind
+    stop_on_signals(inbox.put)  # before any process starts that a signal would leave behind
     state = StateDir(state_dir(config))
     sets = datasets(config)
     meter = Meter(config.energy)

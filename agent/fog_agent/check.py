@@ -1,4 +1,4 @@
-"""`fog-agent check`: everything that can be found wrong before the daemon runs, in one go."""
+"""`fog-agent check`: all checks that are possible before the daemon runs, in one go."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fog_agent.node.state import StateDir
 from fog_common.bus.base import BusEvent, Connected, Disconnected
 from fog_common.bus.mqtt import MqttBus
 from fog_common.energy.meter import Meter
+from fog_common.energy.sensors import SENSORS
 from fog_common.errors import ConfigError, FogError, Refused, Unreachable
 from fog_common.program import envelope
 from fog_common.wire import topics
@@ -24,26 +25,26 @@ CONNECT_S: Final = 10.0
 
 
 def check(config: AgentConfig, as_json: bool = False) -> int:
-    """Prints what was found. 0, or the exit code of the first problem (2 configuration, 3 broker, 4 refused)."""
-    found: dict[str, Any] = {"node": config.node, "tier": config.tier, "site": config.site}
+    """Print the results; returns 0, or the exit code of the first problem (2 configuration, 3 broker, 4 refused)."""
+    results: dict[str, Any] = {"node": config.node, "tier": config.tier, "site": config.site}
     problems: list[FogError] = []
     for name, look in (
         ("state_dir", _folder),
         ("datasets", _datasets),
         ("weights", _weights),
         ("workers", _workers),
-        ("energy", _energy),
+        ("energy", energy_source),
         ("broker", _broker),
     ):
         try:
-            found[name] = look(config)
+            results[name] = look(config)
         except FogError as error:
             problems.append(error)
     if as_json:
         worst = type(problems[0])("; ".join(map(str, problems))) if problems else None
-        print(envelope.failed(worst, worst.exit_code) if worst else envelope.ok(found))  # noqa: T201
+        print(envelope.failed(worst, worst.exit_code) if worst else envelope.ok(results))  # noqa: T201
     else:
-        for key, value in found.items():
+        for key, value in results.items():
             print(f"{key:<10} {', '.join(value) or 'none' if isinstance(value, list) else value}")  # noqa: T201
         for problem in problems:
             os.write(2, f"fog-agent: {problem}\n".encode())
@@ -54,7 +55,7 @@ def _folder(config: AgentConfig) -> str:
     folder = state_dir(config)
     try:
         StateDir(folder).close()
-    except Refused as error:  # the daemon that is to be checked runs
+    except Refused as error:  # the daemon of this configuration runs
         return str(error).partition(";")[0]
     free = probes.disk_free_bytes(folder)
     return f"{folder}, free space unknown" if free is None else f"{folder}, {free / 1e9:.1f} GB free"
@@ -94,9 +95,10 @@ def _workers(config: AgentConfig) -> str:
     return f"{config.max_workers} at a time, backend {config.backend}"
 
 
-def _energy(config: AgentConfig) -> str:
+def energy_source(config: AgentConfig) -> str:
+    """Like `Meter.source`, 'unknown' without one. ConfigError if this machine lacks the configured sensor."""
     source = Meter(config.energy).source
-    if config.energy.reader not in {"auto", "model", "none"} and config.energy.reader not in source:
+    if config.energy.reader in SENSORS and config.energy.reader not in source:
         raise ConfigError(
             f"energy.reader: this machine has no readable {config.energy.reader}; use auto or model, or give this user the right to read it"
         )
@@ -104,7 +106,7 @@ def _energy(config: AgentConfig) -> str:
 
 
 def _broker(config: AgentConfig) -> str:
-    """Connect as this node and subscribe to its own inbox: name, password and access list are checked with it."""
+    """Connect as this node and subscribe to its own inbox, which checks name, password and access list."""
     events: queue.SimpleQueue[BusEvent] = queue.SimpleQueue()
     bus = MqttBus(config.broker, f"{config.node}_check", events.put)
     bus.subscribe(*topics.inbox_filters(config.fleet, config.site, config.node, topics.CONTROL), qos=1)

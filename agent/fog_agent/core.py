@@ -1,6 +1,6 @@
-"""The agent as a pure state machine: what it heard goes in, what is to be done comes out. The daemon and the simulator run it.
+"""The agent as a pure state machine: events in, effects out. The daemon and the simulator run it.
 
-Level-triggered: the coordinator's `Desired` says which jobs run here, the `Supervisor` converges; the `Herald` knows when to speak.
+Level-triggered: the coordinator's `Desired` names the jobs of this node, the `Supervisor` converges; the `Herald` times the messages.
 Only messages that the user `coordinator` published are obeyed. Workers go on while the broker is away.
 """
 
@@ -20,7 +20,7 @@ from fog_common.wire.messages import Announce, Control, Desired, Goodbye, Heartb
 
 
 class Sample(Struct, frozen=True):
-    """The shell's last measurements; passed on with every heartbeat. Unknown is absent."""
+    """The shell's last measurements, sent with every heartbeat. An unknown figure is absent."""
 
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
@@ -42,7 +42,7 @@ class AgentCore:
     ) -> None:
         self.node, self.nonce, self.profile = node, nonce, profile
         self.rejected = 0
-        """Messages that were not the coordinator's to send."""
+        """Number of messages whose sender was not the coordinator."""
         self.sample = Sample()
         self._effects: list[Effect] = []
         random = Random(seed)
@@ -63,7 +63,7 @@ class AgentCore:
         return effects
 
     def next_timer(self) -> float | None:
-        """When on_timer wants to be called; None: only another event can change anything."""
+        """Time at which on_timer() is due; None without a timer."""
         if self.exited:
             return None
         times = (self._supervisor.next_timer(self.connected), self._herald.next_timer())
@@ -76,7 +76,7 @@ class AgentCore:
 
     @property
     def incarnations(self) -> dict[str, int]:
-        """job -> highest incarnation that was ever started here."""
+        """job -> highest incarnation ever started here."""
         return self._supervisor.incarnations
 
     @property
@@ -93,7 +93,7 @@ class AgentCore:
 
     @property
     def rtt_s(self) -> float | None:
-        """Seconds to the broker and back, as last measured."""
+        """Seconds of the last measured round trip to the broker; None before the first."""
         return self._probe.rtt_s
 
     # -- in ----------------------------------------------------------------------------------
@@ -102,12 +102,12 @@ class AgentCore:
         self._herald.on_connected(now)
 
     def on_disconnected(self, now: float, why: str = "") -> None:
-        """Workers go on; a drain goes on waiting for the broker, up to its limit."""
+        """The connection is lost: workers go on, and a drain waits for the broker, up to its limit."""
         self._herald.on_disconnected()
         self._supervisor.on_disconnected()
 
     def on_message(self, message: Control, sender: str, now: float) -> None:
-        """sender: the topic's, which the broker's ACL vouches for."""
+        """sender: user in the topic, which the broker's access list guarantees."""
         if isinstance(message, Presence):
             if sender == self.node and message.node == self.node:
                 self._own_presence(message, now)
@@ -126,7 +126,7 @@ class AgentCore:
             self._learn(now, flops=state.gauges.get("flops_per_second"), op_s=state.gauges.get("op_overhead_seconds"))
 
     def on_worker_exited(self, job: str, incarnation: int, code: int, now: float, hint: str = "") -> None:
-        """code: exit status, or minus the signal that killed it. hint: what else is known (last line of its log, out of memory)."""
+        """code: exit status, or minus the signal. hint: more, for a person (last line of the log, out of memory)."""
         self._supervisor.on_exited(job, incarnation, code, now, hint)
 
     def on_memory(self, used_bytes: dict[str, int], now: float) -> None:
@@ -137,7 +137,7 @@ class AgentCore:
         self.sample = sample
 
     def on_profile(self, profile: Profile) -> None:
-        """Measured anew; goes out with the next announcement."""
+        """Take a new profile, which goes out with the next announcement; figures that it lacks stay."""
         old = self.profile
         self.profile = replace(
             profile,
@@ -147,7 +147,7 @@ class AgentCore:
         )
 
     def _learn(self, now: float, **figures: float | None) -> None:
-        """Figures of the profile; announced if they are new or differ by a tenth."""
+        """Take figures into the profile, and announce those that are new or differ by a tenth."""
         news = {}
         for name, figure in figures.items():
             known = getattr(self.profile, name)
@@ -159,9 +159,9 @@ class AgentCore:
                 self._herald.announce_by(now + COALESCE_S)
 
     def on_stop(self, now: float) -> None:
-        """SIGTERM: say goodbye, let the coordinator move the tasks, then end. A second one ends at once.
+        """On SIGTERM send a Goodbye, let the coordinator move the tasks, then end. A second SIGTERM ends at once.
 
-        While the broker is away, it may come back within the limit; the goodbye goes out with the announcement.
+        A broker that is away may come back within the limit; the Goodbye then goes out with the announcement.
         """
         supervisor = self._supervisor
         if supervisor.draining:
@@ -189,14 +189,14 @@ class AgentCore:
 
     def _apply(self, desired: Desired, now: float) -> None:
         if desired.nonce in self._superseded or (desired.nonce == self._coordinator and desired.number < self._desired):
-            return  # of a former coordinator process, or overtaken
+            return  # from a former coordinator process, or older than the last one
         if desired.nonce != self._coordinator:
             if self._coordinator:
                 self._superseded = (*self._superseded[-7:], self._coordinator)
             self._coordinator = desired.nonce
         news = desired.number != self._desired
         self._desired = desired.number
-        wanted = {job.job: job for job in desired.jobs if is_id(job.job)}  # an id becomes a file name here
+        wanted = {job.job: job for job in desired.jobs if is_id(job.job)}  # the id becomes a file name
         if self.draining and (desired.release or not wanted):
             self._supervisor.leave(now, "released")
         news |= self._supervisor.on_desired(wanted, now)
@@ -218,7 +218,7 @@ class AgentCore:
 
     def _beat(self, now: float) -> None:
         last = self._supervisor.take_last_words()
-        self._herald.beaten(now, again=bool(last))  # the next one says that those workers are gone
+        self._herald.beaten(now, again=bool(last))  # the next heartbeat reports that these workers are gone
         gauges, counters = dict(self.sample.gauges), dict(self.sample.counters)
         if self.rtt_s is not None:
             gauges["rtt_seconds"] = self.rtt_s

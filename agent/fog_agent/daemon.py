@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from fog_agent import effects as do
 from fog_agent.config import AgentConfig
@@ -20,6 +20,7 @@ from fog_common.program.inbox import Inbox, StopAsked
 from fog_common.program.notify import Pulse, notify
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Control, Heartbeat, Presence, Profile
+from fog_common.wire.parts import ControlCodec
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Daemon:
         self._presence_topic = topics.PRESENCE.at(fleet=config.fleet, node=config.node)
         self._outbox_topic = topics.to_coordinator(config.fleet, config.node)
         self._own_topic = topics.inbox(config.fleet, config.site, config.node, config.node, config.site, topics.CONTROL)
+        self._codec = ControlCodec(core.nonce)
         self._left = False
         self._sample_at = self._sampled_at = 0.0
         self._pulse = Pulse()
@@ -88,7 +90,8 @@ class Daemon:
 
     def _handle(self, item: Item, now: float) -> None:
         match item:
-            case Connected(_, refused):
+            case Connected(max_payload, refused):
+                self._codec.connected(max_payload)
                 log.info("connected broker=%s:%d", self._config.broker.host, self._config.broker.port)
                 if refused:
                     log.error("this node hears nothing of the coordinator: the broker refuses %s; correct its access list", ", ".join(refused))
@@ -113,12 +116,14 @@ class Daemon:
         self._gauges.count("ctl_received_bytes", len(payload))
         try:
             route = topics.parse(topic)
-            message = messages.decode(payload) if payload else None  # an empty retained message: someone cleared the topic
+            message = self._codec.message(route.sender, route.kind, payload) if payload else None
         except WireError as error:
             self._gauges.count(f"rejected_{error.reason}")
             log.warning("message rejected topic=%s reason=%s", topic[:120], error)
             return
-        if message is None or (retain and isinstance(message, Presence) and message.online):
+        if message is None:  # part of a longer one, or an empty retained message: someone cleared the topic
+            return
+        if retain and isinstance(message, Presence) and message.online:
             return  # what the broker remembers of our own past is no news, unless it says that we are gone
         self._core.on_message(message, route.sender, now)
 
@@ -189,10 +194,9 @@ class Daemon:
         return ""
 
     def _publish(self, topic: str, message: Control, qos: int, retain: bool = False) -> None:
-        payload: Any = messages.encode(message)
         try:
-            self._bus.publish(topic, payload, qos=qos, retain=retain)
+            for payload in self._codec.payloads(message):
+                self._bus.publish(topic, payload, qos=qos, retain=retain)
+                self._gauges.count("ctl_sent_bytes", len(payload))
         except WireError as error:
             log.error("message not sent kind=%s error=%s", type(message).__name__, error)
-        else:
-            self._gauges.count("ctl_sent_bytes", len(payload))

@@ -1,4 +1,4 @@
-"""What the agent's core wants done: values, performed in order by the daemon or the simulator."""
+"""Effects of the agent's core, performed in order by the daemon or the simulator."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from fog_common.wire.messages import Control, DesiredJob, Presence, Probe
 
 
 class SaveIncarnation(Struct, frozen=True, tag=True):
-    """Durable before the next effect."""
+    """Make a job's incarnation durable before the next effect."""
 
     job: str
     incarnation: int
 
 
 class StartWorker(Struct, frozen=True, tag=True):
-    """Ends, whatever happens, as on_worker_exited(job, incarnation, …)."""
+    """Start a worker; its end, or the failed start, comes as on_worker_exited(job, incarnation, …)."""
 
     job: str
     incarnation: int
 
 
 class AssignWorker(Struct, frozen=True, tag=True):
+    """Give a worker the job as the coordinator wants it on this node."""
+
     job: str
     desired: DesiredJob
 
 
 class StopWorker(Struct, frozen=True, tag=True):
-    """Ask it to end."""
+    """Ask a worker to end."""
 
     job: str
 
 
 class KillWorker(Struct, frozen=True, tag=True):
-    """It did not end in time, or takes more memory than allowed."""
+    """Kill a worker that did not end in time, or takes more memory than allowed."""
 
     job: str
 
 
 class Forget(Struct, frozen=True, tag=True):
-    """Nobody wants this job any more: its Saves, blobs, log and incarnation may go."""
+    """Remove the Saves, blobs, log and incarnation of a job that the coordinator does not name any more."""
 
     job: str
 
@@ -51,13 +53,13 @@ class Speak(Struct, frozen=True, tag=True):
 
 
 class ShowPresence(Struct, frozen=True, tag=True):
-    """Publish retained on the node's presence topic."""
+    """Publish the presence, retained, on the node's topic."""
 
     presence: Presence
 
 
 class ProbeLink(Struct, frozen=True, tag=True):
-    """Publish to our own inbox: how long it takes tells the link's rate."""
+    """Publish a probe to this node's own inbox, to measure the link's rate."""
 
     probe: Probe
 
@@ -70,7 +72,7 @@ class Say(Struct, frozen=True, tag=True):
 
 
 class Exit(Struct, frozen=True, tag=True):
-    """All workers are gone; leave in order."""
+    """End the daemon in order; all workers are gone."""
 
 
 Effect = SaveIncarnation | StartWorker | AssignWorker | StopWorker | KillWorker | Forget | Speak | ShowPresence | ProbeLink | Say | Exit

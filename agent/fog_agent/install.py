@@ -1,4 +1,4 @@
-"""`fog-agent install`: the systemd unit, its drop-ins and the configuration to their places. Everything is checked before anything is written."""
+"""`fog-agent install` writes the systemd unit, its drop-ins and the configuration to their places, after all checks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ UNIT: Final = "fog-agent.service"
 ETC: Final = Path("etc/foglearn")
 SYSTEMD: Final = Path("etc/systemd/system")
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
-"""What ProtectHome and PrivateTmp keep from the service."""
+"""Folders that ProtectHome and PrivateTmp hide from the service."""
 
 
 def install(config_path: Path, prefix: Path = Path("/"), start: bool = True, show: bool = False) -> int:
-    """0; ConfigError for what would not run as a service, Refused without the right to write."""
+    """Install, or only print the files (`show`); returns 0. ConfigError for a configuration that cannot run as a service, Refused without
+    the right to write."""
     config = load_config(config_path)
     files = planned(config, config_path, prefix)
     if show:
@@ -39,7 +40,7 @@ def install(config_path: Path, prefix: Path = Path("/"), start: bool = True, sho
 
 
 def planned(config: AgentConfig, config_path: Path, prefix: Path = Path("/")) -> dict[Path, str]:
-    """Path below the prefix -> content."""
+    """Path below the prefix -> content of each file. ConfigError for a configuration that cannot run as a service."""
     if config.state_dir:
         raise ConfigError(f"{config_path}: state_dir: leave it out for a service, systemd gives it /var/lib/foglearn-agent")
     if config.spawner:
@@ -63,13 +64,13 @@ def planned(config: AgentConfig, config_path: Path, prefix: Path = Path("/")) ->
 
 
 def boards(root: Path = Path("/")) -> list[str]:
-    """Which drop-ins for devices this machine needs."""
+    """Names of the drop-ins for devices of this machine."""
     devices = {"pi": "dev/vcio", "nvidia": "dev/nvidiactl"}
     return [board for board, device in devices.items() if (root / device).exists()]
 
 
 def units_folder() -> Path:
-    """Where the units came with this installation: share/foglearn/systemd of the environment, or the source tree."""
+    """Folder of the units: share/foglearn/systemd of the environment, or the source tree. ConfigError without them."""
     for folder in (Path(sys.prefix) / "share/foglearn/systemd", Path(__file__).parents[2] / "systemd"):
         if (folder / UNIT).is_file():
             return folder

@@ -1,4 +1,4 @@
-"""When this node speaks: announcements, heartbeats, its retained presence, and the round trip to the broker. Pure."""
+"""Timing of this node's announcements, heartbeats and retained presence, and the measurement of its link to the broker. Pure."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ COALESCE_S: Final = 0.05
 REFRESH_S: Final = 60.0
 """Seconds between publications of the presence; its echo also measures the round trip to the broker."""
 PROBE_AGAIN_S: Final = 3600.0
+"""Seconds between two measurements of the link's rate."""
 PROBE_FINE_S: Final = 0.004
-"""A probe that takes less is repeated with more bytes."""
+"""A probe whose bytes take less than this is repeated with more bytes."""
 PROBE_MOST: Final = 256 * 1024
+"""Bytes of the largest probe."""
 PROBE_LEAST_S: Final = 0.0005
+"""Shortest time that a probe's bytes are assumed to take."""
 PROBE_EMPTY: Final = 64
+"""Bytes of a probe of the round trip."""
 MOST_TRIPS: Final = 8
-"""Round trips that are remembered."""
+"""Number of round trips that are remembered."""
 
 
 class Herald:
-    """Timers of one node's messages to the coordinator; the core says what stands in them."""
+    """Timers of one node's messages to the coordinator; the core fills the messages."""
 
     def __init__(self, node: str, nonce: str, site: str, heartbeat_s: float, random: Random, effects: list[Effect]) -> None:
-        """heartbeat_s: seconds between heartbeats. effects: where wishes go."""
+        """heartbeat_s: seconds between heartbeats. effects: list to which effects are appended."""
         self.node, self.nonce, self.site = node, nonce, site
         self.connected = False
         self.met = False
-        """Was connected at least once."""
+        """The node was connected at least once."""
         self._heartbeat_s, self._random, self._effects = heartbeat_s, random, effects
         self._announce_at: float | None = None
         self._beat_at: float | None = None
@@ -43,7 +47,7 @@ class Herald:
         return min((time for time in times if time is not None), default=None)
 
     def on_connected(self, now: float) -> None:
-        """Announce soon: at once after the start, jittered after a loss, so that a fleet does not come back in step."""
+        """Announce soon: at once after the start, jittered after a loss, so that a fleet does not announce all at once."""
         self.connected = True
         spread = min(2.0, self._heartbeat_s / 2) if self.met else 0.05
         self.met = True
@@ -54,8 +58,8 @@ class Herald:
         self._announce_at = self._beat_at = self._refresh_at = self._asked_at = None
 
     def on_presence(self, presence: Presence, now: float, leaving: bool) -> float | None:
-        """This node's own presence, as the broker passes it on. Seconds of the round trip, if it is the echo of the last one shown."""
-        if not presence.online:  # a stale will, of this connection or of the process before: this node is here
+        """Take this node's own presence from the broker. Returns the seconds of the round trip, if it echoes the last one shown."""
+        if not presence.online:  # a stale will, of this connection or of an earlier process
             if self.connected and not leaving:
                 self.announce_by(now + self._random.uniform(0.2, 1.0))
         elif presence.nonce == self.nonce and self._asked_at is not None:
@@ -78,22 +82,22 @@ class Herald:
             self._beat_at = when if self._beat_at is None else min(self._beat_at, when)
 
     def changed(self, now: float) -> None:
-        """A heartbeat soon, together with what else changes until then."""
+        """Send a heartbeat soon, with all changes until then."""
         self.beat_by(now + COALESCE_S)
 
     def announces(self, now: float) -> bool:
-        """True if an announcement is due now; it is taken as made."""
+        """Whether an announcement is due now; it counts as made."""
         due = self.connected and self._announce_at is not None and now >= self._announce_at
         if due:
             self._announce_at = None
         return due
 
     def refreshes(self, now: float) -> bool:
-        """True if the presence is to be shown again now."""
+        """Whether the presence is due to be shown again."""
         return self.connected and self._refresh_at is not None and now >= self._refresh_at
 
     def beats(self, now: float) -> bool:
-        """True if a heartbeat is due now."""
+        """Whether a heartbeat is due now."""
         return self.connected and self._beat_at is not None and now >= self._beat_at
 
     def show(self, now: float) -> None:
@@ -102,7 +106,7 @@ class Herald:
         self._refresh_at = now + REFRESH_S * self._random.uniform(0.9, 1.1)
 
     def beaten(self, now: float, again: bool) -> None:
-        """A heartbeat leaves; the next one follows after heartbeat_s, or at once: `again`."""
+        """A heartbeat was sent. again: the next one follows at once, otherwise after heartbeat_s."""
         self._beat_at = now + (COALESCE_S if again else self._heartbeat_s * self._random.uniform(0.9, 1.1))
 
 
@@ -110,17 +114,17 @@ class LinkProbe:
     """Measures the round trip to the broker and the rate of the link, by messages that this node sends to itself."""
 
     def __init__(self, size: int, effects: list[Effect]) -> None:
-        """size: bytes of a probe; 0 = the rate is never measured. effects: where wishes go."""
+        """size: bytes of a probe; 0 = the rate is never measured. effects: list to which effects are appended."""
         self.rtt_s: float | None = None
         self._size, self._effects = size, effects
         self._trips: deque[float] = deque(maxlen=MOST_TRIPS)
         self._probed_at: float | None = None
         self._sent = (0, 0.0)
-        """(number, when) of the last probe."""
+        """(number, time) of the last probe."""
 
     @property
     def shortest_s(self) -> float | None:
-        """The link's own round trip: the others waited for a processor, the node's or the broker's."""
+        """The shortest round trip, which is the link's own: longer ones include waiting for a processor."""
         return min(self._trips, default=None)
 
     def trip(self, seconds: float) -> None:
@@ -128,15 +132,18 @@ class LinkProbe:
         self._trips.append(seconds)
 
     def start(self, now: float, known: bool, busy: bool) -> None:
-        """Until the link's rate is known, at every chance; then hourly, while nothing else is sent."""
+        """Begin a measurement if one is due: at every chance until the rate is `known`, then hourly while the node is not `busy`."""
         if not self._size:
             return
         if self._probed_at is None or not known or (now - self._probed_at >= PROBE_AGAIN_S and not busy):
             self._send(PROBE_EMPTY, now)
 
     def on_probe(self, probe: Probe, now: float) -> float | None:
-        """A few empty ones, for the round trip, then many bytes, which go up and come down: their time beyond the round trip is their
-        time on the link, twice. Returns bytes per second once they are known."""
+        """Go on after an echo; returns bytes per second once they are known, otherwise None.
+
+        A few empty probes measure the round trip. Then one with many bytes goes up and comes down: its time beyond the round trip is
+        twice their time on the link.
+        """
         number, sent_at = self._sent
         if probe.number != number:
             return None
@@ -147,7 +154,7 @@ class LinkProbe:
             return None
         took = now - sent_at - min(self._trips)
         if took < PROBE_FINE_S and size < PROBE_MOST:
-            self._send(PROBE_MOST, now)  # too short to be told from the round trip
+            self._send(PROBE_MOST, now)  # too short to distinguish from the round trip
             return None
         return 2 * size / max(took, PROBE_LEAST_S)
 

@@ -1,4 +1,4 @@
-"""The agent's own /metrics, for a Prometheus that can reach it: what its last heartbeat said, on loopback. Nothing here imports numpy or torch."""
+"""The agent's own /metrics on loopback, with the figures of its last heartbeat. Imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ HOST = "127.0.0.1"
 
 
 def serve(config: AgentConfig, core: AgentCore) -> Pages:
-    """ConfigError if the port cannot be had. Reads what the daemon's thread replaces as a whole, changes nothing."""
+    """Serve /metrics and /healthz. ConfigError if the port is not free. Only reads values that the daemon's thread replaces as a whole."""
     exposition = Exposition(lambda: samples_of(config, core))
     pages = {"/metrics": lambda: Page(200, exposition.text(), CONTENT_TYPE), "/healthz": lambda: Page(200, b"ok\n")}
     return Pages(HOST, config.metrics_port, pages, "metrics_port")
 
 
 def samples_of(config: AgentConfig, core: AgentCore) -> Samples:
+    """Samples of the node and its running workers."""
     sample, samples = core.sample, Samples()
     samples["fog_build_info"] = [((core.profile.version or "unknown",), 1.0)]
     samples["fog_node_up"] = [((config.node, config.site), 1.0)]

@@ -1,4 +1,4 @@
-"""One job on this node as its agent sees it, and what the heartbeat says about it. Pure."""
+"""One job on this node as its agent sees it, and its state in the heartbeat. Pure."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from fog_common.wire.messages import DesiredJob, WorkerState
 
 
 class Slot(Struct):
-    """One job here. `running`: a process exists (or is being started) and its exit has not been seen."""
+    """One job on this node. running: a process exists or is being started, and its exit was not reported."""
 
     job: str
     desired: DesiredJob | None
-    """None: no longer wanted, the process is ending."""
+    """None: the job is not wanted any more, and its process ends."""
     incarnation: int = 0
     running: bool = False
     started_at: float = 0.0
     since: float = 0.0
-    """While no process runs: when the last one ended, or when the job came."""
+    """Without a process: time at which the last one ended, or the job came."""
     state: WorkerState | None = None
-    """The last one of this incarnation, which came at `state_at`."""
+    """Last report of this incarnation, received at `state_at`."""
     state_at: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
     reason: str = ""
-    """Why the last worker ended, or why none is started."""
+    """Reason for which the last worker ended, or none is started."""
     refused: bool = False
     stop_by: float | None = None
-    """When the worker is killed, if it has not ended by then."""
+    """Time at which the worker is killed, if it has not ended by then; None: it was not asked to end."""
     killed: bool = False
 
 
 def worker_state(slot: Slot, now: float) -> WorkerState:
-    """What the heartbeat says about one job: the worker's own words while it runs, ours otherwise."""
+    """State of one job in the heartbeat: the worker's own report while it runs, otherwise the agent's."""
     if slot.running:
         return WorkerState(slot.job, slot.incarnation, "starting") if slot.state is None else replace(slot.state, age_s=max(0.0, now - slot.state_at))
     if slot.refused:
@@ -48,7 +48,7 @@ def worker_state(slot: Slot, now: float) -> WorkerState:
 
 
 def memory_need_mb(desired: DesiredJob | None) -> int:
-    """What the job file says a worker needs; 0 if it does not say."""
+    """Memory of a worker by the job file, in MB; 0 if the file does not give it."""
     resources: Any = {} if desired is None else desired.spec.get("resources", {})
     need = resources.get("memory_mb") if isinstance(resources, dict) else None
     return need if isinstance(need, int) else 0

@@ -1,7 +1,7 @@
-"""The workers of one node: which should run, which do, when a start is tried again, and how they end. Pure.
+"""Supervision of the workers of one node: starts, restarts and ends. Pure.
 
-One worker per job, never two: a new one is started only after the old one's exit was seen, with an incarnation that is on disk before
-the start. Jobs wait in the order in which they came, for a free place and for memory; a worker that crashes is started again after a
+A job never has two workers: a new one is started only after the exit of the old one, with an incarnation that is on disk before the
+start. Jobs wait in the order in which they came, for a free place and for memory; a worker that crashes is started again after a
 growing pause.
 """
 
@@ -20,15 +20,15 @@ from fog_common.wire.messages import DesiredJob, WorkerState
 BACKOFF_S: Final = 1.0
 BACKOFF_MAX_S: Final = 60.0
 PATIENCE: Final = 3
-"""Failures in a row after which a waiting job may go first."""
+"""Failures in a row after which a waiting job may take the place."""
 FORGET_S: Final = 3600.0
-"""Seconds after which the remains of a job on the disk go, if the coordinator has not named the job meanwhile, on one connection."""
+"""Seconds on one connection without a Desired that names a job, after which its remains on the disk are removed."""
 HEALTHY_S: Final = 60.0
-"""A worker that lived this long begins a new count of failures."""
+"""Life of a worker after which the count of failures begins anew."""
 
 
 class AgentLimits(Struct, frozen=True):
-    """The part of the agent's configuration that decides."""
+    """The part of the agent's configuration that its core uses."""
 
     heartbeat_s: float = 5.0
     max_workers: int = 1
@@ -40,25 +40,25 @@ class AgentLimits(Struct, frozen=True):
 
 
 class Supervisor:
-    """See the module text. `changed`: called with the current time when the coordinator should hear of a worker soon."""
+    """See the module text. changed: called with the present time after a change that the next heartbeat should report soon."""
 
     def __init__(
         self, limits: AgentLimits, incarnations: dict[str, int], random: Random, effects: list[Effect], changed: Callable[[float], None]
     ) -> None:
-        """incarnations: job -> highest one that was ever started here. effects: where wishes go."""
+        """incarnations: job -> highest incarnation ever started here. effects: list to which effects are appended."""
         self.limits = limits
         self.incarnations = incarnations
         self.slots: dict[str, Slot] = {}
-        """In the order in which the jobs came: the queue."""
+        """Slots in the order in which the jobs came, which is the queue."""
         self.draining = False
         self.leaving = False
         self.exited = False
         self._random, self._effects, self._changed = random, effects, changed
         self._drain_by: float | None = None
         self._unwanted: dict[str, float] = {}
-        """Job that left something on this disk -> since when the coordinator does not name it."""
+        """Job with remains on this disk -> time since which no Desired names it."""
         self._last_words: list[WorkerState] = []
-        """Of workers that have ended in order: their counts since the last heartbeat are told once more."""
+        """Last states of workers that have ended in order; the next heartbeat carries their final counts."""
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class Supervisor:
         return tuple(worker_state(slot, now) for slot in self.slots.values())
 
     def take_last_words(self) -> tuple[WorkerState, ...]:
-        """Last states of workers that have ended in order; each is returned once."""
+        """Last states of workers that have ended in order, each returned once."""
         last = tuple(state for state in self._last_words if state.job not in self.slots)
         self._last_words.clear()
         return last
@@ -85,7 +85,7 @@ class Supervisor:
     # -- in ----------------------------------------------------------------------------------
 
     def on_desired(self, wanted: dict[str, DesiredJob], now: float) -> bool:
-        """Jobs that should run here, all of them. True if anything is new."""
+        """Take over all jobs that should run here; returns whether there is a change."""
         news = False
         for name, slot in self.slots.items():
             if name not in wanted and slot.desired is not None:
@@ -102,7 +102,7 @@ class Supervisor:
             if renewed and not slot.running:
                 slot.retry_at, slot.failures, slot.refused = 0.0, 0, False
             if slot.running and slot.stop_by is None:
-                if planned_anew:  # a worker is built for one spec: another one takes its place
+                if planned_anew:  # a worker serves one spec: a new worker takes its place
                     slot.stop_by = now + self.limits.stop_s
                     self._effects.append(StopWorker(name))
                 else:
@@ -112,7 +112,7 @@ class Supervisor:
         return news
 
     def on_state(self, job: str, state: WorkerState, urgent: bool, now: float) -> bool:
-        """A worker's report. False if it is of a worker that is no longer the job's."""
+        """Take a worker's report; returns False for a worker that is no longer the job's."""
         slot = self.slots.get(job)
         if slot is None or not slot.running or state.incarnation != slot.incarnation:
             return False
@@ -124,7 +124,7 @@ class Supervisor:
         return True
 
     def on_exited(self, job: str, incarnation: int, code: int, now: float, hint: str = "") -> None:
-        """code: exit status, or minus the signal that killed it. hint: what else is known (last line of its log, out of memory)."""
+        """code: exit status, or minus the signal. hint: more, for a person (last line of the log, out of memory)."""
         slot = self.slots.get(job)
         if slot is None or not slot.running or slot.incarnation != incarnation:
             return
@@ -135,7 +135,7 @@ class Supervisor:
             if slot.state is not None:
                 self._last_words.append(slot.state)
             self._effects.append(Say(f"worker ended job={job}"))
-        elif asked and not slot.killed:  # stopped, then wanted again
+        elif asked and not slot.killed:  # the job was stopped, then wanted again
             slot.retry_at = 0.0
             slot.failures = 0
         else:
@@ -155,7 +155,7 @@ class Supervisor:
         self._changed(now)
 
     def on_memory(self, used_bytes: dict[str, int], now: float) -> None:
-        """Resident memory of the workers by job; beyond the limit the largest is killed, and says why."""
+        """Take the resident memory of the workers by job; beyond the limit the largest worker is killed."""
         limit = self.limits.memory_mb * 1_000_000
         running = {job: size for job, size in used_bytes.items() if job in self.slots and self.slots[job].running}
         if not limit or sum(running.values()) <= limit or any(self.slots[job].killed for job in running):
@@ -168,11 +168,11 @@ class Supervisor:
         self._effects += [Say(f"worker over memory job={job} {slot.reason}", warning=True), KillWorker(job)]
 
     def on_disconnected(self) -> None:
-        """Time without the coordinator does not count against a job's remains."""
+        """Forget the times of unwanted jobs, because time without the coordinator does not count."""
         self._unwanted = {}
 
     def drain(self, now: float, known: bool) -> None:
-        """Start nothing any more; leave when the coordinator has moved the tasks, or when the time is over. known: the coordinator knows this node."""
+        """Start no more workers; leave when the coordinator has moved the tasks, or after drain_s. known: the coordinator knows this node."""
         wanted = any(slot.desired is not None for slot in self.slots.values())
         if known and wanted and self.limits.drain_s > 0:
             self._drain_by = now + self.limits.drain_s
@@ -223,12 +223,12 @@ class Supervisor:
                 if slot.reason != blocked or slot.refused != final:
                     slot.reason, slot.refused, slot.state = blocked, final, None
                     self._changed(now)
-                slot.retry_at = now + BACKOFF_MAX_S if final else 0.0  # tried again when another one ends
+                slot.retry_at = now + BACKOFF_MAX_S if final else 0.0  # a job that waits is tried again when another worker ends
                 continue
             self._start(slot, slot.desired, now)
 
     def _blocked(self, slot: Slot, now: float) -> tuple[str, bool]:
-        """(why this job cannot start now, or ''; True if waiting will not help)."""
+        """(reason for which this job cannot start now, or ''; True if waiting does not help)."""
         others = [other for other in self.slots.values() if other is not slot and (other.running or self._keeps_place(other, now))]
         need, limit = memory_need_mb(slot.desired), self.limits.memory_mb
         if limit and need > limit:
@@ -242,7 +242,7 @@ class Supervisor:
         return "", False
 
     def _keeps_place(self, slot: Slot, now: float) -> bool:
-        """A job whose worker has just crashed is not overtaken by the queue; one that crashes again and again is."""
+        """Whether a job whose worker has crashed keeps its place before the queue; after PATIENCE crashes it does not."""
         return 0 < slot.failures <= PATIENCE and not slot.refused and slot.desired is not None and slot.retry_at > now
 
     def _start(self, slot: Slot, desired: DesiredJob, now: float) -> None:
@@ -259,12 +259,12 @@ class Supervisor:
         self._changed(now)
 
     def _backoff(self, failures: int) -> float:
-        """1, 2, 4 … 60 s, each ±50 % within 1..60."""
+        """Seconds until the next start: 1, 2, 4 … 60, each ±50 % within 1 to 60."""
         grown = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(failures - 1, 16))
         return min(BACKOFF_MAX_S, max(BACKOFF_S, grown * self._random.uniform(0.5, 1.5)))
 
     def _forget(self, now: float) -> None:
-        """Remove what ended jobs left here. A drained node's Saves are wanted until its successor has them: then it is still named."""
+        """Remove the remains of jobs that no Desired names. A Desired names a drained node until its successor has its Saves."""
         for name in [name for name, since in self._unwanted.items() if now >= since + FORGET_S]:
             del self._unwanted[name]
             if name not in self.slots:

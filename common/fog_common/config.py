@@ -1,31 +1,30 @@
-"""Strict YAML to typed configuration. Every error is a ConfigError of one line: file, line, key, what was found, what is allowed.
+"""Strict YAML to typed configuration. Every error is a ConfigError of one line: file, line, key, found value, allowed values.
 
     load(path, Job)                        # jobs/a.yaml:7: train.rounds: expected an integer ≥ 1, got -3
     convert(section, Plan, key="method")   # method.local_stepz: unknown key, did you mean 'local_steps'? …
 
-Less than YAML on purpose: one document, a mapping at the root, no anchors, aliases, tags, merge keys, duplicate keys, NaN or
-infinity. Plain scalars follow YAML 1.2 (`1e-3` is a number, `no` and `on` are text), so that a file means what it looks like.
+The reader takes a part of YAML: one document, a mapping at the root, no anchors, aliases, tags, merge keys, duplicate keys, NaN
+or infinity. Plain scalars follow YAML 1.2 (`1e-3` is a number, `no` and `on` are text).
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
-import msgspec.inspect as kinds
 import yaml
 
 from fog_common.errors import ConfigError
+from fog_common.mismatch import Path, describe, problems, shown, suggest
+
+__all__ = ["Document", "Path", "compose", "convert", "describe", "dotted", "load", "parse", "read", "suggest"]
 
 T = TypeVar("T")
-Path = tuple[str | int, ...]
-"""Where a value stands: mapping keys and list indices from the root."""
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 24
@@ -38,21 +37,21 @@ _WORDS.update({"true": True, "True": True, "TRUE": True, "false": False, "False"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file that still knows its lines."""
+    """A parsed file with the line of each key."""
 
     root: dict[str, Any]
     source: str
     lines: dict[Path, int] = field(default_factory=dict)
 
     def error(self, path: Path, text: str) -> ConfigError:
-        """`file:line: key: text`; the line of the nearest enclosing key that is in the file."""
+        """An error `file:line: key: text`, with the line of the nearest enclosing key that is in the file."""
         key = f"{dotted(path)}: " if path else ""
         line = self.line(path)
         place = "" if not self.source else f"{self.source}: " if line is None else f"{self.source}:{line}: "
         return ConfigError(_one_line(f"{place}{key}{text}"))
 
     def located(self, error: ConfigError) -> ConfigError:
-        """The error with file and line, if its text begins with a key of this document (`model.hidden must …`)."""
+        """The error with the file, and with the line if its text begins with a key of this document (`model.hidden must …`)."""
         text = str(error)
         if not self.source or text.startswith(f"{self.source}:"):
             return error
@@ -73,22 +72,23 @@ class Document:
 
 
 def load(path: str | FilePath, type: type[T]) -> T:
-    """The file at `path` as a `type` (a msgspec struct)."""
+    """The file at `path` as a `type` (a msgspec struct). ConfigError as of read() and convert()."""
     return read(path).to(type)
 
 
 def parse(text: str, type: type[T], source: str = "text") -> T:
+    """YAML text as a `type`. source: name of the text in errors."""
     return compose(text, source).to(type)
 
 
 def convert(value: Any, type: type[T], source: str = "", key: str = "") -> T:
-    """Builtins (a section, an argument, a decoded message) as a `type`, as strictly as a file. key: prefix of the keys in errors."""
+    """Builtins (a section, an argument, a decoded message) as a `type`, as strictly as a file. key: prefix of the keys in a ConfigError."""
     prefix = tuple(key.split(".")) if key else ()
     return _converted(Document({}, source), value, type, prefix)
 
 
 def read(path: str | FilePath) -> Document:
-    """The document in a file, not yet typed. ConfigError if it cannot be read or is no plain YAML mapping."""
+    """The untyped document in a file. ConfigError if the file cannot be read or is not a plain YAML mapping."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -104,7 +104,7 @@ def read(path: str | FilePath) -> Document:
 
 
 def compose(text: str, source: str = "text") -> Document:
-    """The document in `text`, not yet typed."""
+    """The untyped document in `text`. ConfigError if the text is not a plain YAML mapping."""
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: larger than {MAX_BYTES // 1024} KiB, which is no configuration file")
     return _Composer(source).compose(text)
@@ -116,23 +116,11 @@ def dotted(path: Path) -> str:
     return text.removeprefix(".")
 
 
-def suggest(found: str, allowed: list[str], what: str = "key") -> str:
-    """'unknown key, did you mean 'rounds'? allowed: …' in one line."""
-    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.6)
-    hint = f", did you mean {close[0]!r}?" if close else "; "
-    return f"unknown {what}{hint}{' ' if close else ''}allowed: {', '.join(sorted(allowed)) or 'none'}"
-
-
-def describe(type: Any) -> str:
-    """What a type allows, in plain words: 'an integer ≥ 1'."""
-    return _words(kinds.type_info(type))
-
-
 # -- text to builtins ----------------------------------------------------------------------
 
 
 class _Composer:
-    """Builds builtins from parser events, so that what YAML can do beyond data is refused where it stands."""
+    """Builds builtins from parser events, and refuses at its line all YAML beyond plain data."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -203,7 +191,7 @@ class _Composer:
 
     def _scalar(self, event: Any, path: Path) -> Any:
         text = event.value
-        if not event.implicit[0]:  # quoted: text as it stands
+        if not event.implicit[0]:  # quoted: always text
             return text
         if text in _WORDS:
             return _WORDS[text]
@@ -232,7 +220,7 @@ class _Composer:
     @staticmethod
     def _kind(event: Any) -> str:
         if isinstance(event, yaml.ScalarEvent):
-            return "nothing" if event.implicit[0] and event.value in ("", "~", "null") else f"the text {_shown(event.value)}"
+            return "nothing" if event.implicit[0] and event.value in ("", "~", "null") else f"the text {shown(event.value)}"
         return "a list" if isinstance(event, yaml.SequenceStartEvent) else "a mapping"
 
     def _error(self, mark: Any, text: str) -> ConfigError:
@@ -244,15 +232,15 @@ class _Composer:
 
 
 def _converted(document: Document, value: Any, type: type[T], path: Path) -> T:
-    for where, text in _problems(value, kinds.type_info(type), path):
+    for where, text in problems(value, type, path):
         raise document.error(where, text)
     try:
         return msgspec.convert(value, type)
-    except msgspec.ValidationError as error:  # a __post_init__, or a type that _problems does not know
+    except msgspec.ValidationError as error:  # raised by a __post_init__, or by a type that problems() does not check
         text, _, at = str(error).rpartition(" - at `$")
         inner = tuple(part for part in at.rstrip("`").split(".") if part) if text else ()
         own = _undotted(text.partition(": ")[0]) if ": " in text else ()
-        if own:  # the check named its key itself: 'alpha: …'
+        if own:  # the text of the check begins with its key: 'alpha: …'
             _fail(document, (*path, *inner, *own), text.partition(": ")[2])
         _fail(document, (*path, *inner), text or str(error))
     except ConfigError as error:
@@ -263,145 +251,13 @@ def _fail(document: Document, path: Path, text: str) -> NoReturn:
     raise document.error(path, text) from None
 
 
-def _problems(value: Any, kind: kinds.Type, path: Path) -> Iterator[tuple[Path, str]]:
-    """What is wrong with builtins of a configuration, in the order of the file; not wrong does not mean constructible."""
-    match kind:
-        case kinds.StructType(array_like=False, tag_field=None):
-            if not isinstance(value, Mapping):
-                yield path, f"expected {_words(kind)}, got {_shown(value)}"
-                return
-            fields = {entry.encode_name: entry for entry in kind.fields}
-            for key, item in value.items():
-                if key in fields:
-                    yield from _problems(item, fields[key].type, (*path, key))
-                elif kind.forbid_unknown_fields:
-                    yield (*path, str(key)), suggest(str(key), list(fields))
-            for name, entry in fields.items():
-                if entry.required and name not in value:
-                    yield path, f"key {name!r} is missing; expected {_words(entry.type)}"
-        case kinds.DictType():
-            if not isinstance(value, Mapping):
-                yield path, f"expected {_words(kind)}, got {_shown(value)}"
-                return
-            for key, item in value.items():
-                if not _fits(key, kind.key_type):
-                    yield (*path, str(key)), f"as a key, expected {_words(kind.key_type)}"
-                yield from _problems(item, kind.value_type, (*path, str(key)))
-        case kinds.ListType() | kinds.VarTupleType() | kinds.SetType() | kinds.FrozenSetType():
-            size = len(value) if isinstance(value, list | tuple) else -1
-            if size < (kind.min_length or 0) or (kind.max_length is not None and size > kind.max_length):
-                yield path, f"expected {_words(kind)}, got {_shown(value)}"
-                return
-            for index, item in enumerate(value):
-                yield from _problems(item, kind.item_type, (*path, index))
-        case kinds.UnionType():
-            tries = [list(_problems(value, option, path)) for option in kind.types]
-            if all(tries):
-                deep = [found for found in tries if found[0][0] != path]  # the right kind of thing, wrong inside
-                yield from deep[0] if len(deep) == 1 else [(path, f"expected {_words(kind)}, got {_shown(value)}")]
-        case kinds.AnyType():
-            yield from _not_finite(value, path)
-        case kinds.Metadata() if not isinstance(kind.type, kinds.StrType | kinds.IntType | kinds.FloatType):
-            yield from _problems(value, kind.type, path)
-        case _:
-            if not _fits(value, kind):
-                yield path, f"expected {_words(kind)}, got {_shown(value)}"
-
-
-def _not_finite(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield path, f"expected a finite number, got {value}"
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _not_finite(item, (*path, str(key)))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _not_finite(item, (*path, index))
-
-
-def _fits(value: Any, kind: kinds.Type) -> bool:
-    match kind:
-        case kinds.IntType():
-            return isinstance(value, int) and not isinstance(value, bool) and _within(value, kind)
-        case kinds.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and _within(value, kind)
-        case kinds.BoolType():
-            return isinstance(value, bool)
-        case kinds.NoneType():
-            return value is None
-        case kinds.LiteralType():
-            return any(value == option and type(value) is type(option) for option in kind.values)
-        case kinds.StrType():
-            if not isinstance(value, str) or len(value) < (kind.min_length or 0) or (kind.max_length is not None and len(value) > kind.max_length):
-                return False
-            return kind.pattern is None or re.search(kind.pattern, value) is not None
-        case kinds.Metadata():
-            return _fits(value, kind.type)
-        case _:
-            return True  # msgspec decides
-
-
-def _within(value: float, kind: kinds.IntType | kinds.FloatType) -> bool:
-    above = (kind.gt is None or value > kind.gt) and (kind.ge is None or value >= kind.ge)
-    below = (kind.lt is None or value < kind.lt) and (kind.le is None or value <= kind.le)
-    return above and below and (kind.multiple_of is None or value % kind.multiple_of == 0)
-
-
-def _words(kind: kinds.Type) -> str:
-    """A type as a person would say it, with its range."""
-    match kind:
-        case kinds.IntType() | kinds.FloatType():
-            name = "an integer" if isinstance(kind, kinds.IntType) else "a number"
-            bounds = [(">", kind.gt), ("≥", kind.ge), ("<", kind.lt), ("≤", kind.le)]
-            return " ".join([name, " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)]).strip()
-        case kinds.BoolType():
-            return "true or false"
-        case kinds.NoneType():
-            return "null"
-        case kinds.LiteralType():
-            return f"one of {', '.join(str(option) for option in kind.values)}"
-        case kinds.StrType():
-            if kind.pattern is not None:
-                return (
-                    "1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit"
-                    if "a-z0-9-]{0,31}" in kind.pattern
-                    else f"text like {kind.pattern}"
-                )
-            return "text that is not empty" if kind.min_length else "text"
-        case kinds.ListType() | kinds.VarTupleType() | kinds.SetType() | kinds.FrozenSetType():
-            items = _words(kind.item_type)
-            inner = "values" if items == "a value" else f"({items})"
-            return f"a list of {kind.min_length} or more {inner}" if kind.min_length else f"a list of {inner}"
-        case kinds.StructType() | kinds.DictType():
-            return "a mapping (key: value)"
-        case kinds.UnionType():
-            return " or ".join(_words(option) for option in kind.types)
-        case kinds.Metadata():
-            said = (kind.extra_json_schema or {}).get("description")
-            return str(said) if said else _words(kind.type)
-        case _:
-            return "a value"
-
-
-def _shown(value: Any) -> str:
-    """A value as it is shown in an error: short, one line."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}" if value else "an empty list"
-    if value is None or isinstance(value, bool):
-        return {None: "nothing", True: "true", False: "false"}[value]
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
 def _one_line(text: str) -> str:
-    """Line breaks and control characters of a hostile file shown, not sent to the terminal."""
+    """The text with line breaks and control characters escaped, so that a hostile file cannot steer the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _undotted(head: str) -> Path:
-    """'nodes.names[2]' -> ('nodes', 'names', 2); () if it does not look like a key."""
+    """'nodes.names[2]' -> ('nodes', 'names', 2); () if the text is not a key."""
     if not re.fullmatch(r"[A-Za-z_][\w-]*(\[\d+\]|\.[\w-]+)*", head):
         return ()
     return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[\w-]+", head))

@@ -121,6 +121,21 @@ class Core:
             self._story.add(now, "heartbeat", node.node, text=", ".join(workers) or "no worker")
         self._tell(now)
 
+    def on_unsent(self, now: float, name: str, size_bytes: int, limit_bytes: int) -> str | None:
+        """A node's Desired is larger than a message may be. Why, for a person, the first time that its content is; else None."""
+        node = self.registry.get(name)
+        if node is None or node.unsent:
+            return None
+        jobs = [entry.job for entry in self.book.placed if name in entry.job.participants()]
+        tasks = sum(len(job.seats) for job in jobs)
+        node.unsent = (
+            f"the tables of its {len(jobs)} jobs, {tasks} tasks, take {size_bytes} B, more than the {limit_bytes} B of a message: "
+            "place them on fewer nodes (placement, topology), or fewer jobs at a time"
+        )
+        for job in jobs:
+            self._docket.log(now, job, f"{name} cannot be told what to run: {node.unsent}")
+        return node.unsent
+
     def expects(self, job: str, task: str, node: str) -> str | None:
         """None if this task's result from this node is waited for, '' if the job has ended already, else why it is refused."""
         entry = self.book.get(job)

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from fog_common.bus.base import BusEvent, Connected, Denied, Disconnected, Received
-from fog_common.errors import ConfigError, WireError
+from fog_common.errors import ConfigError, TooLarge, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR, TIERS, checked_id
-from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Request
+from fog_common.wire import topics
+from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence, Reply, Request
+from fog_common.wire.parts import ControlCodec
 from fog_coordinator.core import Core
 from fog_coordinator.letters import Came, Letters
 from fog_coordinator.reading import verbs
@@ -43,20 +44,19 @@ class Turned(Struct, frozen=True):
     reason: str
 
 
-Effect = CoreEffect | Store | Accept | Turned
+class Unsent(Struct, frozen=True):
+    """What a node is to run cannot be told: said once per content."""
+
+    node: str
+    why: str
+
+
+Effect = CoreEffect | Store | Accept | Turned | Unsent
 
 
 def filters(fleet: str) -> tuple[str, ...]:
     """Topic filters of the coordinator's inbox."""
     return topics.TO.filter(fleet=fleet, site=CLOUD_SITE, node=COORDINATOR), topics.PRESENCE.filter(fleet=fleet), topics.REQUEST.filter(fleet=fleet)
-
-
-def frame_of(fleet: str, effect: Tell | Answer) -> tuple[str, bytes]:
-    """(topic, payload) of a control message, for QoS 1."""
-    if isinstance(effect, Tell):
-        return topics.from_coordinator(fleet, effect.site, effect.node), messages.encode(effect.message)
-    topic = topics.TO.at(fleet=fleet, site=CLOUD_SITE, node=effect.user, sender=COORDINATOR, kind=f"reply~{effect.session}")
-    return topic, messages.encode(effect.reply)
 
 
 class Exchange:
@@ -65,6 +65,8 @@ class Exchange:
     def __init__(self, fleet: str, core: Core, boots: int, publish: Callable[[str, bytes], None]) -> None:
         """boots: grows with every start of the coordinator. publish: takes every frame of letters, as (topic, payload), for QoS 0."""
         self._core = core
+        self._fleet = fleet
+        self._codec = ControlCodec(f"coordinator-{boots}")
         self._letters = Letters(fleet, boots, publish)
         self._out: list[Effect] = []
         self._jobs = 0
@@ -80,6 +82,25 @@ class Exchange:
         effects, self._out = self._out, []
         return effects
 
+    def frames(self, now: float, effect: Tell | Answer) -> list[tuple[str, bytes]]:
+        """(topic, payload) pairs of a control message, for QoS 1, in this order. Of a message that is too large: the error instead of an
+        answer; for a node nothing, and the core knows why."""
+        if isinstance(effect, Answer):
+            topic = topics.TO.at(fleet=self._fleet, site=CLOUD_SITE, node=effect.user, sender=COORDINATOR, kind=f"reply~{effect.session}")
+            try:
+                payloads = self._codec.payloads(effect.reply)
+            except TooLarge as error:
+                text = f"the answer is {error.size_bytes} B, more than the {error.limit_bytes} B of a message: ask for less"
+                payloads = self._codec.payloads(Reply(effect.reply.id, exit_code=1, error=text))
+            return [(topic, payload) for payload in payloads]
+        topic = topics.from_coordinator(self._fleet, effect.site, effect.node)
+        try:
+            return [(topic, payload) for payload in self._codec.payloads(effect.message)]
+        except TooLarge as error:
+            if (why := self._core.on_unsent(now, effect.node, error.size_bytes, error.limit_bytes)) is not None:
+                self._out.append(Unsent(effect.node, why))
+            return []
+
     def next_timer(self) -> float | None:
         """None: only another event can change anything."""
         times = (self._core.next_timer(), self._letters.next_timer())
@@ -90,7 +111,8 @@ class Exchange:
     def on_bus(self, now: float, event: BusEvent) -> None:
         """WireError for a message that is dropped; its `reason` says why."""
         match event:
-            case Connected(_, refused):
+            case Connected(max_payload, refused):
+                self._codec.connected(max_payload)
                 self._core.denied = refused
                 self._core.on_connected(now)
                 self._letters.connected(now)
@@ -153,7 +175,9 @@ class Exchange:
             for came in self._letters.on_frame(now, route, payload, known):
                 self.on_result(now, came)
             return
-        message = messages.decode(payload)
+        message = self._codec.message(route.sender, f"{route.plane} {route.kind}", payload)
+        if message is None:
+            return
         if isinstance(message, Request):
             if route.plane != "ctl" or not route.kind.startswith("request~"):
                 raise WireError("a request outside the operators' topic", "not_allowed")

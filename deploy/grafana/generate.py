@@ -2,13 +2,18 @@
 
 A panel is a title, a unit, and queries; where it stands follows from the order. Panel ids are numbered within a dashboard, uids are fixed:
 links of people stay valid. Names of metrics are those of fog_common.telemetry.metrics; tests check that all exist and that all are shown.
+Panels of headline numbers follow from the methods.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from fog_learning.methods import METHODS
+from fog_learning.methods.base import Headline, Method
 
 FOLDER: Final = Path(__file__).with_name("dashboards")
 DATASOURCE: Final = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
@@ -184,6 +189,22 @@ def quantile(q: float, metric: str) -> str:
     return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{RATE})))"
 
 
+UNITS: Final = {"": "short", "s": "s", "J": "joule", "B": "bytes"}
+"""Unit of a headline number -> Grafana's."""
+
+
+def headlines(methods: Iterable[Method]) -> tuple[Headline, ...]:
+    """The numbers of these methods that have a metric of their own, each once."""
+    return tuple(dict.fromkeys(each for method in methods for each in method.headline if each.metric))
+
+
+HEADLINES: Final = headlines(METHODS.values())
+
+
+def unit_of(number: Headline) -> str:
+    return "percentunit" if number.most == 1 and not number.unit else UNITS[number.unit]
+
+
 def fleet() -> Json:
     return dashboard(
         "foglearn-fleet",
@@ -217,8 +238,7 @@ def fleet() -> Json:
                     "state": ("max by (job, state) (fog_job_state == 1)", ""),
                     "round": ("fog_job_round", "short"),
                     "of": ("fog_job_rounds", "short"),
-                    "accuracy": ("fog_job_accuracy", "percentunit"),
-                    "loss": ("fog_job_loss", "short"),
+                    **{each.name: (each.metric, unit_of(each)) for each in HEADLINES},
                     "stragglers": ("fog_job_stragglers", "short"),
                     "no progress for": ("time() - fog_job_progress_timestamp_seconds", "s"),
                 },
@@ -273,11 +293,12 @@ def job() -> Json:
             stat("State", "short", f"fog_job_state{J} == 1", legend="{{job}}: {{state}}", text="name"),
             stat("Round", "short", f"fog_job_round{J}", legend="{{job}}"),
             stat("Done", "percentunit", f"fog_job_round{J} / fog_job_rounds{J}", legend="{{job}}"),
-            stat("Accuracy", "percentunit", f"fog_job_accuracy{J}", legend="{{job}}"),
+            stat(
+                HEADLINES[0].name.capitalize(), unit_of(HEADLINES[0]), f"{HEADLINES[0].metric}{J}", HEADLINES[0].title.capitalize() + ".", "{{job}}"
+            ),
             stat("Time", "s", f"fog_job_wall_seconds{J}", "Since training began.", legend="{{job}}"),
             stat("No progress for", "s", f"time() - fog_job_progress_timestamp_seconds{J}", legend="{{job}}", red_above=300),
-            series("Accuracy", "percentunit", (f"fog_job_accuracy{J}", "{{job}}"), top=1),
-            series("Training loss", "short", (f"fog_job_loss{J}", "{{job}}")),
+            *(series(each.title.capitalize(), unit_of(each), (f"{each.metric}{J}", "{{job}}"), top=each.most) for each in HEADLINES),
             series("Headline numbers of the method", "short", (f"fog_job_headline{J}", "{{job}} {{name}}")),
             series("Duration of rounds", "s", (f"fog_job_round_seconds{J}", "{{job}}")),
             series(

@@ -17,12 +17,13 @@ import msgspec
 
 from fog_common import config
 from fog_common.bus.base import Bus, BusEvent, Connected, Disconnected, OnEvent, Received
-from fog_common.errors import ConfigError, FogError, JobFailed, Refused, TimedOut, Unreachable, WireError
+from fog_common.errors import ConfigError, FogError, JobFailed, Refused, TimedOut, TooLarge, Unreachable, WireError
 from fog_common.ids import CLOUD_SITE, COORDINATOR
 from fog_common.wire import messages, topics
 from fog_common.wire.api.shown import shown
 from fog_common.wire.api.verbs import QUESTIONS, Body, Question
 from fog_common.wire.messages import Reply, Request
+from fog_common.wire.parts import ControlCodec
 from fogctl.settings import Settings
 
 RESEND_S = 2.0
@@ -43,6 +44,7 @@ class Client:
         self.user = settings.user
         self._events: queue.SimpleQueue[BusEvent] = queue.SimpleQueue()
         self._bus = (connect or _mqtt)(settings, f"fogctl-{self.user}-{self.session}", self._events.put)
+        self._codec = ControlCodec(self.session)
         self._connected = False
         self._why = "no answer"
         self.denied: tuple[str, ...] = ()
@@ -86,12 +88,12 @@ class Client:
 
     def _answer(self, question: Question[Body]) -> Any:
         request = Request(secrets.token_hex(8), question.verb, msgspec.to_builtins(question))
-        payload = messages.encode(request)
         topic = topics.REQUEST.at(fleet=self.settings.fleet, sender=self.user, kind=f"request~{self.session}")
         deadline, again = time.monotonic() + self.timeout_s, 0.0
         while (now := time.monotonic()) < deadline:
             if self._connected and now >= again:
-                self._bus.publish(topic, payload, qos=1)
+                for payload in self._payloads(request):
+                    self._bus.publish(topic, payload, qos=1)
                 again = now + RESEND_S
             reply = self._handle(self._next(min(deadline, again) if self._connected else deadline))
             if reply is not None and reply.id == request.id:
@@ -102,6 +104,13 @@ class Client:
             f"the coordinator does not answer (fleet {self.settings.fleet!r}, broker {self.where}, {self.timeout_s:g} s); "
             f"is `fog-coordinator run` up, and may user {self.user!r} ask it? `fogctl doctor` finds out"
         )
+
+    def _payloads(self, request: Request) -> list[bytes]:
+        """For every try anew: its parts have ids of their own."""
+        try:
+            return self._codec.payloads(request)
+        except TooLarge as error:
+            raise ConfigError(f"{request.verb}: the job file takes {error.size_bytes} B, more than the {error.limit_bytes} B of a message") from None
 
     def pump(self, until: float) -> None:
         """Take in one event, or none until that moment (monotonic)."""
@@ -151,7 +160,8 @@ class Client:
 
     def _handle(self, event: BusEvent | None) -> Reply | None:
         match event:
-            case Connected(_, refused):
+            case Connected(max_payload, refused):
+                self._codec.connected(max_payload)
                 self._connected, self.denied = True, refused
             case Disconnected(why):
                 self._connected, self._why = False, why
@@ -165,10 +175,12 @@ class Client:
                     if route.kind == self.bulk_kind:
                         self.on_bulk(route, payload)
                         return None
-                    message = messages.decode(payload)
+                    if route.sender != COORDINATOR or route.kind != self._reply_kind:
+                        return None
+                    message = self._codec.message(route.sender, route.kind, payload)
                 except WireError:
                     return None
-                return message if route.sender == COORDINATOR and route.kind == self._reply_kind and isinstance(message, Reply) else None
+                return message if isinstance(message, Reply) else None
         return None
 
     def _unreachable(self) -> Unreachable:

@@ -12,7 +12,7 @@ from fog_common.wire.api.shown import shown
 from fog_common.wire.api.verbs import Body, Question
 from fog_common.wire.messages import Reply, Request
 from fog_coordinator.core import Core
-from fog_coordinator.exchange import Accept, Exchange, Store, Turned, filters, frame_of
+from fog_coordinator.exchange import Accept, Exchange, Store, Turned, Unsent, filters
 from fog_coordinator.reading import verbs
 from fog_coordinator.state.effects import Answer, JournalRecord, Row, SendResult, Tell
 from fog_sim.kernel import Kernel, Wakeup
@@ -107,7 +107,8 @@ class SimCoordinator:
                     case JournalRecord(rows):
                         self._write(rows)
                     case Tell():
-                        connection.publish(*frame_of(self.world.fleet, effect), qos=1)
+                        for frame in exchange.frames(now, effect):
+                            connection.publish(*frame, qos=1)
                     case Answer(_, session, reply):
                         self.replies[session] = reply
                     case Store(came):
@@ -119,6 +120,8 @@ class SimCoordinator:
                         exchange.send_result(now, effect, self.results[job])
                     case Turned(job, node, reason):
                         self.world.trace("refused", node, f"result of {job}: {reason}")
+                    case Unsent(node, why):
+                        self.world.trace("unsent", node, why)
         self._alarm.set(exchange.next_timer() if self.alive else None)
 
     def _write(self, rows: tuple[Row, ...]) -> None:

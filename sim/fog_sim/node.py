@@ -14,6 +14,7 @@ from fog_common.bus.base import BusEvent, Connected, Disconnected, Received, Wil
 from fog_common.errors import WireError
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence, Profile, WorkerState
+from fog_common.wire.parts import ControlCodec
 from fog_sim.disk import SimDisk
 from fog_sim.faults import KEEPALIVE_S
 from fog_sim.kernel import Wakeup
@@ -45,6 +46,7 @@ class SimNode:
         self.connection: Connection | None = None
         self._seed = seed
         self._boots = 0
+        self._codec = ControlCodec(name)
         self._vanished: list[Connection] = []
         """Connections that the broker may still believe in."""
         self._limits = limits
@@ -72,6 +74,7 @@ class SimNode:
             self.world.broker.drop(connection, "its client is back", with_will=True)
         self._vanished.clear()
         nonce = f"{self.name}-{self._boots}"
+        self._codec = ControlCodec(nonce)
         now = self.world.kernel.now
         self.core = AgentCore(self.name, nonce, self._measured(), self._limits, self.disk.incarnations, self._random.randrange(1 << 30), now)
         presence = topics.PRESENCE.at(fleet=self.world.fleet, node=self.name)
@@ -150,10 +153,13 @@ class SimNode:
             case Received(topic, payload):
                 try:
                     route = topics.parse(topic)
-                    core.on_message(messages.decode(payload), route.sender, now)
+                    message = self._codec.message(route.sender, route.kind, payload)
                 except WireError:
                     return
-            case Connected():
+                if message is not None:
+                    core.on_message(message, route.sender, now)
+            case Connected(max_payload):
+                self._codec.connected(max_payload)
                 core.on_connected(now)
             case Disconnected(why):
                 core.on_disconnected(now, why)
@@ -205,7 +211,8 @@ class SimNode:
                     for table in (self.disk.blobs, self.disk.records, self.disk.incarnations):
                         table.pop(job, None)
                 case agent_effects.Speak(message):
-                    connection.publish(topics.to_coordinator(self.world.fleet, self.name), messages.encode(message), 1)
+                    for payload in self._codec.payloads(message):
+                        connection.publish(topics.to_coordinator(self.world.fleet, self.name), payload, 1)
                 case agent_effects.ShowPresence(presence):
                     topic = topics.PRESENCE.at(fleet=self.world.fleet, node=self.name)
                     connection.publish(topic, messages.encode(presence), 1, retain=True)

@@ -16,8 +16,9 @@ import pytest
 
 from fog_agent.process.workers import resident_bytes
 from fog_common.bus.base import BrokerConfig
+from fog_common.runtime.machine import Peer
 from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, Goodbye, Heartbeat, Presence
+from fog_common.wire.messages import Announce, DesiredJob, Goodbye, Heartbeat, Placement, Presence
 from fogctl.fleet.broker import Broker, find_mosquitto
 from support.agents import FAKE_WORKER, FLEET, Agent, Coordinator, alive, gone, job
 
@@ -393,3 +394,19 @@ def test_install_writes_a_unit_that_systemd_accepts(tmp_path, address):
     assert Path(program.removeprefix("ExecStart=").split()[0]).exists()
     verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert verified.returncode == 0, verified.stderr
+
+
+# -- brokers that take small packets only ---------------------------------------------------
+
+
+def test_a_table_of_six_thousand_tasks_arrives_over_a_broker_with_small_packets(tmp_path: Path):
+    with Broker.start("mosquitto", config="max_packet_size 131072", log=tmp_path / "small.log") as small:
+        address = BrokerConfig(host=small.host, port=small.port)
+        with Coordinator(address) as coordinator, Agent(tmp_path / "pi-1", address):
+            coordinator.hear(Announce)
+            peers = tuple(Peer(f"trainer-{n}", "trainer", n, f"pi-{n}", f"site-{n % 50}", "edge") for n in range(6000))
+            wanted = DesiredJob("digits", {"name": "digits"}, Placement("digits", 3, "trainer-0", peers), 0)
+            assert len(messages.encode(messages.Desired(1, "c1", (wanted,)))) > 131_072
+            coordinator.want("pi-1", wanted)
+            assert coordinator.worker("digits", lambda state: state.phase == "ready" and state.view == 3)
+            assert coordinator.hear(Heartbeat).counters.get("rejected_too_large", 0) == 0

@@ -25,6 +25,7 @@ from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Cont
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Announce, Desired, Presence, Profile
 from fogctl.client import Client
+from fogctl.fleet.broker import Broker
 from fogctl.settings import Settings
 from support.stand_ins import SPEC, StandIn
 from support.wire_agents import WireAgent
@@ -182,6 +183,27 @@ def test_a_will_makes_a_task_leave(scene: Scene):
 
 def test_sigterm_ends_it_in_order(scene: Scene):
     assert scene.stop(signal.SIGTERM) == 0
+
+
+# -- brokers that take small packets only ----------------------------------------------------
+
+
+def test_two_thousand_rounds_are_reported_and_read_over_a_broker_with_small_packets(tmp_path: Path):
+    """The root's heartbeat goes in parts, and so does the status with the whole history."""
+    with Broker.start("mosquitto", config="max_packet_size 131072", log=tmp_path / "small.log") as broker:
+        scene = Scene(BrokerConfig(host=broker.host, port=broker.port), tmp_path)
+        try:
+            scene.add(StandIn("cloud-1", "cloud", "cloud"), StandIn("pi-1"), StandIn("pi-2"))
+            scene.until(lambda body: sum(node["state"] == "online" for node in body["nodes"]) == 3, "node.list")
+            scene.ask("job.submit", spec={**SPEC, "train": {"rounds": 5000}})
+            task = next(task for task in scene.running()["tasks"] if task["role"] == "server")
+            root = scene.agents[task["node"]].node
+            root.disk["digits"][task["task"]] = [2000]
+            scene.until(lambda body: len(messages.encode(root.heartbeat(time.monotonic()))) > 131_072, job="digits")  # its task is live
+            body = scene.until(lambda body: len(body["history"]) == 2000, job="digits")
+            assert [entry["round"] for entry in body["history"]] == list(range(1, 2001))
+        finally:
+            scene.close()
 
 
 # -- results ----------------------------------------------------------------------------------

@@ -337,9 +337,8 @@ def allowed(installed: None) -> Iterator[None]:
     """This process may load the method, as a configuration with `methods: [darts]` says."""
     from fog_learning.methods import METHODS
 
-    METHODS.allow(["darts"])
-    yield
-    METHODS._targets.pop("darts")
+    with METHODS.allowed(["darts"]):
+        yield
 
 
 def places_of(status: dict[str, Any]) -> dict[str, str]:

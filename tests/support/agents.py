@@ -16,6 +16,7 @@ from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Received
 from fog_common.bus.mqtt import MqttBus
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Control, Desired, DesiredJob, Heartbeat, Placement, WorkerState
+from fog_common.wire.parts import ControlCodec
 
 FLEET = "main"
 SITE = "home"
@@ -33,13 +34,16 @@ class Coordinator:
     def __init__(self, broker: BrokerConfig) -> None:
         self._events: queue.SimpleQueue[BusEvent] = queue.SimpleQueue()
         self.bus = MqttBus(broker, "coordinator", self._events.put)
+        self.codec = ControlCodec("coordinator-1")
         self.number = 0
 
     def __enter__(self) -> Coordinator:
         filters = [*topics.inbox_filters(FLEET, topics.CLOUD_SITE, topics.COORDINATOR, topics.CONTROL), topics.PRESENCE.filter(fleet=FLEET)]
         self.bus.subscribe(*filters, qos=1)
         self.bus.start()
-        self.until(lambda event: isinstance(event, Connected), "a connection")
+        connected = self.until(lambda event: isinstance(event, Connected), "a connection")
+        assert isinstance(connected, Connected)
+        self.codec.connected(connected.max_payload)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +79,8 @@ class Coordinator:
         return found(self.hear(Heartbeat, lambda beat: bool(found(beat)), patience_s))[0]
 
     def say(self, node: str, message: Control) -> None:
-        self.bus.publish(topics.from_coordinator(FLEET, SITE, node), messages.encode(message), qos=1)
+        for payload in self.codec.payloads(message):
+            self.bus.publish(topics.from_coordinator(FLEET, SITE, node), payload, qos=1)
 
     def want(self, node: str, *jobs: DesiredJob, release: bool = False) -> None:
         self.number += 1

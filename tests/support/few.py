@@ -9,5 +9,8 @@ import pytest
 
 
 def few(values: Iterable[Any], count: int) -> list[Any]:
-    """The values as parameters; those behind the first `count` are marked `thorough`."""
-    return [value if at < count else pytest.param(value, marks=pytest.mark.thorough) for at, value in enumerate(values)]
+    """The values as parameters, tuples as the values of several names; those behind the first `count` are marked `thorough`."""
+    return [
+        value if at < count else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough)
+        for at, value in enumerate(values)
+    ]

@@ -11,6 +11,7 @@ from fog_common.bus.base import BrokerConfig, BusEvent, Connected, Received, Wil
 from fog_common.bus.mqtt import MqttBus
 from fog_common.wire import messages, topics
 from fog_common.wire.messages import Presence
+from fog_common.wire.parts import ControlCodec
 from support.stand_ins import StandIn
 
 FLEET = "main"
@@ -26,6 +27,7 @@ class WireAgent:
         self.connect()
 
     def connect(self) -> None:
+        self.codec = ControlCodec(f"{self.node.name}-{self.node.boots + 1}")
         self.events: queue.SimpleQueue[BusEvent] = queue.SimpleQueue()
         presence = topics.PRESENCE.at(fleet=FLEET, node=self.node.name)
         will = Will(topic=presence, payload=messages.encode(Presence(self.node.name, f"{self.node.name}-{self.node.boots + 1}", False)))
@@ -38,17 +40,21 @@ class WireAgent:
             if isinstance(message, Presence):
                 self.bus.publish(topics.PRESENCE.at(fleet=FLEET, node=self.node.name), messages.encode(message), qos=1, retain=True)
             else:
-                self.bus.publish(topics.to_coordinator(FLEET, self.node.name), messages.encode(message), qos=1)
+                for payload in self.codec.payloads(message):
+                    self.bus.publish(topics.to_coordinator(FLEET, self.node.name), payload, qos=1)
 
     def pump(self) -> None:
         now = time.monotonic()
         with contextlib.suppress(queue.Empty):
             while True:
                 match self.events.get_nowait():
-                    case Connected():
+                    case Connected(max_payload):
+                        self.codec.connected(max_payload)
                         self.say(*self.node.boot(now))
-                    case Received(_, payload):
-                        self.say(*self.node.hear(now, messages.decode(payload)))
+                    case Received(topic, payload):
+                        route = topics.parse(topic)
+                        if (message := self.codec.message(route.sender, route.kind, payload)) is not None:
+                            self.say(*self.node.hear(now, message))
         if self.node.up and now >= self._beat_at:
             self._beat_at = now + 0.3
             self.say(self.node.heartbeat(now))

@@ -1,4 +1,4 @@
-"""What the daemon measures between heartbeats: load, memory, temperature, bytes, energy. No thread; sampled by its owner."""
+"""Measurements of the daemon between heartbeats: load, memory, temperature, bytes, energy. No thread; the owner calls sample()."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fog_common.wire.messages import WorkerState
 
 
 class Gauges:
-    """Totals of the daemon and of all its workers, past ones included: they only grow."""
+    """Totals of the daemon and of all its workers, including ended ones; totals never fall."""
 
     def __init__(self, meter: Meter, folder: Path, root: Path = Path("/")) -> None:
         self._meter, self._folder, self._root = meter, folder, root
@@ -39,7 +39,7 @@ class Gauges:
         self._live[state.job] = (state.incarnation, now)
 
     def sample(self, now: float, workers: dict[str, int]) -> Sample:
-        """workers: resident bytes by job."""
+        """Measure now. workers: resident bytes by job."""
         cpu, sent, received = (past + sum(totals[i] for _, totals in self._live.values()) for i, past in enumerate(self._past))
         own = os.times()
         cpu += own.user + own.system

@@ -1,4 +1,4 @@
-"""What this node is and has, measured now. Unknown is absent (None, or left out), never zero. Nothing here imports torch or numpy."""
+"""Facts of this node, measured now. An unknown fact is absent (None, or left out), never zero. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from fog_agent.config import AgentConfig
-from fog_common.energy.readers import battery_folder
+from fog_common.energy.battery import battery_folder
 from fog_common.telemetry.speed import Speed
 from fog_common.wire.messages import Profile
 
@@ -22,7 +22,7 @@ SPEED_FILE: Final = "speed.json"
 
 
 def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_source: str, root: Path = Path("/")) -> Profile:
-    """FLOP/s as a worker measured them here before, if one did; round trip and bandwidth come later, from the bus."""
+    """The node's profile. FLOP/s come from an earlier worker, if there was one; round trip and bandwidth follow later, from the bus."""
     known = saved_speed(folder)
     total, free = memory_bytes(root)
     limit = config.memory_mb * 1_000_000
@@ -50,7 +50,7 @@ def profile(config: AgentConfig, folder: Path, datasets: Iterable[str], energy_s
 
 
 def saved_speed(folder: Path) -> Speed | None:
-    """What the last worker on this node measured; None if none did, or the file is damaged."""
+    """Speed measured by the last worker on this node; None without one, or if the file is damaged."""
     try:
         return msgspec.json.decode((folder / SPEED_FILE).read_bytes(), type=Speed)
     except (OSError, msgspec.MsgspecError):
@@ -58,14 +58,14 @@ def saved_speed(folder: Path) -> Speed | None:
 
 
 def save_speed(folder: Path, speed: Speed) -> None:
-    """For the next start of the agent; not worth an fsync. OSError if the disk is full."""
+    """Keep the speed for the next start of the agent, without an fsync. OSError if the disk is full."""
     fresh = folder / f"{SPEED_FILE}.{os.getpid()}"
     fresh.write_bytes(msgspec.json.encode(speed))
     os.replace(fresh, folder / SPEED_FILE)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores that our control group may use at most; None without a limit."""
+    """Largest number of cores that our control group may use; None without a limit."""
     try:
         quota, period = (_group_folder(root) / "cpu.max").read_text().split()[:2]
         return None if quota == "max" else float(quota) / float(period)
@@ -74,7 +74,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def can_train(config: AgentConfig) -> bool:
-    """A worker can run here. torch is looked for, not imported."""
+    """Whether a worker can run here. torch is looked for, not imported."""
     return config.backend == "standin" or importlib.util.find_spec("torch") is not None
 
 
@@ -91,16 +91,16 @@ def cores() -> int:
 
 
 def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
-    """(total, available), the tighter of the machine's and the control group's; (0, 0) = unknown."""
-    found: dict[str, int] = {}
+    """(total, available) bytes, the smaller of the machine's and the control group's; (0, 0) = unknown."""
+    sizes: dict[str, int] = {}
     try:
         for line in (root / "proc/meminfo").read_text().splitlines():
             key, _, rest = line.partition(":")
             if key in {"MemTotal", "MemAvailable"}:
-                found[key] = int(rest.split()[0]) * 1024
+                sizes[key] = int(rest.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
         return _memory_elsewhere() if root == Path("/") else (0, 0)
-    total, free = found.get("MemTotal", 0), found.get("MemAvailable", 0)
+    total, free = sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
     group = _group_folder(root)
     limit, used = _whole_number(group / "memory.max"), _whole_number(group / "memory.current")
     if limit is not None and limit < total:
@@ -109,7 +109,7 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
 
 
 def disk_free_bytes(folder: Path) -> int | None:
-    """Of the file system that holds the state; None if it cannot be asked."""
+    """Free bytes of the file system that holds the folder; None if they cannot be read."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
@@ -124,7 +124,7 @@ def battery_level(root: Path = Path("/")) -> float | None:
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """Of the processor: the hottest thermal zone that names it, else the hottest of all."""
+    """Temperature of the processor in °C: the hottest thermal zone that names it, otherwise the hottest of all; None without a zone."""
     named: list[float] = []
     others: list[float] = []
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
@@ -140,7 +140,7 @@ def temperature_c(root: Path = Path("/")) -> float | None:
 
 
 def cpu_ratio(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    """Busy part of the processor between two cpu_times(), 0 to 1."""
+    """Busy part of the processor between two cpu_times(), 0 to 1; None if it is unknown."""
     if before is None or after is None or after[1] <= before[1]:
         return None
     return min(1.0, max(0.0, (after[0] - before[0]) / (after[1] - before[1])))
@@ -168,7 +168,7 @@ def _group_folder(root: Path) -> Path:
 
 
 def _memory_elsewhere() -> tuple[int, int]:
-    import psutil  # not on the way of a Linux node: 1.5 MB
+    import psutil  # only without /proc, because it takes 1.5 MB
 
     memory = psutil.virtual_memory()
     return memory.total, memory.available

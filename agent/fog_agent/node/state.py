@@ -1,4 +1,4 @@
-"""The agent's folder: the lock that keeps a second daemon out, and the incarnations that must survive a crash."""
+"""The agent's folder: its lock, which keeps a second daemon out, and the incarnations, which must survive a crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class StateDir:
-    """Open = locked. ConfigError if the folder cannot be used, Refused if another daemon uses it."""
+    """The folder, locked until close(). ConfigError if the folder cannot be used, Refused if another daemon uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class StateDir:
         self._lock = lock
 
     def incarnations(self) -> dict[str, int]:
-        """Job -> highest incarnation that was ever started here. A damaged file is set aside: the coordinator's floor still holds."""
+        """Job -> highest incarnation ever started here. A damaged file is set aside; the coordinator's floor still holds."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, int])
         except FileNotFoundError:
@@ -69,7 +69,7 @@ class StateDir:
             os.close(folder)
 
     def forget(self, job: str) -> None:
-        """Remove what a job left here: Saves, blobs, logs. What cannot be removed is left."""
+        """Remove the Saves, blobs and logs of a job, as far as possible."""
         shutil.rmtree(self.folder / "jobs" / job, ignore_errors=True)
         for suffix in (".log", ".log.old"):
             with contextlib.suppress(OSError):

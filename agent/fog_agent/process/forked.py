@@ -1,7 +1,7 @@
-"""The daemon's side of a spawner: a worker forked by another process, seen as a process of our own.
+"""The daemon's side of a spawner: a worker that another process forks, with the interface of a child process.
 
-One connection per worker. The daemon sends one request with two file descriptors (the worker's socket, its log); the spawner answers
-with the pid and, later, with the exit code. Closing the connection kills the worker.
+Each worker has one connection. The daemon sends a request with two file descriptors (the worker's socket, its log); the spawner
+answers with the pid and, later, with the exit code. Closing the connection kills the worker.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ANSWER: Final = struct.Struct("<cq")
 """Kind and number: b'P' pid, b'X' exit code (minus the signal)."""
 REQUEST: Final = b"fork"
 START_TIMEOUT_S: Final = 60.0
-"""A spawner on a small board imports torch for that long before it answers."""
+"""Longest wait for an answer: a spawner on a small board imports torch first."""
 APPEAR_S: Final = 2.0
-"""It may have been started at the same moment as we."""
+"""Longest wait for the spawner's socket, because the spawner may start at the same moment as the agent."""
 
 
 class Forked:
@@ -41,7 +41,7 @@ class Forked:
         self._line.settimeout(None)
 
     def wait(self) -> int:
-        """Exit status, or minus the signal. A spawner that vanishes took its workers with it: -SIGKILL."""
+        """Exit status, or minus the signal; -SIGKILL if the spawner is gone, because its workers end with it."""
         try:
             return self._answer()[1]
         except OSError:
@@ -50,7 +50,7 @@ class Forked:
             self._line.close()
 
     def kill(self) -> None:
-        """By closing our side: a pid could be someone else's by now."""
+        """Kill the worker by closing our side; its pid may belong to another process by now."""
         self._line.shutdown(socket.SHUT_WR)
 
     def _answer(self) -> tuple[bytes, int]:

@@ -2,8 +2,8 @@
 
     python -m fog_agent.process.spawner --socket PATH        (prints `ready`; ends, with its workers, when its standard input closes)
 
-For several agents on one machine, as in a demo. Agents name it in their configuration (`spawner:`). It stays single-threaded,
-or a fork would inherit locks that nobody frees. The protocol is in fog_agent.process.forked.
+A spawner serves several agents on one machine, as in a demo; their configuration names it (`spawner:`). It stays single-threaded,
+because a fork inherits the locks of other threads for ever. The protocol is in fog_agent.process.forked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Spawner:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        before = os.umask(0o077)  # only this user may have code forked
+        before = os.umask(0o077)  # only this user may connect
         try:
             self._listener.bind(path)
         finally:
@@ -60,7 +60,7 @@ class Spawner:
         self._parent_fd = parent_fd
 
     def run(self) -> None:
-        """Until the parent's pipe closes or SIGTERM."""
+        """Run until the parent's pipe closes or SIGTERM comes, then kill all children."""
         try:
             while True:
                 for key, _ in self._selector.select():
@@ -89,14 +89,14 @@ class Spawner:
             self._selector.register(line, selectors.EVENT_READ)
 
     def _hear(self, line: socket.socket) -> None:
-        """A request, or the end of the one who asked."""
+        """Take a request, or the end of a connection."""
         try:
             request, fds, _, _ = socket.recv_fds(line, 64, 2)
         except OSError:
             request, fds = b"", []
         if request == REQUEST and len(fds) == 2 and line not in self._pids:
             self._fork(line, *fds)
-        elif (pid := self._pids.get(line)) is not None:  # its daemon is gone, or wants it dead
+        elif (pid := self._pids.get(line)) is not None:  # the daemon is gone, or kills the worker
             self._selector.unregister(line)
             _kill(pid)
         else:
@@ -118,7 +118,7 @@ class Spawner:
             line.sendall(ANSWER.pack(b"P", pid))
 
     def _be_worker(self, sock_fd: int, log_fd: int) -> None:
-        """In the child; never returns."""
+        """Run the worker in the child; never returns."""
         code = 1
         try:
             die_with_parent(self._pid)
@@ -168,8 +168,8 @@ class Spawner:
 
 
 def warm_up() -> None:
-    """Import what every worker imports. Starts no thread."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or numpy starts threads, which a fork does not survive
+    """Import the modules of every worker, without starting a thread."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # otherwise numpy starts threads, which do not survive a fork
     import fog_agent.worker.threads  # noqa: F401
 
     if importlib.util.find_spec("torch") is not None:
@@ -179,7 +179,7 @@ def warm_up() -> None:
         importlib.import_module("fog_learning.backend.torch")
         importlib.import_module("fog_learning.methods").METHODS.load()
     gc.collect()
-    gc.freeze()  # the collector would touch, and so copy, every shared page
+    gc.freeze()  # otherwise the collector touches, and so copies, every shared page
 
 
 def _kill(pid: int) -> None:
@@ -197,9 +197,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fog_agent.process.spawner", description="Forks workers for the agents of one machine.")
     parser.add_argument("--socket", required=True, type=Path, help="Unix socket to listen on")
     arguments: Any = parser.parse_args(argv)
-    spawner = Spawner(str(arguments.socket), _work, sys.stdin.fileno())  # listens: who comes early waits
+    spawner = Spawner(str(arguments.socket), _work, sys.stdin.fileno())  # it listens already: an early client waits in the backlog
     warm_up()
-    print("ready", flush=True)  # noqa: T201 - whoever started us waits for it
+    print("ready", flush=True)  # noqa: T201 - the parent waits for this line
     spawner.run()
     return 0
 

@@ -1,9 +1,9 @@
-"""Ties a worker's life to its daemon's: the kernel kills it when the thread that started it is gone (Linux).
+"""Ties a worker's life to its daemon's: the kernel kills the worker when the thread that started it is gone (Linux).
 
     python -m fog_agent.process.tether PARENT_PID COMMAND…
 
-A program of its own and not a `preexec_fn`, because nothing may run between fork and exec in a process that has threads. Elsewhere
-than on Linux it does nothing; there the end of the worker's socket must do.
+The tether is a program of its own instead of a `preexec_fn`, because no code may run between fork and exec in a process with threads.
+On other systems it only runs the command, and the end of the worker's socket ends the worker.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """For this process, from now on, and over exec. Exits at once if `parent` is not its parent (any more)."""
+    """Tie this process to its parent, also over exec. Exits at once if `parent` is not its parent (any more)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel was told
+    if os.getppid() != parent:  # the parent died before the call
         os._exit(1)
 
 
 def go_first() -> None:
-    """When memory runs out, the kernel is to take the worker, not its daemon: that reports it and starts another."""
+    """Let the kernel kill this worker, and not its daemon, when memory runs out; the daemon reports it and starts another."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")
 

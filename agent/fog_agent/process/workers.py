@@ -1,8 +1,8 @@
-"""Starting, feeding and burying worker processes. What they do comes back as events; nothing here decides.
+"""Worker processes: start, frames to and from them, end. Their reports and ends are events; the supervisor decides.
 
-Per worker three threads, none of which touches state of the daemon: `life` starts the process and waits for its end, `read` passes
-its reports on, `write` feeds it, so that a frozen worker never blocks the daemon. Only the newest assignment waits for a slow one.
-The daemon's death ends its workers twice over: the socket closes, and the kernel kills them (Linux).
+Each worker has three threads, none of which touches state of the daemon: `life` starts the process and waits for its end, `read`
+passes its reports on, `write` sends it frames, so that a frozen worker never blocks the daemon. Only the newest assignment waits
+for a slow worker. Two things end the workers when the daemon dies: their sockets close, and the kernel kills them (Linux).
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from fog_common.program.logs import without_stamp
 from fog_common.wire.messages import DesiredJob, WorkerState
 
 LOG_BYTES: Final = 1_000_000
-"""A worker's log beyond this is set aside (one old file is kept) when the next worker starts."""
+"""Size beyond which a worker's log is set aside (one old file is kept) when the next worker starts."""
 GRACE_S: Final = 10.0
-"""A worker that closed its socket but does not exit is killed after this time."""
+"""Seconds after which a worker is killed that closed its socket but does not exit."""
 CANNOT_START: Final = 127
 
 
 class Reported(Struct, frozen=True):
+    """A worker's report. urgent: pass it on at once."""
+
     job: str
     state: WorkerState
     urgent: bool
 
 
 class Ended(Struct, frozen=True):
-    """The process is gone (or never came). code: exit status, or minus the signal."""
+    """The process is gone, or could not start. code: exit status, or minus the signal; hint: more, for a person."""
 
     job: str
     incarnation: int
@@ -55,12 +57,12 @@ WorkerEvent = Reported | Ended
 
 
 class Process(Protocol):
-    """A started worker, however it was started."""
+    """A started worker process."""
 
     pid: int
 
     def wait(self) -> int:
-        """Blocks. Exit status, or minus the signal."""
+        """Block until the process ends; returns its exit status, or minus the signal."""
         ...
 
     def kill(self) -> None: ...
@@ -116,16 +118,16 @@ class Workers:
             worker.kill()
 
     def ended(self, job: str) -> None:
-        """Its `Ended` was seen."""
+        """Forget a worker whose `Ended` was handled."""
         self._running.pop(job, None)
 
     def resident_bytes(self) -> dict[str, int]:
-        """Resident memory by job, from /proc; workers that are not there (yet) are left out."""
-        found = {}
+        """Resident memory by job, from /proc, of the workers that have a process."""
+        sizes = {}
         for job, worker in self._running.items():
             if worker.pid and (size := resident_bytes(worker.pid)):
-                found[job] = size
-        return found
+                sizes[job] = size
+        return sizes
 
     def kill_all(self) -> None:
         for worker in self._running.values():
@@ -143,7 +145,7 @@ class _Worker:
         self._setup, self._launch, self._log_path, self._on_event = setup, launch, log_path, on_event
         self._assignment: deque[DesiredJob] = deque(maxlen=1)
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """A token per change; False: no more."""
+        """One True per change; False ends the thread."""
         self._stop = False
         self._kill = False
         self._ours, self._theirs = socket.socketpair()
@@ -171,20 +173,20 @@ class _Worker:
                 self._process.kill()
 
     def _live(self) -> None:
-        """Thread: from the start to the end of the process. It also is the process's parent thread, whose death the kernel watches."""
+        """Thread: start the process and wait for its end. The kernel kills the process when this thread, its parent, dies."""
         job, incarnation = self._setup.job, self._setup.incarnation
         try:
             log_file = _opened_log(self._log_path)
             with log_file, self._theirs:
                 begin, kills = log_file.tell(), oom_kills()
                 process = self._process = self._launch(self._theirs, log_file.fileno())
-        except Exception as error:  # whatever it was, the core must hear of an end
+        except Exception as error:  # any failure must reach the core as an end
             self._orders.put(False)
             self._ours.close()
             self._on_event(Ended(job, incarnation, CANNOT_START, f"cannot start: {error}"))
             return
         self.pid = process.pid
-        if self._kill:  # asked for while it was starting
+        if self._kill:  # kill() was called during the start
             process.kill()
         reader = threading.Thread(target=self._read, args=(process,), name=f"read {job}", daemon=True)
         reader.start()
@@ -199,7 +201,7 @@ class _Worker:
         self._on_event(Ended(job, incarnation, code, self._nonsense or _hint(code, self._log_path, begin, kills)))
 
     def _read(self, process: Process) -> None:
-        """Thread: the worker's reports, until its socket closes; a process that does not follow is killed."""
+        """Thread: pass on the worker's reports until its socket closes, then kill a process that does not end."""
         while True:
             try:
                 frame = pipe.receive(self._ours)
@@ -215,7 +217,7 @@ class _Worker:
             process.kill()
 
     def _write(self) -> None:
-        """Thread: may block on a worker that does not read."""
+        """Thread: send frames; blocks on a worker that does not read."""
         try:
             pipe.send(self._ours, self._setup)
             while self._orders.get():
@@ -225,14 +227,14 @@ class _Worker:
                     pipe.send(self._ours, Stop())
                     return
         except OSError:
-            return  # it is gone: `life` says so
+            return  # the worker is gone, as `life` reports
 
 
 # -- processes -----------------------------------------------------------------------------
 
 
 def _subprocess(command: list[str], sock: socket.socket, log_fd: int) -> Process:
-    """A session of its own, so that a terminal's Ctrl-C reaches the daemon only, which then ends its workers in order."""
+    """Start a worker in a session of its own, so that Ctrl-C in a terminal reaches only the daemon, which ends its workers in order."""
     fd = sock.fileno()
     tied = [sys.executable, "-m", "fog_agent.process.tether", str(os.getpid()), *command, "--fd", str(fd)]
     return subprocess.Popen(tied, stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd, pass_fds=(fd,), start_new_session=True)
@@ -248,7 +250,7 @@ def _opened_log(path: Path) -> Any:
 
 
 def _hint(code: int, path: Path, begin: int, kills: int | None) -> str:
-    """What a person wants to know beside the exit code: out of memory, or the last line of the worker's log."""
+    """A hint for a person beside the exit code: out of memory, or the last line of the worker's log; '' for none."""
     if code == -signal.SIGKILL:
         now = oom_kills()
         if now is None or kills is None:
@@ -266,7 +268,7 @@ def _hint(code: int, path: Path, begin: int, kills: int | None) -> str:
 
 
 def oom_kills() -> int | None:
-    """How many processes this kernel has killed for want of memory; None if it does not say."""
+    """Number of processes that this kernel has killed for lack of memory; None if it is unknown."""
     try:
         with open("/proc/vmstat") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), None)

@@ -1,19 +1,19 @@
-"""The worker as a pure state machine: one job's host on this node, and what surrounds it. Run by `threads` live, by the simulator in virtual time.
+"""The worker as a pure state machine around one job's host on this node, driven by `threads` live and by the simulator in virtual time.
 
-Call a handler, then perform what `take()` returns, in order, until it returns nothing; call `on_timer(now)` when `next_timer()` is reached.
+Call a handler, then perform the effects of `take()`, in order, until it returns none; call `on_timer(now)` when `next_timer()` is reached.
 
 Phases (the agent passes them on in every report):
 
     starting   --assigned-->   preparing      a process without a job file
     preparing  --prepared-->   connecting     the shell builds the backend and runs the preflight
     preparing  --refused-->    refused        the preflight, or the method, found problems
-    refused    --assigned-->   preparing      every new assignment looks again: the node may have been mended
+    refused    --assigned-->   preparing      every new assignment tries again: the node may be repaired
     connecting --connected-->  ready          the host exists; its tasks wait for the broker
-    ready      --connected-->  ready          the connection came back
+    ready      --connected-->  ready          the connection is back
 
 Rules: an assignment in a later phase is a placement for the host; one that comes while the backend is prepared replaces the earlier one.
-Saves go to the disk one at a time, in order: an older Save that came to the disk after a newer one would undo it. The disk that refuses
-one is asked again after RETRY_SAVE_S, for ever. Reports go to the agent every REPORT_S, urgent ones LEAST_S after the last one.
+Saves go to the disk one at a time, in order: an older Save written after a newer one would undo it. A Save that the disk refuses is
+tried again after RETRY_SAVE_S, for ever. Reports go to the agent every REPORT_S, urgent ones LEAST_S after the last report.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from fog_learning.methods import method_of
 from fog_learning.ops import Op
 
 REPORT_S: Final = 2.0
-"""Seconds between reports to the agent when nothing urgent happens."""
+"""Seconds between two reports to the agent without urgent changes."""
 LEAST_S: Final = 0.05
-"""Seconds between reports of urgent things: the agent passes them on no more often."""
+"""Seconds between two reports of urgent changes; the agent passes them on no more often."""
 RETRY_SAVE_S: Final = 2.0
 """Seconds until a Save that the disk refused (full) is tried again."""
 PHASES: Final = {
@@ -60,7 +60,7 @@ PHASES: Final = {
 
 
 class Prepared(Struct, frozen=True):
-    """What a shell has built for a job: all that the core needs to open the host."""
+    """Parts that a shell builds for a job, from which the core opens the host."""
 
     job: JobFile
     backend: Backend
@@ -90,21 +90,21 @@ class WorkerCore:
         self._roles: dict[str, str] = {}
         """task -> role, as placed."""
         self._step_s: float | None = None
-        """Seconds of one training step, as last measured."""
+        """Seconds of one training step, by the last op that trained."""
         self._rows: dict[str, Op] = {}
         """Ops of the job's method, by name."""
         self._ops = 0
-        """Ops that were asked for and have not ended."""
+        """Number of ops that were begun or wait."""
         self._saves: deque[Persist] = deque()
         """Saves on their way to the disk; the first one is being written."""
         self._disk_says = ""
-        """Why the disk takes no Save; '' while it does."""
+        """Reason for which the disk refuses Saves; '' while it takes them."""
         self._refused_since: float | None = None
         self._retry_at: float | None = None
         self._listening: tuple[str, ...] = ()
         self._report_at = now
         self._urgent_at = now
-        """The next report is due at `_report_at`, or at `_urgent_at` if there is something urgent."""
+        """The next report is due at `_report_at`, or at `_urgent_at` after an urgent change."""
         self._urgent = False
         self._effects: list[Effect] = []
 
@@ -117,13 +117,13 @@ class WorkerCore:
         return effects
 
     def next_timer(self) -> float:
-        """When on_timer wants to be called."""
+        """Time at which on_timer() is due."""
         times = [self._next_report(), self._retry_at, self.host.next_timer() if self.host is not None else None]
         return min(at for at in times if at is not None)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps the job from going on here, each as a sentence for a person."""
+        """Problems that keep the job from going on here, each as a sentence for a person."""
         disk = (f"cannot save: {self._disk_says}; free some space, the job goes on from there",) if self._disk_says else ()
         user = self.setup.broker.username
         deaf = f"the broker refuses user {user!r} the subscription {', '.join(self._denied)}; correct its access list"
@@ -142,13 +142,13 @@ class WorkerCore:
             self._effects.append(Prepare(desired))
 
     def on_stop(self, now: float) -> None:
-        """The last report; the shell ends the process behind it."""
+        """Make the last report; the shell then ends the process."""
         self._report(now)
 
     # -- in: the shell ---------------------------------------------------------------------
 
     def on_prepared(self, now: float, prepared: Prepared) -> None:
-        """The backend stands, and the preflight found nothing."""
+        """The backend is built, and the preflight has found no problem: open the host."""
         assert self.desired is not None
         setup = self.setup
         try:
@@ -175,7 +175,7 @@ class WorkerCore:
         self._place(now, host)
 
     def on_refused(self, now: float, problems: tuple[str, ...]) -> None:
-        """This node cannot run the job. problems: why, each as a sentence for a person."""
+        """This node cannot run the job. problems: reasons, each as a sentence for a person."""
         self._move("refused")
         self._refusals, self._urgent = problems, True
 
@@ -197,7 +197,7 @@ class WorkerCore:
         self._hosted.on_failed(now, compute, why)
 
     def on_withdrawn(self, compute: Compute) -> None:
-        """The op had not begun, and never runs."""
+        """The op had not begun, and will not run."""
         self._ops -= 1
         self._hosted.on_withdrawn(compute)
 
@@ -291,7 +291,7 @@ class WorkerCore:
         self._urgent = True
 
     def _collect(self) -> None:
-        """Take over what the host wants."""
+        """Take over the effects of the host."""
         if self.host is None:
             return
         for effect in self.host.take():

@@ -1,4 +1,4 @@
-"""The thread that writes Saves: one after another, in the order in which the core gave them."""
+"""The thread that writes Saves one after another, in the order of the core."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Saved(Struct, frozen=True):
 
 
 class SaveRefused(Struct, frozen=True):
-    """The disk took nothing of it; the older Saves are as they were."""
+    """The disk refused the Save; the older Saves are unchanged. why: text of the OSError."""
 
     why: str
 
@@ -43,7 +43,7 @@ class DiskThread:
         self._waiting.put(persist)
 
     def close(self) -> None:
-        """Ends the thread after what it writes now."""
+        """End the thread after the Saves that wait."""
         self._waiting.put(None)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What the worker's core wants done beside the host's own effects: values, performed in order by a shell (threads live, the simulator)."""
+"""Effects of the worker's core beside those of its host, performed in order by a shell (threads live, or the simulator)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Prepare(Struct, frozen=True):
 
 
 class Connect(Struct, frozen=True):
-    """Open the worker's own connection to the broker with these subscriptions; from now on on_bus hears its events."""
+    """Open the worker's own connection to the broker with these subscriptions; its events come by on_bus."""
 
     filters: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""What daemon and worker say to each other, as values; `pipe` carries them."""
+"""Frames between daemon and worker, carried by `pipe`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fog_common.wire.messages import DesiredJob, WorkerState
 
 
 class WorkerSetup(Struct, frozen=True, tag="setup"):
-    """First frame to a worker: all that the worker needs to know of its node."""
+    """First frame to a worker: the facts and the configuration of its node."""
 
     node: str
     site: str
@@ -17,7 +17,7 @@ class WorkerSetup(Struct, frozen=True, tag="setup"):
     fleet: str
     broker: BrokerConfig
     state_dir: str
-    """The node's state; the worker keeps to {state_dir}/blobs and {state_dir}/jobs/{job}."""
+    """Folder of the node's state; the worker uses {state_dir}/jobs/{job} and writes the node's speed."""
     job: str
     incarnation: int
     datasets: dict[str, str] = {}
@@ -31,7 +31,7 @@ class WorkerSetup(Struct, frozen=True, tag="setup"):
     duty: float = 1.0
     """Fraction of the time in which the worker may compute."""
     metrics: bool = True
-    """Count and measure, for the reports; off: only bytes by plane, and what placement asks for."""
+    """Count and measure for the reports; false: only bytes by plane, and the speed for placement."""
     log_level: str = "INFO"
 
 

@@ -1,4 +1,4 @@
-"""A host for one job on one node, put together; the live worker and the simulator both do it here."""
+"""Construction of a host for one job on one node, for the live worker and the simulator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_host(
     shelf: Shelf,
     chunk_bytes: int,
 ) -> Host:
-    """ConfigError if the method does not take the job."""
+    """A host for the job on this node. ConfigError if the method does not take the job."""
     method, plan = resolve_method(job)
     name = desired.job
     me = Address(node, site, tier, f"{topics.BULK}~{name}")
@@ -57,6 +57,7 @@ def inbox(host: Host, fleet: str) -> list[str]:
 
 
 def casts(host: Host, fleet: str, roles: tuple[str, ...]) -> list[str]:
+    """Filters of the casts to these roles of the host's job."""
     me = host.me
     return [filter_ for role in roles for filter_ in topics.cast_filters(fleet, me.site, host.job, role, me.kind)]
 
@@ -75,7 +76,7 @@ def fit(limits: TransferLimits, max_payload: int) -> TransferLimits:
 
 
 def counters_of(host: Host) -> dict[str, float]:
-    """All that the host and its endpoint counted."""
+    """Counters of the host and its endpoint."""
     rejected: dict[str, Any] = host.endpoint.rejected
     return {
         **host.counters,

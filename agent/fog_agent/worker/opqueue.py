@@ -1,4 +1,4 @@
-"""Ops between the worker's owner, who adds and withdraws, and the thread that runs them."""
+"""Ops between the worker's owner, which adds and withdraws them, and the thread that runs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fog_common.runtime.effects import Compute
 
 
 class OpQueue:
-    """In order; what has not begun can be taken back. All methods from any thread."""
+    """Ops in order; one that has not begun can be withdrawn. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._waiting: deque[Compute] = deque()
@@ -30,13 +30,13 @@ class OpQueue:
     def withdraw(self, serial: int) -> Compute | None:
         """The op with this serial, which now never runs; None if it has begun."""
         with self._changed:
-            found = next((compute for compute in self._waiting if compute.serial == serial), None)
-            if found is not None:
-                self._waiting.remove(found)
-            return found
+            unbegun = next((compute for compute in self._waiting if compute.serial == serial), None)
+            if unbegun is not None:
+                self._waiting.remove(unbegun)
+            return unbegun
 
     def close(self) -> None:
-        """Nothing more is run; what waits is dropped."""
+        """End the queue and drop the waiting ops."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -3,8 +3,8 @@
     {state}/jobs/{job}/blobs/{digest}
     {state}/jobs/{job}/saves/{task}/{label}.save       (replicas of other nodes' tasks: saves/{task}/{label}.replica)
 
-One fsync per Save: its blobs and its record are written, then fsynced together, then the record is renamed into place; a torn
-file is never read, because a record counts only under its last name and only if all its blobs are there with their size.
+A Save is fsynced once: its blobs and its record are written, then fsynced together, then the record is renamed into place. A torn
+file is never read, because a record counts only under its final name and if all its blobs are there with their size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fog_common.runtime.shelf import Shelf, kept
 
 
 class JobStore:
-    """Of one job on one node. `write` runs on the storage thread, everything else on the owner's thread."""
+    """Saves of one job on one node. `write` runs on the disk thread, `read` on any thread, `load` before both."""
 
     def __init__(self, state_dir: str | Path, job: str) -> None:
         self.folder = Path(state_dir) / "jobs" / job
@@ -29,10 +29,10 @@ class JobStore:
         self._saves = self.folder / "saves"
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._saves.mkdir(parents=True, exist_ok=True)
-        self._on_disk: dict[Path, set[str]] = {}  # record file -> digests it needs; the storage thread's after load()
+        self._on_disk: dict[Path, set[str]] = {}  # record file -> digests of its blobs; used by the disk thread after load()
 
     def read(self, digest: str) -> memoryview | None:
-        """The bytes of a durable blob, mapped; None if they are not here."""
+        """The bytes of a durable blob, mapped; None without them."""
         try:
             with open(self._blobs / digest, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -41,16 +41,16 @@ class JobStore:
             return None
 
     def load(self) -> Shelf:
-        """All whole Saves on the disk. Torn or foreign files are removed."""
+        """All whole Saves on the disk; torn or foreign files are removed."""
         shelf = Shelf()
-        found: list[tuple[int, bool, Path, Record]] = []
+        records: list[tuple[int, bool, Path, Record]] = []
         for path in sorted(self._saves.glob("*/*")):
             record = self._record(path)
             if record is None:
                 path.unlink(missing_ok=True)
             else:
-                found.append((record.label, path.suffix == ".save", path, record))
-        for _, own, path, record in sorted(found, key=lambda item: item[:2]):
+                records.append((record.label, path.suffix == ".save", path, record))
+        for _, own, path, record in sorted(records, key=lambda item: item[:2]):
             shelf.add(record, replica=not own)
             self._on_disk[path] = record.digests()
         self._collect()
@@ -72,7 +72,7 @@ class JobStore:
         return record
 
     def write(self, record: Record, replica: bool, content: Callable[[str], memoryview | None]) -> None:
-        """Make the record and its blobs durable. OSError (disk full, …) leaves the older Saves as they were."""
+        """Make the record and its blobs durable. content: bytes by digest. OSError (disk full, …) leaves the older Saves unchanged."""
         folder = self._saves / record.task
         folder.mkdir(exist_ok=True)
         final = folder / f"{record.label}{'.replica' if replica else '.save'}"

@@ -1,9 +1,9 @@
 """The worker's live shell: owns torch, a connection to the broker, and the threads around the core.
 
-    python -m fog_agent.worker --fd N        (N: socket to the daemon; its end is the worker's end)
+    python -m fog_agent.worker --fd N        (N: socket to the daemon; the worker ends when it closes)
 
-Three threads beside the bus's: the owner (this file's loop; the only one that touches the core), one for ops, one for the disk.
-They speak through one inbox.
+Beside the bus's thread there are the owner (the loop of this file; only it touches the core), one thread for ops, one for the disk
+and one for frames of the daemon. All put their events into one inbox.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ from fog_learning.backend.base import Backend, open_backend
 log = logging.getLogger(__name__)
 
 MEMORY_S: Final = 1.0
-"""Seconds for which the resident memory, once read, stands: reports of short rounds come often, and the read costs more than all else in them."""
+"""Seconds between two reads of the resident memory: reports of short rounds are frequent, and the read is their most expensive part."""
 
 
-# -- what reaches the inbox beside bus events, frames of the daemon, and ends of Saves ------------
+# -- items of the inbox beside bus events, frames of the daemon, and ends of Saves ------------
 
 
 class OpDone(Struct, frozen=True):
+    """An op ended. seconds: its duration."""
+
     compute: Compute
     outputs: dict[str, Any]
     numbers: dict[str, float]
@@ -58,6 +60,8 @@ class OpDone(Struct, frozen=True):
 
 
 class OpFailed(Struct, frozen=True):
+    """An op raised an error. why: its text."""
+
     compute: Compute
     why: str
 
@@ -67,7 +71,7 @@ class DaemonGone(Struct, frozen=True):
 
 
 class Worker:
-    """One worker process: performs what the core wants, tells it what happens."""
+    """One worker process: performs the core's effects and passes events to it."""
 
     def __init__(self, sock: socket.socket, setup: WorkerSetup) -> None:
         self.core = WorkerCore(setup, time.monotonic())
@@ -76,7 +80,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ops = OpQueue()
         self._memory = (0.0, -inf)
-        """Resident bytes, and when they were read."""
+        """(resident bytes, time of the read)."""
         self._bus: MqttBus | None = None
         self._backend: Backend | None = None
         self._disk: DiskThread | None = None
@@ -85,7 +89,7 @@ class Worker:
     # -- life ------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Until the daemon says Stop or is gone. 0 in order, 3 if the job's folder is held by another worker."""
+        """Run until the daemon sends Stop or is gone; returns 0, or 3 if another worker holds the job's folder."""
         threading.Thread(target=self._read_pipe, name="pipe", daemon=True).start()
         try:
             self._store = JobStore(self._setup.state_dir, self._setup.job)
@@ -110,7 +114,7 @@ class Worker:
             return None
 
     def handle(self, item: Any) -> None:
-        """Tell the core what happened (None: nothing did), then do what it wants."""
+        """Pass an item (None: only time has passed) to the core, then perform its effects."""
         now, core = time.monotonic(), self.core
         match item:
             case Received() | Connected() | Denied() | Disconnected():
@@ -180,7 +184,7 @@ class Worker:
             built = self._build(desired)
         except FogError as error:
             built = [str(error)]
-        except Exception as error:  # a broken node must say so, not vanish in a restart loop
+        except Exception as error:  # a broken node must report it instead of restarting for ever
             log.exception("preparing the job failed job=%s", desired.job)
             built = [f"{type(error).__name__}: {error}"]
         now = time.monotonic()
@@ -190,7 +194,7 @@ class Worker:
             self.core.on_prepared(now, built)
 
     def _build(self, desired: DesiredJob) -> Prepared | list[str]:
-        """The backend and what the preflight found; its problems if there are any."""
+        """The backend after its preflight, or the problems that the preflight found."""
         from fog_learning.job.reading import job_from
         from fog_learning.methods import METHODS
 
@@ -210,7 +214,7 @@ class Worker:
         return Prepared(job, backend, disk=self._store, shelf=self._store.load(), speed=self._speed_of(backend))
 
     def _speed_of(self, backend: Backend) -> dict[str, float]:
-        """The standard op, for placement; of a node that may compute a part of the time only, that part."""
+        """Speed of the standard op for placement, reduced by `duty` and the CPU quota; {} if the backend does not measure it."""
         whole, quota = backend.speed(), probes.cpu_quota()
         if whole is None:
             return {}
@@ -221,7 +225,7 @@ class Worker:
         return {"flops_per_second": speed.flops, "op_overhead_seconds": speed.op_s}
 
     def _connect(self, filters: tuple[str, ...]) -> None:
-        """From now on there is a host: its ops, its Saves and its connection run."""
+        """Start the threads of ops and Saves, and the connection to the broker, for the new host."""
         setup, host = self._setup, self.core.host
         assert host is not None
         threading.Thread(target=self._run_ops, name="ops", daemon=True).start()
@@ -232,7 +236,7 @@ class Worker:
         self._bus.start()
 
     def _send(self, report: State) -> None:
-        """A report to the daemon, with what only the process knows of itself."""
+        """Send a report to the daemon, with the CPU seconds and the memory of this process."""
         if self._setup.metrics:
             usage = os.times()
             report.state.counters["cpu_seconds"] = usage.user + usage.system
@@ -259,7 +263,7 @@ class Worker:
                 frame = None
             if frame is None:
                 self._inbox.put(DaemonGone())
-                threading.Timer(2.0, os._exit, (1,)).start()  # an op may hold the owner: the worker never outlives its daemon
+                threading.Timer(2.0, os._exit, (1,)).start()  # an op may block the owner, but the worker must not outlive its daemon
                 return
             self._inbox.put(frame)
 

@@ -1,4 +1,4 @@
-"""What `broker:` says about access: password, CA, and the largest payload."""
+"""Access to the broker from the `broker:` section: password, TLS context, largest payload."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fog_common.bus.base import BrokerConfig
 from fog_common.errors import ConfigError
 
 HEADER_ROOM: Final = 1024
-"""Of the broker's packet limit: for the topic and the MQTT header."""
+"""Bytes of the broker's packet limit that are left for the topic and the MQTT header."""
 MQTT_MAX_PAYLOAD: Final = 268_435_455 - HEADER_ROOM
 
 
 def payload_limit(config: BrokerConfig, packet_bytes: int | None = None) -> int:
-    """Largest payload in bytes: what the broker's packet limit leaves, or the configured cap if that is less."""
+    """Largest payload in bytes: the broker's packet limit less the header, or the configured cap if that is smaller."""
     broker = MQTT_MAX_PAYLOAD if packet_bytes is None else max(1, min(packet_bytes - HEADER_ROOM, MQTT_MAX_PAYLOAD))
     return min(broker, config.max_payload_bytes) if config.max_payload_bytes > 0 else broker
 
 
 def password(config: BrokerConfig) -> str | None:
-    """The password, from the configuration or its file. ConfigError if that cannot be read."""
+    """The password from the configuration or its file; None without one. ConfigError if the file cannot be read."""
     if not config.password_file:
         return config.password or None
     path = Path(config.password_file).expanduser()

@@ -1,4 +1,4 @@
-"""How long to stay away from a broker after a connection ended. Pure; full jitter, so that a fleet does not come back in step."""
+"""Wait before the next connection attempt. Pure; full jitter, so that a fleet does not reconnect all at once."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from random import Random
 from typing import Literal
 
 Ending = Literal["unreachable", "refused", "lost", "taken_over"]
-"""unreachable: no connection. refused: no CONNACK, or one that says no. lost: broker or network failed. taken_over: the
-broker closed this connection while it goes on serving others: most likely another client with our id."""
+"""unreachable: no connection. refused: no CONNACK, or one with an error. lost: broker or network failed. taken_over: the
+broker closed this connection but serves others, most likely because another client has our id."""
 
 
 @dataclass(slots=True)
 class Backoff:
     first_s: float = 1.0
-    """No wait is longer than the absence so far, or this: a broker that was away for a second is not stayed away from for ten."""
+    """A wait is at most the absence so far, or this if that is shorter: one second of absence never costs a wait of ten."""
     cap_s: float = 30.0
     yield_s: float = 10.0
-    """Of two clients with one id the newer stays: the older comes to look after half to all of this, twice as long each time …"""
+    """Of two clients with one id the newer stays: the older tries again after half to all of this, doubled at each attempt."""
     yield_cap_s: float = 600.0
-    """… up to this; a connection that stood longer than this starts anew."""
+    """Upper bound of the doubling; a connection that lasted at least this long resets the doubling."""
     uniform: Callable[[float, float], float] = field(default_factory=lambda: Random().uniform)
     _away_s: float = 0.0
-    """Waited so far; each second of a connection that stood takes one off."""
+    """Seconds waited so far, less the seconds for which connections stood."""
     _yields: int = 0
 
     def wait_s(self, ending: Ending, stood_s: float) -> float:
-        """Seconds until the next attempt, after a connection that stood for stood_s (0: never) ended like this."""
+        """Seconds until the next attempt, after a connection that lasted `stood_s` seconds; 0: it never stood."""
         if stood_s >= self.yield_cap_s:
             self._yields = 0
         if ending == "taken_over":

@@ -1,4 +1,4 @@
-"""What a bus is: publish, subscribe, and events into one inbox. Implementations: mqtt.py (live), memory.py (tests)."""
+"""The bus: publish, subscribe, and events into one inbox. Implementations: mqtt.py (live), memory.py (tests)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from msgspec import Struct
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection stands and all subscriptions are confirmed. max_payload: largest payload this broker takes, 0 = no limit known."""
+    """The connection is open and all subscriptions are confirmed. max_payload: largest payload of this broker in bytes; 0 = unlimited or unknown."""
 
     max_payload: int = 0
     refused: tuple[str, ...] = ()
-    """Filters that the broker refused (its access list): nothing will arrive on them."""
+    """Filters that the broker's access list refuses: no message arrives on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """The broker refused these filters, which were asked for on a connection that stands: nothing will arrive on them."""
+    """The broker refused filters on an open connection: no message arrives on them."""
 
     filters: tuple[str, ...]
 
@@ -42,6 +42,8 @@ BusEvent = Connected | Denied | Disconnected | Received
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Will:
+    """A message that the broker publishes when the connection ends without a DISCONNECT."""
+
     topic: str
     payload: bytes
     qos: int = 1
@@ -49,24 +51,26 @@ class Will:
 
 
 class Bus(Protocol):
-    """One connection. `on_event` is called on the bus's own thread: it only enqueues. Reconnects by itself, jittered, for ever."""
+    """One connection, which reconnects by itself for ever, after a random wait. `on_event` runs on the bus's thread and only enqueues."""
 
     def start(self) -> None: ...
 
     def subscribe(self, *filters: str, qos: int = 0) -> None:
-        """Remembered and renewed on every connect. May be called before start() and at any time."""
+        """Subscribe now and on every reconnect. May be called at any time, even before start()."""
         ...
 
     def unsubscribe(self, *filters: str) -> None: ...
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int = 0, retain: bool = False) -> None:
-        """Never blocks. TooLarge before anything is sent if the broker would not take it. While disconnected QoS 0 is dropped
-        and QoS 1 is kept up to a bound (oldest dropped); neither is a promise of delivery. QoS 1 goes before QoS 0 that
-        waits; order holds within a topic and a QoS."""
+        """Queue a message; never blocks. TooLarge if it exceeds the broker's limit, ValueError for a topic with a wildcard.
+
+        While disconnected QoS 0 is dropped and QoS 1 is kept up to a bound (the oldest goes first); delivery is not promised.
+        QoS 1 goes before waiting QoS 0; order holds within a topic and a QoS.
+        """
         ...
 
     def close(self, farewell: Will | None = None) -> None:
-        """Publish `farewell` if connected, disconnect in order, end the thread. Idempotent."""
+        """Publish `farewell` if connected, disconnect so that no will is published, end the thread. Idempotent."""
         ...
 
 
@@ -81,9 +85,9 @@ class BrokerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     username: str = ""
     password: str = ""
     password_file: str = ""
-    """Read at start; with systemd a credential ($CREDENTIALS_DIRECTORY/NAME when the path is relative)."""
+    """Read at start. A relative path names a systemd credential in $CREDENTIALS_DIRECTORY, if that is set."""
     tls_ca: str = ""
-    """CA file; not '' switches TLS on."""
+    """CA file; a path switches TLS on."""
     keepalive_s: int = 15
     max_payload_bytes: int = 0
-    """Cap for brokers that do not say theirs (AWS IoT 128 KB, …); 0 = what the broker says."""
+    """Cap for brokers that do not announce their limit (AWS IoT 128 KB, …); 0 = the broker's limit."""

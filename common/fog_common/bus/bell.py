@@ -1,4 +1,4 @@
-"""A bell: wakes a thread that polls. Any thread may ring; one answers."""
+"""A bell wakes a thread that polls its file descriptor. Any thread may ring; one thread answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Bell:
         return self._hear.fileno()
 
     def ring(self) -> None:
-        """One byte is enough until it is answered. What the other is to see was put down before."""
+        """Wake the polling thread. The caller writes its work before it rings; one byte is enough until the answer."""
         if not self._rung:
             self._rung = True
             with contextlib.suppress(OSError):  # closed meanwhile
                 self._hammer.send(b"r")
 
     def answer(self) -> None:
-        """Empty it, and only then let it be rung again: a ring in between has left its work before, and we look after."""
+        """Empty the socket, then allow the next ring. The thread looks for work only after this, so that no ring in between is lost."""
         with contextlib.suppress(BlockingIOError):
             while self._hear.recv(64):
                 pass

@@ -1,4 +1,4 @@
-"""What callers and the thread of one connection share: subscriptions, what waits to be sent, the bell. Locked."""
+"""State that the callers and the thread of one connection share under a lock: subscriptions, the send queue, the bell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fog_common.errors import TooLarge
 log = logging.getLogger(__name__)
 MAX_TOPIC: Final = 512
 Change = tuple[str, int | None]
-"""A filter and the QoS wanted, or None to leave it."""
+"""(filter, QoS to subscribe with, or None to unsubscribe)."""
 
 
 class BusLine:
@@ -46,7 +46,7 @@ class BusLine:
         self.bell.ring()
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int, retain: bool) -> None:
-        """TooLarge, ValueError (no topic): before anything is kept."""
+        """Queue a message. TooLarge, or ValueError if the topic cannot be published on; nothing is queued then."""
         if not topic or "+" in topic or "#" in topic or len(topic) > MAX_TOPIC:
             raise ValueError(f"not a topic to publish on: {topic[:80]!r}")
         size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
@@ -59,6 +59,7 @@ class BusLine:
 
     @property
     def queued_bytes(self) -> int:
+        """Payload bytes that wait to be sent, or to be acknowledged (QoS 1)."""
         return self._queue.bytes + self._handed_bytes
 
     @property
@@ -68,7 +69,7 @@ class BusLine:
     # -- the thread ------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """A new connection knows no subscription: all of them are changes again."""
+        """Subscribe to all filters again, because a new connection has no subscriptions."""
         with self._lock:
             self._changes.clear()
             self._changes.extend(self._filters.items())
@@ -82,7 +83,7 @@ class BusLine:
         return batch
 
     def take(self, window: int) -> Queued | None:
-        """What to send next. Nothing while a change waits: a subscription goes before what was published after it."""
+        """The next message to send. None while a change waits, so that a subscription precedes messages published after it."""
         with self._lock:
             letter = None if self._changes else self._queue.take(window)
             if letter is not None and letter.qos:
@@ -90,7 +91,7 @@ class BusLine:
             return letter
 
     def more(self, window: int) -> bool:
-        """There is something that could be done at once."""
+        """Whether a change or a message could be sent at once."""
         with self._lock:
             return bool(self._changes) or self._queue.ready(window)
 
@@ -102,7 +103,7 @@ class BusLine:
             self._up = True
 
     def lost(self, unacknowledged: list[Queued]) -> None:
-        """QoS 1 letters wait for the next connection, the others are gone."""
+        """Keep QoS 1 messages for the next connection and drop the others."""
         with self._lock:
             self._up = False
             given_up = self._queue.put_back(unacknowledged)
@@ -119,7 +120,7 @@ class BusLine:
         log.error("dropped a message: %s topic=%s size=%d", why, letter.topic, len(letter.payload))
 
     def emit(self, event: BusEvent) -> None:
-        """Nothing that a handler raises comes through."""
+        """Hand an event to the handler; log and count its exceptions."""
         try:
             self._on_event(event)
         except Exception:

@@ -1,4 +1,4 @@
-"""A broker and its connections in memory, without threads: for tests and the simulator of a desk.
+"""A broker and its connections in memory, without threads, for tests.
 
     broker = MemoryBroker()
     bus = MemoryBus(broker, "ada", events.append)
@@ -18,11 +18,11 @@ from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Queued, SendQueue
 from fog_common.errors import TooLarge
 
 HELD_FOR_FROZEN: Final = 1000
-"""Messages that the broker holds for a subscriber that does not read; what comes then is lost, as with mosquitto."""
+"""Messages that the broker holds for a subscriber that does not read; later ones are lost, as with mosquitto."""
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """MQTT's rules: '+' is one level, '#' all that follow (and the level above); neither at the start matches '$…'."""
+    """Whether a filter matches a topic (MQTT 5, 4.7): '+' is one level, '#' the level above and all below; neither matches a first '$…'."""
     wanted, levels = pattern.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
         return False
@@ -35,14 +35,14 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 class MemoryBroker:
-    """max_payload: bytes, 0 = no limit. drop: (sender's client id, topic) -> lose this message."""
+    """max_payload: bytes, 0 = no limit. drop: (sender's client id, topic) -> whether to lose the message. manual: see the module text."""
 
     def __init__(self, *, manual: bool = False, max_payload: int = 0, drop: Callable[[str, str], bool] | None = None) -> None:
         self.max_payload, self.drop, self._manual = max_payload, drop, manual
         self.running = True
         self.retained: dict[str, bytes] = {}
         self.lost = 0
-        """Messages that a frozen subscriber will never get."""
+        """Messages lost because their subscriber was frozen."""
         self._buses: dict[str, MemoryBus] = {}
         self._away: list[MemoryBus] = []
         self._frozen: dict[str, deque[Received]] = {}
@@ -52,7 +52,7 @@ class MemoryBroker:
     # -- knobs -----------------------------------------------------------------------------
 
     def deliver(self, limit: int | None = None) -> int:
-        """Hand out what waits, at most `limit` events; returns how many."""
+        """Deliver waiting events, at most `limit`; returns their number."""
         count, self._delivering = 0, True
         try:
             while self._events and (limit is None or count < limit):
@@ -64,7 +64,7 @@ class MemoryBroker:
         return count
 
     def freeze(self, client_id: str) -> None:
-        """That client stops reading; it stays connected."""
+        """Stop a client's reading; its connection stays open."""
         self._frozen.setdefault(client_id, deque())
 
     def thaw(self, client_id: str) -> None:
@@ -73,7 +73,7 @@ class MemoryBroker:
         self._settle()
 
     def disconnect(self, client_id: str, why: str = "connection lost", back: bool = True) -> None:
-        """Cut a client's connection; its will is published. back: it connects again at once."""
+        """Cut a client's connection and publish its will. back: the client connects again at once."""
         bus = self._buses.get(client_id)
         if bus is not None:
             self._part(bus, why)
@@ -82,7 +82,7 @@ class MemoryBroker:
         self._settle()
 
     def stop(self) -> None:
-        """All connections end, wills unsaid, and retained messages are forgotten (persistence false)."""
+        """End all connections without their wills and forget retained messages, as mosquitto does without persistence."""
         self.running = False
         self.retained.clear()
         for bus in list(self._buses.values()):
@@ -97,7 +97,7 @@ class MemoryBroker:
             self.connect(bus)
         self._settle()
 
-    # -- what a connection calls -----------------------------------------------------------
+    # -- called by connections -------------------------------------------------------------
 
     def connect(self, bus: MemoryBus) -> None:
         if not self.running:
@@ -116,7 +116,7 @@ class MemoryBroker:
         self._settle()
 
     def recall(self, bus: MemoryBus, pattern: str) -> None:
-        """A new subscription gets what is retained."""
+        """Send the retained messages to a new subscription."""
         for topic, payload in self.retained.items():
             if matches(pattern, topic):
                 self._post(bus, Received(topic, payload, True))
@@ -229,12 +229,12 @@ class MemoryBus:
                 self._broker.leave(self, in_order=True)
 
     def abandon(self) -> None:
-        """End as a crash would: the broker publishes the will."""
+        """End as in a crash: the broker publishes the will."""
         if self._state != "closed":
             self._state = "closed"
             self._broker.leave(self, in_order=False)
 
-    # -- what the broker calls -------------------------------------------------------------
+    # -- called by the broker --------------------------------------------------------------
 
     def flush(self) -> None:
         while self.up and (letter := self._queue.take(1)) is not None:

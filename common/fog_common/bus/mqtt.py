@@ -1,11 +1,11 @@
 """MqttBus: one MQTT connection on a thread of its own. The only module that knows paho.
 
-The thread owns the paho client; everyone else puts into a bounded queue and rings. A new paho client is made for every
-attempt, so that it carries nothing over: sessions are clean, subscriptions are renewed, what waits lies in our queue.
-MQTT 5 is tried first, 3.1.1 when the broker does not speak it. Nothing that a handler raises ends the thread.
+The thread owns the paho client; other threads put messages into a bounded queue and ring. Every attempt makes a new paho
+client, so that no state carries over: sessions are clean, subscriptions are renewed, waiting messages lie in our queue.
+MQTT 5 is tried first, 3.1.1 when the broker does not speak it. A handler's exception never ends the thread.
 
-Reading: a message is handed to `on_event` when it is complete, and the next is not read before that returns. A handler that
-blocks stops the reading, the kernel's buffer fills, and the broker holds or drops what follows: this side keeps one message.
+Reading: a complete message is handed to `on_event`, and the next is not read before that returns. While a handler
+blocks, the broker holds or drops later messages, and this side keeps one message.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from fog_common.bus.sendqueue import MAX_BYTES, MAX_CONTROL, Queued, SendQueue
 log = logging.getLogger(__name__)
 
 MAX_INCOMING: Final = 8 * 1024 * 1024
-"""Larger packets are not for us; an MQTT 5 broker is told so and keeps them."""
+"""Largest packet that is accepted, in bytes; an MQTT 5 broker is told this limit and keeps larger packets."""
 WINDOW: Final = 32
-"""QoS 1 messages that may be unacknowledged; less if the broker says so."""
+"""QoS 1 messages that may be unacknowledged; fewer if the broker's limit is lower."""
 FILTERS_PER_PACKET: Final = 8
 AHEAD_BYTES: Final = 512 * 1024
-"""What paho is given at a time. The rest stays in our queue, so that a ping never waits long behind bulk."""
+"""Bytes given to paho at a time. The rest stays in our queue, so that a ping never waits long behind bulk."""
 UNSENT_BYTES: Final = 256 * 1024
-"""What the kernel may hold beyond what is on its way (TCP_NOTSENT_LOWAT): same reason."""
+"""Bytes that the kernel may hold unsent (TCP_NOTSENT_LOWAT), for the same reason."""
 READ_BATCH: Final = 64
 TICK_MS: Final = 1000
-"""Between looks at the keepalive when nothing happens."""
-CONNECT_S: Final = 10.0
-"""TCP, TLS and CONNACK each."""
+"""Longest wait between two checks of the keepalive."""
+CONNECT_S: Final = 10.0  # timeout of TCP, TLS and CONNACK, each
 PAUSE_COUNTS_S: Final = 5.0
+"""A connection that the broker closes this soon after a pause of this process is lost because of the pause."""
 PROBE_S: Final = 0.25
 CLOSE_S: Final = 2.0
-"""How long close() lets the queue drain."""
+"""Time that close() gives the queue to drain."""
 
-_TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_TCP_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
 class _End(NamedTuple):
-    """How a connection ended. version: because the broker does not speak this version of MQTT, as far as one can tell."""
+    """The end of a connection. version: the broker probably does not speak this version of MQTT."""
 
     ending: Ending
     why: str
@@ -92,7 +92,7 @@ class MqttBus:
 
     @property
     def max_payload(self) -> int:
-        """Largest payload in bytes, as far as it is known now."""
+        """Largest payload in bytes, as known now."""
         return self.line.max_payload
 
     @property
@@ -102,7 +102,7 @@ class MqttBus:
 
     @property
     def dropped(self) -> int:
-        """Messages that were thrown away instead of sent."""
+        """Messages dropped instead of sent."""
         return self.line.dropped
 
     @property
@@ -122,7 +122,7 @@ class MqttBus:
         self.line.unsubscribe(filters)
 
     def publish(self, topic: str, payload: bytes | bytearray | memoryview, qos: int = 0, retain: bool = False) -> None:
-        """See Bus.publish. ValueError for a topic that is none."""
+        """See Bus.publish. ValueError also for a topic over 512 characters."""
         self.line.publish(topic, payload, qos, retain)
 
     def close(self, farewell: Will | None = None) -> None:
@@ -137,7 +137,7 @@ class MqttBus:
             self._thread.join(CLOSE_S + CONNECT_S)
 
     def abandon(self) -> None:
-        """End as a crash would: no DISCONNECT, so the broker publishes the will."""
+        """End as in a crash: without a DISCONNECT, so that the broker publishes the will."""
         self.abandoned = True
         self.close()
 
@@ -159,7 +159,7 @@ class MqttBus:
                 version = V311
                 continue
             if not session.answered_connect:
-                version = V5  # we know nothing about this broker any more
+                version = V5  # the broker may be another one by now
             stood_s, up = time.monotonic() - session.up_at if up else 0.0, False
             wait_s = self._backoff.wait_s(end.ending, stood_s)
             log.warning("not connected (was for %.0f s): %s; next attempt in %.1f s", stood_s, end.why, wait_s)
@@ -171,7 +171,7 @@ class MqttBus:
 
 
 class _Client(paho.Client):
-    """paho says only that a connection is lost; this one knows whether the broker closed it."""
+    """paho reports only that a connection is lost; this subclass knows whether the broker closed it."""
 
     hung_up = False
     fault: OSError | None = None
@@ -189,7 +189,7 @@ class _Client(paho.Client):
 
 
 class _Session:
-    """One connection, from the attempt to its end. All on the bus's thread."""
+    """One connection, from the attempt to its end. Runs on the bus's thread only."""
 
     def __init__(self, bus: MqttBus, version: MQTTProtocolVersion) -> None:
         self.bus, self.version = bus, version
@@ -233,11 +233,11 @@ class _Session:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_socket_open = self._on_socket_open
-        client.on_socket_register_write = lambda *_: None  # or publish() would write at once, under paho's feet
+        client.on_socket_register_write = lambda *_: None  # otherwise publish() writes at once, within paho's own calls
         return client
 
     def run(self) -> _End | None:
-        """None: closed by ourselves."""
+        """Run until the connection ends; None if this side closed it."""
         bus, client = self.bus, self._client
         properties = None
         if self.version == V5:
@@ -300,13 +300,13 @@ class _Session:
             self.bus.line.acknowledged(letter)
 
     def _note_pause(self, now: float) -> None:
-        """After a pause (the process was stopped, a handler blocked) the broker has reason to close the connection."""
+        """Remember a pause longer than the keepalive (a stopped process, a blocked handler): the broker may close the connection for it."""
         if now - self._looked_at > max(1, self.bus.config.keepalive_s):
             self._pause, self._pause_ended = now - self._looked_at, now
         self._looked_at = now
 
     def _lost(self) -> _End:
-        """Why the connection ended without a word (mosquitto 2.0 gives no reason even under MQTT 5)."""
+        """The end of a connection that the broker closed without a reason (mosquitto 2.0 gives none even under MQTT 5)."""
         if not self._client.hung_up:
             return _End("lost", f"connection to {self._where} lost: {self._client.fault or self._reason}", not self.answered_connect)
         if not self.answered_connect:
@@ -318,8 +318,8 @@ class _Session:
         return _End("taken_over", f"{self._where} closed this connection and no other: {self._twin()}")
 
     def _serves_others(self) -> bool:
-        """A broker that ends, or a proxy before one that is gone, does not keep a new connection open."""
-        self.bus.closing.wait(PROBE_S)  # one that is just dying still listens for a moment
+        """Whether the broker keeps a new connection open; a broker that ends, or a proxy before a dead one, does not."""
+        self.bus.closing.wait(PROBE_S)  # a broker that ends still listens for a moment
         try:
             probe = socket.create_connection((self.bus.config.host, self.bus.config.port), timeout=PROBE_S)
         except OSError:
@@ -336,11 +336,11 @@ class _Session:
         return f"probably another client took over the id {self.bus.client_id!r}: do two nodes have the same name?"
 
     def _ended(self, end: _End) -> None:
-        """The first reason is the one that counts."""
+        """Keep the first reason."""
         self._end = self._end or end
 
     def _renew(self) -> None:
-        """Send the changes of subscriptions; say Connected when all are confirmed."""
+        """Send the changes of subscriptions; emit Connected when all are confirmed."""
         line, client = self.bus.line, self._client
         while batch := line.changes(FILTERS_PER_PACKET):
             if batch[0][1] is None:
@@ -355,14 +355,14 @@ class _Session:
             line.emit(Connected(0 if line.max_payload == MQTT_MAX_PAYLOAD else line.max_payload, tuple(self._refused)))
 
     def _feed(self) -> bool:
-        """Hand some of the queue to paho and write it. True if more could go at once."""
+        """Hand messages to paho, up to AHEAD_BYTES, and write them. True if more could be sent at once."""
         line, client, ahead = self.bus.line, self._client, 0
         while ahead < AHEAD_BYTES and (letter := line.take(self._window - len(self._unacknowledged))) is not None:
-            if len(letter.payload) > line.max_payload:  # it was queued before the broker told its limit
+            if len(letter.payload) > line.max_payload:  # queued before the broker announced its limit
                 line.forget(letter, f"over the broker's limit of {line.max_payload} B")
                 continue
             info = client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
-            while info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the packet id came round to one that is still in use
+            while info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the next packet id is still in use
                 info = client.publish(letter.topic, letter.payload, letter.qos, letter.retain)
             if letter.qos:
                 self._unacknowledged.append((info, letter))
@@ -372,7 +372,7 @@ class _Session:
         return not client.want_write() and line.more(self._window - len(self._unacknowledged))
 
     def _closed(self, now: float) -> bool:
-        """Go in order: drain the queue, say farewell, disconnect. True when that is done, or its time is up."""
+        """Drain the queue, publish the farewell, disconnect. True when that is done, or its time is up."""
         bus, client = self.bus, self._client
         if bus.abandoned:
             return True
@@ -388,7 +388,7 @@ class _Session:
                 client.disconnect()
                 client.loop_write()
             return True
-        return now >= self._close_by  # without a farewell that arrived, the will speaks
+        return now >= self._close_by  # if the farewell does not arrive, the broker publishes the will
 
     # -- paho's callbacks: none may raise --------------------------------------------------
 
@@ -401,7 +401,7 @@ class _Session:
             log.debug("socket option not set: %s", error)
 
     def _on_last_close(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        """Bytes that nobody read would turn the close into a reset, and the broker might miss the DISCONNECT."""
+        """Read the remaining bytes: unread bytes would turn the close into a reset, and the broker might miss the DISCONNECT."""
         try:
             sock.setblocking(True)
             sock.settimeout(0.2)
@@ -431,7 +431,7 @@ class _Session:
         self._refused += refused
         for name in refused:
             log.error("the broker refuses user %r the subscription %s; check its access list", self.bus.config.username, name)
-        if refused and self.up_at:  # else Connected says it
+        if refused and self.up_at:  # before that, Connected carries the refused filters
             self.bus.line.emit(Denied(tuple(refused)))
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:

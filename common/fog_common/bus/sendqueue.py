@@ -1,6 +1,6 @@
-"""What waits to be sent on one connection, bounded in messages and bytes. Pure: no thread, socket or clock.
+"""Messages that wait to be sent on one connection, bounded in number and bytes. Pure: no thread, socket or clock.
 
-QoS 1 (control) goes before QoS 0 (bulk): a state report does not wait behind a model. Order holds within each of the two.
+QoS 1 (control) goes before QoS 0 (bulk): a state report does not wait behind a model. Order holds within each QoS.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Final
 from msgspec import Struct
 
 MAX_CONTROL: Final = 1000
-"""QoS 1 messages that are kept; the oldest goes first."""
+"""QoS 1 messages that are kept; the oldest is dropped first."""
 MAX_BYTES: Final = 256 * 1024 * 1024
-"""Payload bytes that are kept, both kinds together. Only a sender that does not look at `queued_bytes` gets there."""
+"""Payload bytes of both kinds that are kept. Only a sender that ignores `queued_bytes` reaches the bound."""
 MAX_TRIES: Final = 5
-"""Connections that a QoS 1 message may see without being acknowledged. One that makes the broker hang up would otherwise
-be sent again for ever."""
+"""Connections on which a QoS 1 message is tried: one that makes the broker hang up must not be sent for ever."""
 
 
 class Queued(Struct, eq=False):
@@ -31,22 +30,22 @@ class Queued(Struct, eq=False):
 
 
 class SendQueue:
-    """Not thread-safe: the owner locks."""
+    """A queue for each QoS. Not thread-safe: the owner locks."""
 
     def __init__(self, max_control: int = MAX_CONTROL, max_bytes: int = MAX_BYTES) -> None:
         self._max_control, self._max_bytes = max_control, max_bytes
         self._control: deque[Queued] = deque()
         self._bulk: deque[Queued] = deque()
         self.bytes = 0
-        """Payload bytes that wait."""
+        """Waiting payload bytes."""
         self.dropped = 0
-        """Messages thrown away since the beginning: offline, over a bound, or too often tried."""
+        """Messages dropped so far: offline, over a bound, or tried too often."""
 
     def __len__(self) -> int:
         return len(self._control) + len(self._bulk)
 
     def put(self, letter: Queued, connected: bool) -> None:
-        """Keep it. While not connected a QoS 0 message is dropped; over a bound the oldest goes, bulk before control."""
+        """Queue a message. Without a connection a QoS 0 message is dropped; over a bound the oldest is, bulk before control."""
         if letter.qos == 0 and not connected:
             self.dropped += 1
             return
@@ -55,7 +54,7 @@ class SendQueue:
         self._keep_bounds()
 
     def take(self, window: int) -> Queued | None:
-        """The next one to send; None if there is none. window: how many more QoS 1 messages the broker may be sent now."""
+        """The next message to send, or None. window: QoS 1 messages that may still be sent before an acknowledgement."""
         if self._control and window > 0:
             queue = self._control
         elif self._bulk:
@@ -67,11 +66,11 @@ class SendQueue:
         return letter
 
     def ready(self, window: int) -> bool:
-        """take() would return something."""
+        """Whether take() would return a message."""
         return bool(self._bulk) or (bool(self._control) and window > 0)
 
     def put_back(self, unacknowledged: Iterable[Queued]) -> list[Queued]:
-        """After a lost connection: these QoS 1 letters go to the front, in their order. Returns those that were given up."""
+        """After a lost connection: put unacknowledged QoS 1 messages to the front, in their order. Returns those that are given up."""
         given_up: list[Queued] = []
         kept: list[Queued] = []
         for letter in unacknowledged:
@@ -84,7 +83,7 @@ class SendQueue:
         return given_up
 
     def drop_bulk(self) -> None:
-        """The connection is gone, and QoS 0 with it."""
+        """Drop all QoS 0 messages, because the connection is gone."""
         while self._bulk:
             self._drop(self._bulk)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fog_common.energy.model import EnergyConfig, Parts, modelled
-from fog_common.energy.readers import Reader, readers
+from fog_common.energy.reader import Reader
+from fog_common.energy.sensors import readers
 from fog_common.telemetry.metrics import UNDIVIDED, USES, joules
 
 
@@ -65,7 +66,7 @@ class Meter:
         for reader, total in totals:
             grown = self._grown(reader, total)
             if grown is not None:
-                cards = reader.name == "nvml"
+                cards = reader.covers == "cards"
                 self._add(reader.source, grown, Parts(compute=1.0) if cards else parts)
                 spent, known = spent + grown, True
                 board = board or not cards

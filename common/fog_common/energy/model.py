@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 Positive = Annotated[float, Meta(ge=0)]
 
 JOULES_PER_KWH: Final = 3.6e6
+WITHOUT_SENSOR: Final = ("model", "none")
+"""Values of `energy.reader` that read no sensor."""
 
 
 class JoulesPerByte(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,8 +37,9 @@ class PmicFit(Struct, frozen=True, forbid_unknown_fields=True):
 class EnergyConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The `energy:` section of an agent's configuration."""
 
-    reader: Literal["auto", "model", "pmic", "ina3221", "rapl", "nvml", "battery", "none"] = "auto"
-    """auto: the first that this machine has, else the model. Several agents on one machine must say `model`, or each counts it whole."""
+    reader: str = "auto"
+    """auto: the first sensor that this machine has, else the model. model: the model only. none: nothing. Otherwise a sensor of `SENSORS`.
+    Several agents on one machine must say `model`, or each counts it whole."""
     idle_w: Positive | None = 3.0
     """Model: power of the node at rest (about a Raspberry Pi 5). null: unknown, then nothing is modelled."""
     core_w: Positive = 1.5

@@ -1,4 +1,4 @@
-"""Copies of a host's Saves on their way to the buddies of their tasks."""
+"""Copies of a host's Saves on their way to the buddies: the nodes that keep them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fog_common.runtime.table import Table
 
 
 class Copies:
-    """A copy that is on its way arrives, however fast the Saves follow each other; of those that wait behind it only the newest is sent."""
+    """One copy per task is on its way at a time, and is never replaced; of the Saves made meanwhile only the newest follows."""
 
     def __init__(self, mail: Mail, blobs: BlobTable) -> None:
         self._mail = mail
@@ -19,19 +19,21 @@ class Copies:
         self._leaving: dict[Key, tuple[str, int]] = {}  # letter -> (task, label)
 
     def wait(self, record: Record) -> None:
-        """It is not known whether its copy arrived: a table, or the end of a Fetch, will offer it anew."""
+        """Remember a Save whose copy may not have arrived; the next table, or the end of a Fetch, offers it again."""
         self._waiting[record.task] = record
 
     def waiting(self, task: str) -> Record | None:
         return self._waiting.get(task)
 
     def unconfirmed(self, task: str) -> bool:
-        """A copy waits or is on its way."""
+        """Whether a copy of the task waits or is on its way."""
         return task in self._waiting or self._is_leaving(task)
 
     def offer(self, now: float, table: Table, record: Record, anew: bool = False) -> bool:
-        """The newest durable Save of a task. False if nobody is to keep copies of it. anew: the table changed, what was on its way may
-        have been lost with its receiver."""
+        """Send the newest durable Save of a task to its buddy; False if the table names none.
+
+        anew: the table changed, so that a copy on its way may be lost with its receiver.
+        """
         self._waiting.pop(record.task, None)
         if not table.buddy(record.task):
             return False
@@ -42,16 +44,16 @@ class Copies:
         return True
 
     def acked(self, key: Key) -> tuple[str, int] | None:
-        """A letter of this host has arrived: (task, label) if it was a copy."""
+        """(task, label) if the acknowledged letter was a copy."""
         return self._leaving.pop(key, None)
 
     def send_waiting(self, now: float, table: Table) -> None:
-        """A letter has arrived: those that waited for it leave."""
+        """Send the copies that waited for a letter to arrive."""
         for task in list(self._waiting):
             self._send(now, table, task)
 
     def drop(self, task: str) -> None:
-        """The task is no longer ours: who has it now asks for the newest."""
+        """Forget a task that left this node; its new host fetches the newest Save."""
         self._waiting.pop(task, None)
         self._cancel(task)
 
@@ -59,9 +61,9 @@ class Copies:
         record, buddy = self._waiting[task], table.buddy(task)
         address = table.address_of(buddy)
         if address is None or self._is_leaving(task) or self._mail.carries(buddy, record.digests()):
-            return  # no address: the next table says where it is
+            return  # without an address the copy waits for the next table
         del self._waiting[task]
-        if self._blobs.hold(record.blobs):  # else a newer Save is on the disk already
+        if self._blobs.hold(record.blobs):  # otherwise the disk holds a newer Save already
             self._leaving[self._mail.to_host(now, address, Replica(record), record.blobs)] = task, record.label
 
     def _is_leaving(self, task: str) -> bool:

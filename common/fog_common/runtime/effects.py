@@ -1,4 +1,4 @@
-"""What a host asks of its shell, and what hosts say to each other beside the tasks' own messages."""
+"""Effects that a host asks of its shell, and the letters between hosts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RESULT: Final = "@coordinator"
 
 
 class Compute(Struct, frozen=True):
-    """Run `op` for a task. epoch: of the task; its end is reported with it, and is ignored if the task was rewound meanwhile."""
+    """Run `op` for a task. epoch: that of the task; the op's end carries it, and is ignored if the task was rewound meanwhile."""
 
     serial: int
-    """Differs between all Computes of a host: a tag may come again, after a Cancel."""
+    """Unique among all Computes of a host; a tag may come again after a Cancel."""
     task: str
     epoch: int
     tag: Tag
@@ -35,23 +35,27 @@ class Compute(Struct, frozen=True):
 
 
 class Withdraw(Struct, frozen=True):
-    """Nobody waits for that Compute any more: if it has not begun, it is not run, and `on_withdrawn` says so; else it ends as ever."""
+    """Drop a Compute that has not begun and report it by `on_withdrawn`; one that has begun ends as usual."""
 
     serial: int
 
 
 class Persist(Struct, frozen=True):
-    """replica: the record belongs to a task of another node and is only kept here."""
+    """Write a Save to the disk. replica: the record belongs to a task of another node and is only kept here."""
 
     record: Record
     replica: bool = False
 
 
 class Listen(Struct, frozen=True):
+    """Receive the casts to these roles of the job, and to no others."""
+
     roles: tuple[str, ...]
 
 
 class Changed(Struct, frozen=True):
+    """The worker's report changed. urgent: send it now, rather than with the next one that is due."""
+
     urgent: bool
 
 
@@ -62,26 +66,26 @@ Effect = PublishFrame | Compute | Withdraw | Persist | Listen | Changed
 
 
 class Replica(Struct, frozen=True, tag="Replica"):
-    """Keep this Save for me (to a buddy), or: here is the Save you asked for."""
+    """A Save for a buddy to keep, or the answer to a Fetch."""
 
     record: Record
 
 
 class Fetch(Struct, frozen=True, tag="Fetch"):
-    """Send me your newest Save of this task, of label at_most or older."""
+    """Request for the receiver's newest Save of a task, of label `at_most` or older."""
 
     task: str
     at_most: int | None = None
 
 
 class Missing(Struct, frozen=True, tag="Missing"):
-    """There is no Save of that task here: it never made one."""
+    """Answer to a Fetch: the sender has no Save of that task."""
 
     task: str
 
 
 class Result(Struct, frozen=True, tag="Result"):
-    """Root's host -> coordinator: the job is done. refs in `weights` order are the letter's blobs, by name."""
+    """Root's host -> coordinator: the job is done. refs: the result's blobs by name, which travel with the letter."""
 
     job: str
     task: str
@@ -90,6 +94,7 @@ class Result(Struct, frozen=True, tag="Result"):
     history: tuple[RoundRecord, ...] = ()
     """Rounds that the coordinator has not acknowledged."""
     why: str = ""
+    """Reason of a failed job; '' if it succeeded."""
 
 
 HostMessage = Replica | Fetch | Missing
@@ -98,6 +103,7 @@ _result_decoder = msgspec.msgpack.Decoder(Result)
 
 
 def decode_host_message(body: bytes) -> HostMessage:
+    """WireError if the body is not a letter between hosts."""
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -105,6 +111,7 @@ def decode_host_message(body: bytes) -> HostMessage:
 
 
 def decode_result(body: bytes) -> Result:
+    """WireError if the body is not a Result."""
     try:
         return _result_decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

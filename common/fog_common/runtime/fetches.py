@@ -1,4 +1,4 @@
-"""Saves that a host asks other nodes for: of tasks that were placed there, from who had them before."""
+"""Fetches of a host: for each task placed here, a request to the node that had it before for its newest Save."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Fetches:
         self._done: set[tuple[str, int]] = set()  # (task, since) that need not be asked for again
 
     def source(self, table: Table, peer: Peer) -> str:
-        """Whom to ask before the task begins here; '' if nobody."""
+        """The node to ask before the task begins here; '' if none."""
         return "" if (peer.task, peer.since) in self._done else table.source(peer.task)
 
     def ask(self, now: float, table: Table, task: str, source: str) -> None:
-        """Again with every table: the letter before may have been forgotten with its receiver."""
+        """Ask `source` for the task's newest Save, again with every table: the endpoint may have dropped the earlier letter."""
         before = self._asked.get(task)
         if before is not None and before.key is not None:
             self._mail.cancel(before.key)
@@ -35,24 +35,24 @@ class Fetches:
         self._asked[task] = _Asked(source, before.view if again and before else table.view, key, (*tried, source))
 
     def is_answer(self, letter: Letter, task: str) -> bool:
-        """Whether the letter answers our Fetch. It may have left before the newest table."""
+        """Whether the letter answers our Fetch; its view may be older than the newest table."""
         asked = self._asked.get(task)
         return asked is not None and letter.node == asked.source and letter.view >= asked.view
 
     def tried(self, task: str) -> Container[str]:
-        """Who was asked for it."""
+        """Nodes asked so far for the task's Save."""
         return self._asked[task].tried
 
     def end(self, task: str) -> bool:
-        """What was asked for is here, or does not exist. False if it was not asked for."""
+        """The Save is here, or does not exist. False if the task has no open Fetch."""
         return self._asked.pop(task, None) is not None
 
     def done(self, peer: Peer) -> None:
-        """This instance of the task begins with what is here."""
+        """This instance of the task begins with the Saves that are here; later tables do not ask again."""
         self._done.add((peer.task, peer.since))
 
     def forget_others(self, table: Table) -> None:
-        """Tasks that are not placed here any more."""
+        """Drop the Fetches of tasks that are not placed here any more."""
         self._asked = {task: asked for task, asked in self._asked.items() if table.mine(task)}
 
 
@@ -61,7 +61,7 @@ class _Asked(Struct, frozen=True):
 
     source: str
     view: int
-    """In which this source was asked first."""
+    """View in which this source was asked first."""
     key: Key | None
     tried: tuple[str, ...]
-    """All that were asked, this one included."""
+    """Sources asked so far, including this one."""

@@ -1,16 +1,16 @@
-"""What a task is: a pure state machine. Events come in, commands go out; nothing else.
+"""A task is a pure state machine: events come in, commands go out.
 
-    class Server(Machine):                      # the fields are the state; nothing else is
+    class Server(Machine):                      # the fields are the whole state
         def step(self, event: Event, now: float) -> list[Command]: ...
 
-A machine sees refs and numbers, never tensors, sockets, clocks, threads or logs. `now` is seconds of job time; it is
-stored in `Save` and continued from there. Randomness is a function of (seed, slot, step). The same machines run live
+A machine sees refs and numbers, never tensors, sockets, clocks, threads or logs. `now` is seconds of job time, which is
+stored in `Save` and continues from there. Randomness is a function of (seed, slot, step). The same machines run live
 and simulated. Contract of the host (fog_common.runtime.host):
 
 - events of one task come one at a time; commands are performed in the order they are returned;
 - the ops of one task run in the order of their `Run` commands, each ends as `Ran` or `Failed` with its tag;
-- `Save(label)` is a barrier: the state as it is after this step *and every command behind it in the same list* become
-  durable; what is sent after it leaves only then. After a crash the task continues there: `Rewound(label)` is delivered
+- `Save(label)` is a barrier: the state after this step *and every command behind the Save in the same list* become
+  durable; messages sent after it leave only then. After a crash the task continues there: `Rewound(label)` is delivered
   after the commands behind the Save were performed again. Nothing else is replayed;
 - a sent message reaches a live receiver at least once, in any order; receivers deduplicate by (task, round or step);
 - `Send(keep=label)` stays in the sender's spool, over crashes, and is sent again to every new placement of its receiver,
@@ -30,14 +30,15 @@ from msgspec import Struct
 
 
 class Blob(Struct, frozen=True, tag="blob", array_like=True):
-    """Immutable bytes, named by BLAKE3 (64 hex digits), or by `~...` where the bytes are sent once and only crc-checked."""
+    """Immutable bytes. digest: BLAKE3 in 64 hex digits, or `~...` for bytes that are sent once and only crc-checked."""
 
     digest: str
     size: int
+    """Bytes."""
 
 
 class Handle(Struct, frozen=True, tag="handle", array_like=True):
-    """A value in this process only. The op that consumes it may update it in place. Becomes a Blob when saved or sent."""
+    """A value in this process only. An op that consumes it may update it in place; a Save or Send turns it into a Blob."""
 
     name: str
 
@@ -46,7 +47,7 @@ Ref = Blob | Handle
 
 
 class Slots(Struct, frozen=True, array_like=True):
-    """A set of roster slots (data owners), as a sorted tuple: so that nothing is counted twice."""
+    """A set of roster slots (data owners) as a sorted tuple. Updates carry it so that no data is counted twice."""
 
     members: tuple[int, ...] = ()
 
@@ -74,7 +75,7 @@ class Slots(Struct, frozen=True, array_like=True):
         return slot in self.members
 
 
-# -- who takes part ------------------------------------------------------------------------
+# -- the tasks of a job --------------------------------------------------------------------
 
 
 class Peer(Struct, frozen=True):
@@ -83,23 +84,24 @@ class Peer(Struct, frozen=True):
     task: str
     role: str
     slot: int
-    """Number in the job's roster for tasks that own data; -1 for others."""
+    """Number in the job's roster for a task that owns data; -1 for others."""
     node: str
     site: str
     tier: str
     incarnation: int = 0
-    """Of the worker that runs it; 0 = placed, but that worker is not ready yet. Messages of another one are refused."""
+    """Incarnation of the worker that runs the task; 0 = placed, but the worker is not ready. Messages of another one are refused."""
     since: int = 0
     """View in which this instance of the task was placed."""
     parent: str = ""
-    """Task id of the one that aggregates for this one; '' for the root."""
+    """Task id of the aggregator above this task; '' for the root."""
     layer: int = 0
-    """Of an inner node of the tree, from the data up: 1 heads nodes with data. 0: it is none."""
+    """Layer of an inner task of the tree, counted from the data: 1 aggregates tasks with data; 0 for all other tasks."""
     bytes_s: float = 0.0
+    """Bytes per second of the node's link to the broker, each way, measured when this instance went live; 0 = unknown."""
     rtt_s: float = 0.0
-    """Of its node's link to the broker, each way, and there and back, as measured when this instance went live; 0 = unknown."""
+    """Round trip to the broker in seconds, measured at the same time; 0 = unknown."""
     byte_j: float = 0.0
-    """Energy of a byte at the node's interface, as its energy model is configured; 0 = unknown."""
+    """Energy per byte at the node's interface in joules, from its energy model; 0 = unknown."""
 
     @property
     def live(self) -> bool:
@@ -109,11 +111,11 @@ class Peer(Struct, frozen=True):
 Tag = tuple[str | int, ...]
 Numbers = dict[str, float]
 
-# -- events: what happened -----------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------
 
 
 class Started(Struct, frozen=True, tag="Started"):
-    """The first event of a task's life, once. `roster`: the live tasks of the job now, this one included."""
+    """The first event of a new task. roster: all live tasks of the job, including this one."""
 
     roster: tuple[Peer, ...] = ()
 
@@ -126,13 +128,15 @@ class Delivered(Struct, frozen=True, tag="Delivered"):
 
 
 class Ran(Struct, frozen=True, tag="Ran"):
+    """An op ended: the `tag` of its Run, its outputs by name, its measured numbers."""
+
     tag: Tag
     refs: dict[str, Ref] = {}
     numbers: Numbers = {}
 
 
 class Failed(Struct, frozen=True, tag="Failed"):
-    """An op (its `tag`) failed, with the reason for a person."""
+    """An op failed. tag: that of its Run; why: the reason, for a person."""
 
     tag: Tag
     why: str
@@ -143,14 +147,14 @@ class Woke(Struct, frozen=True, tag="Woke"):
 
 
 class Joined(Struct, frozen=True, tag="Joined"):
-    """A task went live, or is live again as a new instance (node or worker changed)."""
+    """A task went live, or is live again as a new instance (on another node or worker). view: that of the new table."""
 
     peer: Peer
     view: int = 0
 
 
 class Left(Struct, frozen=True, tag="Left"):
-    """A task instance is gone. in_order: a new one is live already, its `Joined` follows."""
+    """A task instance is gone. in_order: a new instance is live already and its `Joined` follows. view: that of the new table."""
 
     peer: Peer
     in_order: bool = False
@@ -158,7 +162,7 @@ class Left(Struct, frozen=True, tag="Left"):
 
 
 class Rewound(Struct, frozen=True, tag="Rewound"):
-    """The state is that of `Save(label)`: after a crash, a move, or because the job fell back. `roster` as in Started."""
+    """The state is that of `Save(label)`, after a crash, a move or a rewind of the job. roster: as in Started."""
 
     label: int
     roster: tuple[Peer, ...] = ()
@@ -166,22 +170,22 @@ class Rewound(Struct, frozen=True, tag="Rewound"):
 
 Event = Started | Delivered | Ran | Failed | Woke | Joined | Left | Rewound
 
-# -- commands: what to do ------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------
 
 
 class Send(Struct, frozen=True, tag="Send"):
-    """A message to one task. keep: see the module text. latest: a newer one of its type to that task makes it obsolete."""
+    """A message to one task. keep: see the module text. latest: a newer message of its type to that task makes it obsolete."""
 
     to: str
     message: Any
     keep: int | None = None
     latest: bool = False
     once: bool = False
-    """Refs of this message are sent as one-time bytes: crc only, no hash, never stored (activations, gradients)."""
+    """Send the message's refs as one-time bytes: crc only, no hash, never stored (activations, gradients)."""
 
 
 class Cast(Struct, frozen=True, tag="Cast"):
-    """A message to all live tasks of a role but the sender, published once. latest as in Send."""
+    """A message to all live tasks of a role but the sender, published once. latest: as in Send."""
 
     role: str
     message: Any
@@ -189,7 +193,7 @@ class Cast(Struct, frozen=True, tag="Cast"):
 
 
 class Run(Struct, frozen=True, tag="Run"):
-    """A named tensor computation. into: names for outputs (else the host invents one); may name an input, updated in place."""
+    """A named tensor computation. into: handles for outputs, otherwise new ones; an input's handle is updated in place."""
 
     op: str
     refs: dict[str, Ref]
@@ -199,25 +203,27 @@ class Run(Struct, frozen=True, tag="Run"):
 
 
 class Cancel(Struct, frozen=True, tag="Cancel"):
-    """Forget a Run that has not begun; one that runs ends without its event."""
+    """Forget a Run that has not begun; the event of one that has begun is not delivered."""
 
     tag: Tag
 
 
 class WakeAt(Struct, frozen=True, tag="WakeAt"):
-    """Deliver `Woke` at job time `when`; replaces the last one."""
+    """Deliver `Woke` at job time `when`, in seconds; replaces the last WakeAt."""
 
     when: float
 
 
 class Save(Struct, frozen=True, tag="Save"):
+    """Make the state durable; see the module text. label: the round or step that all tasks of the job agree on."""
+
     label: int
 
 
 class Close(Struct, frozen=True, tag="Close"):
-    """Root task only: a round is closed. Rounds come in order; one that comes again, after a fall-back, replaces the older record.
+    """Root task only: a round is closed. Rounds close in order; a round closed again after a rewind replaces the older record.
 
-    The coordinator hears of it once the root's Save of that round is safe (ADR 8).
+    The host reports the round to the coordinator once the root's Save of it is safe (ADR 8).
     """
 
     record: RoundRecord
@@ -231,7 +237,7 @@ class Measure(Struct, frozen=True, tag="Measure"):
 
 
 class Finish(Struct, frozen=True, tag="Finish"):
-    """The task's work is done. Of the root task: the job is done. refs: the result (`weights`); why: not '' if it failed."""
+    """The task's work is done; from the root task: the job is done. refs: the result (`weights`); why: the reason of a failure, or ''."""
 
     refs: dict[str, Ref] = {}
     numbers: Numbers = {}
@@ -240,11 +246,11 @@ class Finish(Struct, frozen=True, tag="Finish"):
 
 Command = Send | Cast | Run | Cancel | WakeAt | Save | Close | Measure | Finish
 
-# -- what a person sees --------------------------------------------------------------------
+# -- for a person --------------------------------------------------------------------------
 
 
 class Waiting(Struct, frozen=True):
-    """What a task waits for: printed by `fogctl job status`. Times are job time; until is None when nothing bounds it."""
+    """Reason for which a task waits, printed by `fogctl job status`. since, until: seconds of job time; until is None without a deadline."""
 
     what: str
     have: int = 0
@@ -255,35 +261,36 @@ class Waiting(Struct, frozen=True):
 
 
 class RoundRecord(Struct, frozen=True):
-    """One closed round in the job's history."""
+    """One closed round in the job's history. closed_at: seconds of job time."""
 
     round: int
     closed_at: float
     updates: int = 0
     examples: int = 0
     numbers: Numbers = {}
-    """loss, accuracy, and whatever else the method measures in a round."""
+    """Measurements of the round: loss, accuracy and others of the method."""
 
 
 class Machine(Struct, kw_only=True):
     """Base of all machines: a mutable struct whose fields are the whole state."""
 
     def step(self, event: Event, now: float) -> list[Command]:
+        """Take an event and return commands. now: seconds of job time."""
         raise TypeError(f"{type(self).__name__} does not define step()")
 
     def waiting(self, now: float) -> Waiting | None:
-        """What this task waits for now, or None. Pure."""
+        """The reason for which this task waits now, or None. Pure."""
         return None
 
     def note(self) -> str:
-        """What a person may want to know of how this task works, e.g. a choice that it made and why; '' = nothing. Pure."""
+        """A remark for a person, e.g. a choice that the task made and its reason; '' = none. Pure."""
         return ""
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
-        """Root task only: the job is to end (a budget is used up) with the model of this state, that of its newest Save.
+        """Root task only: commands that lead to a Finish, because the job must end (a budget is used up) with the model of this state.
 
-        Commands that lead to a Finish; until then events come as ever, but Woke. By default the state's `weights`, the newest whole
-        model; a method that keeps its model in parts, or elsewhere, says itself how to get it. roster: as in Rewound.
+        The state is that of its newest Save; until the Finish all events but Woke still come. By default the result is the state's
+        `weights`, the newest whole model; a method that keeps its model in parts, or elsewhere, overrides this. roster: as in Rewound.
         """
         weights: Ref | None = getattr(self, "weights", None)
         if weights is None:
@@ -291,7 +298,7 @@ class Machine(Struct, kw_only=True):
         return [Finish({"weights": weights}, self.figures())]
 
     def figures(self) -> Numbers:
-        """Root task only: the numbers of the newest closed round; {} before the first. Pure."""
+        """Root task only: numbers of the newest closed round; {} before the first. Pure."""
         return {}
 
     def progress(self) -> int:
@@ -305,7 +312,7 @@ T = TypeVar("T")
 
 
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), Slots, Peer, RoundRecord, Waiting})
-"""Types that hold no refs: most of what a machine's state is made of."""
+"""Types that hold no refs: most parts of a machine's state."""
 
 
 def refs_in(value: Any) -> Iterator[Ref]:

@@ -1,4 +1,4 @@
-"""What a host has sent and not heard the end of: by letter, so that it can be outdated, cancelled, tried again and measured."""
+"""Letters of a host that are not acknowledged yet: each can be outdated, cancelled, sent again and measured."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Mail:
-    """Between the host's commands and the endpoint's letters. All refs of what is sent are blobs already."""
+    """Turns the host's commands into letters of the endpoint. All refs in a command must be blobs already."""
 
     def __init__(self, endpoint: Endpoint, codebook: Codebook) -> None:
         self.acks = Acks()
         self.ideal_bytes = 0
-        """Payload of the tensors sent, each counted once per Send or Cast."""
+        """Bytes of all tensors sent, each counted once per Send or Cast."""
         self.ideal_cast_bytes = 0
-        """Of these, of Casts."""
+        """Part of `ideal_bytes` that Casts carried."""
         self._endpoint = endpoint
         self._codebook = codebook
         self._number = 0
         self._sent: dict[Key, tuple[str, Send | Cast]] = {}  # -> (task, command)
-        self._unacked: dict[Key, set[str]] = {}  # of a cast: nodes that have not acknowledged it
+        self._unacked: dict[Key, set[str]] = {}  # letter of a cast -> nodes that have not acknowledged it
         self._latest: dict[tuple[str, str, str], Key] = {}  # (task, kind of message, receiver or role) of commands with `latest`
-        self._refused: dict[Key, dict[str, None]] = {}  # nodes that did not know the sender (yet, or any more)
+        self._refused: dict[Key, dict[str, None]] = {}  # letter -> nodes whose table lacked its sender or receiver
 
     # -- out -------------------------------------------------------------------------------
 
     def send(self, now: float, task: str, send: Send, to: Address) -> None:
+        """Send a task's message; with `latest` older ones of its kind to that task are cancelled."""
         if send.latest:
             self.outdate(task, send.message, {send.to})
         key = self._begin(task, send, send.latest, send.to)
         self._endpoint.send(now, to, self._content(now, key, task, send.to, send.message), key)
 
     def cast(self, now: float, task: str, cast: Cast, scope: str, members: dict[str, Address]) -> None:
-        """members: by node."""
+        """Publish a task's message once for all members. scope: a site or `all`; members: address by node."""
         key = self._begin(task, cast, cast.latest, cast.role)
         self._unacked[key] = set(members)
         before = self.ideal_bytes
@@ -54,11 +55,11 @@ class Mail:
         self._endpoint.cast(now, scope, cast.role, list(members.values()), content, key)
 
     def to_host(self, now: float, address: Address, message: HostMessage, blobs: tuple[Blob, ...] = ()) -> Key:
-        """To another host of the job."""
+        """Send a letter to another host of the job. Returns the letter's key."""
         return self.post(now, HOST, HOST, _encoder.encode(message), blobs, address)
 
     def post(self, now: float, sender: str, to: str, body: bytes, blobs: tuple[Blob, ...], address: Address, about: Send | None = None) -> Key:
-        """A letter that is no task's message (between hosts, to the coordinator)."""
+        """Send a letter to a host or the coordinator. about: the command that it stands for, so that a refusal keeps it."""
         self._number += 1
         key = (sender, self._number)
         if about is not None:
@@ -87,7 +88,7 @@ class Mail:
     # -- obsolete --------------------------------------------------------------------------
 
     def outdate(self, task: str, message: Any, targets: set[str]) -> None:
-        """A newer message of this kind goes to `targets`: older ones with `latest` need not arrive any more."""
+        """Cancel older messages with `latest` of this kind to `targets`; targets: tasks or roles."""
         kind = type(message).__name__
         for at in [at for at in self._latest if at[0] == task and at[1] == kind and at[2] in targets]:
             self.cancel(self._latest.pop(at))
@@ -102,18 +103,18 @@ class Mail:
         self._latest = {at: key for at, key in self._latest.items() if at[0] != task}
 
     def give_up(self, node: str, task: str, role: str) -> list[tuple[str, Send]]:
-        """What was sent to that task and not acknowledged, in order, with its senders; casts as what they were for it. It is forgotten here."""
-        found = []
+        """Forget and return the unacknowledged messages to a task as (sender, Send), in order; a Cast becomes a Send to that task."""
+        messages = []
         for key, (sender, command) in list(self._sent.items()):
             if isinstance(command, Send) and command.to == task:
-                found.append((sender, command))
+                messages.append((sender, command))
                 self._forget(key)
             elif isinstance(command, Cast) and command.role == role and node in self._unacked.get(key, ()):
-                found.append((sender, Send(task, command.message, latest=command.latest)))
+                messages.append((sender, Send(task, command.message, latest=command.latest)))
                 self._unacked[key].discard(node)
                 if not self._unacked[key]:
                     self._forget(key)
-        return found
+        return messages
 
     def cancel_same(self, send: Send) -> None:
         for key in [key for key, (_, old) in self._sent.items() if old == send]:
@@ -126,16 +127,17 @@ class Mail:
         self._refused.pop(key, None)
 
     def digests(self) -> set[str]:
-        """Blobs that must stay: what was refused leaves again with a later table, though the endpoint has forgotten it."""
+        """Blobs of refused letters: they must stay, because these letters leave again under a later table."""
         return {ref.digest for key in self._refused if key in self._sent for ref in refs_in(self._sent[key][1].message) if isinstance(ref, Blob)}
 
     def under_way(self, task: str) -> bool:
-        """Something that the task sent has not arrived yet, as far as we know."""
+        """Whether a letter of the task is not acknowledged yet."""
         return any(sender == task for sender, _ in self._sent.values())
 
-    # -- what came of it -------------------------------------------------------------------
+    # -- acknowledged and refused ----------------------------------------------------------
 
     def acked(self, now: float, key: Key, node: str) -> None:
+        """The host of `node` has accepted the letter; a cast is forgotten after its last member."""
         self.acks.acked(now, key)
         left = self._unacked.get(key)
         if left is not None:
@@ -144,27 +146,27 @@ class Mail:
             self._forget(key)
 
     def refused(self, key: Any, node: str) -> bool:
-        """Keep it for another try; False if it is obsolete."""
+        """Keep the letter for another try; False if it is obsolete."""
         if key in self._sent:
             self._refused.setdefault(key, {})[node] = None
             return True
         return False
 
     def take_refused(self) -> Iterator[tuple[Key, str, Send | Cast, list[str]]]:
-        """(key, task, command, nodes) of what was refused; `refused` again what cannot be tried yet, `retried` the others."""
+        """(key, task, command, nodes) of each refused letter. The caller answers each by `retried`, or by `refused` if it must wait longer."""
         refused, self._refused = self._refused, {}
         for key, nodes in refused.items():
-            if key in self._sent:  # and not outdated by one that was tried before it
+            if key in self._sent:  # otherwise a letter that was tried before it has outdated it
                 yield (key, *self._sent[key], list(nodes))
 
     def retried(self, key: Key) -> None:
-        """It left under another key. A cast goes on towards its other members."""
+        """The letter left under another key. A cast goes on towards its other members."""
         task_and_command = self._sent.get(key)
         if task_and_command is not None and isinstance(task_and_command[1], Send):
             self._forget(key)
 
     def carries(self, node: str, digests: set[str]) -> bool:
-        """A cast with one of these blobs is on its way to `node`."""
+        """Whether a cast with one of these blobs is on its way to `node`."""
         return any(
             node in nodes and any(isinstance(ref, Blob) and ref.digest in digests for ref in refs_in(self._sent[key][1].message))
             for key, nodes in self._unacked.items()

@@ -1,4 +1,4 @@
-"""What refs stand for in one process: values by handle, bytes by digest, and which of them are still needed."""
+"""Values and bytes behind the refs of one process: values by handle, bytes by digest; a sweep drops those that no task needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fog_common.transfer.blobs import Blobs
 
 
 class Codec(Protocol):
-    """Values to bytes and back; chosen by the op backend."""
+    """Encodes values as bytes and decodes them; chosen by the op backend."""
 
     def encode(self, value: Any) -> bytes | bytearray: ...
 
@@ -32,13 +32,13 @@ class NoDisk:
 
 
 class BlobTable(Blobs):
-    """Bytes in memory, with the disk behind it: what is durable may be dropped from memory and read again."""
+    """Bytes by digest, in memory and on the disk; durable bytes may leave the memory and are read again."""
 
     def __init__(self, disk: Disk | None = None) -> None:
         self._memory: dict[str, memoryview] = {}
         self._disk: Disk = disk or NoDisk()
         self.size_bytes = 0
-        """Of what is in memory."""
+        """Bytes in memory."""
 
     def get(self, digest: str) -> memoryview | None:
         held = self._memory.get(digest)
@@ -50,7 +50,7 @@ class BlobTable(Blobs):
             self.size_bytes += len(content)
 
     def hold(self, blobs: Iterable[Blob]) -> bool:
-        """Take them into memory (mapped, not read) until the next keep_only, so that they stay when their files go; False if one is gone."""
+        """Map blobs into memory until the next keep_only, so that they outlive their files; False if one is missing."""
         for blob in blobs:
             content = self.get(blob.digest)
             if content is None:
@@ -70,7 +70,7 @@ class BlobTable(Blobs):
 
 
 class Refs:
-    """The table of one host. Handles are scoped by task. Op threads store values, the host's thread does all the rest."""
+    """The refs of one host. A handle belongs to one task. Op threads call `store`, the host's thread everything else."""
 
     def __init__(self, codec: Codec, blobs: BlobTable, one_time_prefix: str) -> None:
         self.blobs = blobs
@@ -80,11 +80,11 @@ class Refs:
         self._prefix = one_time_prefix
         self._one_time = 0
         self._invented = 0
-        self._swept = (0, 0)  # entries and bytes that the last sweep left
+        self._swept = (0, 0)  # entries and bytes left by the last sweep
 
     @property
     def grown(self) -> bool:
-        """Enough has come since the last sweep to make the next one worth its walk over all tasks."""
+        """Whether enough entries or bytes arrived since the last sweep to be worth a walk over all tasks."""
         entries, size = self._swept
         return len(self._values) + len(self.blobs) > 2 * entries + 8 or self.blobs.size_bytes > 1.5 * size + (8 << 20)
 
@@ -93,12 +93,12 @@ class Refs:
         return Handle(f"h{self._invented}")
 
     def store(self, task: str, handle: Handle, value: Any) -> None:
-        """An op's output. A handle that is stored again (updated in place) loses the bytes it was encoded to."""
+        """Keep an op's output. A handle that is stored again (updated in place) loses its encoded bytes."""
         self._encoded.pop((task, handle.name), None)
         self._values[task, handle.name] = value
 
     def value(self, task: str, ref: Ref) -> Any:
-        """What an op gets for a ref: None for a handle that does not exist yet. OpError for bytes that are gone."""
+        """Value of a ref for an op; None for a handle without a value yet. OpError if the blob's bytes are missing."""
         if isinstance(ref, Handle):
             return self._values.get((task, ref.name))
         content = self.blobs.get(ref.digest)
@@ -107,7 +107,7 @@ class Refs:
         return self._codec.decode(content)
 
     def blob(self, task: str, ref: Ref, once: bool = False) -> Blob:
-        """The ref as immutable bytes, encoded (and hashed, unless `once`) at most one time."""
+        """The ref as immutable bytes, encoded at most once. once: named by a number instead of a hash. OpError for a handle without a value."""
         if isinstance(ref, Blob):
             return ref
         key = (task, ref.name)
@@ -133,7 +133,7 @@ class Refs:
             self._encoded.pop(key, None)
 
     def sweep(self, handles: set[tuple[str, str]], digests: set[str]) -> None:
-        """Drop every value and every blob in memory that is not named."""
+        """Drop all values but those of `handles`, (task, name), and all blobs in memory but those of `digests` and `handles`."""
         for key in [key for key in list(self._values) if key not in handles]:  # a copy: op threads store meanwhile
             self._values.pop(key, None)
             self._encoded.pop(key, None)
@@ -143,7 +143,3 @@ class Refs:
 
     def __len__(self) -> int:
         return len(self._values)
-
-
-def digests_of(refs: Iterable[Ref]) -> set[str]:
-    return {ref.digest for ref in refs if isinstance(ref, Blob)}

@@ -1,4 +1,4 @@
-"""The record that a `Save` makes durable: a task's state, the commands behind the Save, and what its spool holds."""
+"""The record that a `Save` makes durable: a task's state, the commands behind the Save, and its spool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fog_common.runtime.machine import Blob, Cancel, Cast, Close, Command, Finis
 
 
 class Program(Struct, frozen=True):
-    """What a host must know of a method: see fog_learning.methods.base.Method, from which it is made."""
+    """The part of a method that a host needs; made from fog_learning.methods.base.Method."""
 
     machines: dict[str, type[Machine]]
     """role -> machine type"""
@@ -20,9 +20,9 @@ class Program(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """One Save. machine and rest are msgpack of typed structs; all refs are blobs. job_now: seconds of job time.
+    """One Save. machine, rest (commands behind the Save) and kept (the spool) are msgpack of typed structs whose refs are all blobs.
 
-    rounds: of a root, what fog_common.runtime.closed keeps; its pages are among the blobs.
+    job_now, wake_at: seconds of job time. rounds: of a root task, from ClosedRounds.save; its pages are among the blobs.
     """
 
     task: str
@@ -57,6 +57,7 @@ class Codebook:
         return _encoder.encode(message)
 
     def decode_message(self, body: bytes) -> Any:
+        """WireError if the body is not a message of the method."""
         try:
             return self._message_decoder.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -110,7 +111,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(content: bytes | memoryview) -> Record:
-    """WireError for anything that is no record (a torn or foreign file)."""
+    """WireError if the content is not a record (a torn or foreign file)."""
     try:
         return _record_decoder.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

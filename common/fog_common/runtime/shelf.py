@@ -1,4 +1,4 @@
-"""Which Saves are on this node's disk: of tasks that run here, and replicas of tasks of other nodes."""
+"""Saves on this node's disk: those of its own tasks, and replicas of tasks of other nodes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 from fog_common.runtime.saves import Record
 
 KEPT: Final = 2
-"""Labels of a task that are kept: peers may be one behind."""
+"""Labels kept per task: other tasks may be one label behind."""
 
 
 def kept(labels: Iterable[int], written: int) -> tuple[int, ...]:
-    """Labels of a task that stay once `written` is, oldest first. What lies above it was left behind when the job went back."""
+    """Labels of a task that stay after `written`, oldest first. Labels above it are from before a rewind."""
     return tuple(sorted({label for label in labels if label <= written} | {written}))[-KEPT:]
 
 
 class Shelf:
-    """The last two labels of every task. Filled by the store at start (oldest first), kept up by the host."""
+    """The last two labels of every task. The store fills it at start, oldest first; the host keeps it up to date."""
 
     def __init__(self) -> None:
         self._records: dict[str, dict[int, Record]] = {}
@@ -37,7 +37,7 @@ class Shelf:
         return self._records[task][max(labels)] if labels else None
 
     def cut(self, task: str, above: int) -> None:
-        """Forget labels above `above`: the job went back behind them."""
+        """Forget labels above `above`, to which the job has gone back."""
         for label in [label for label in self._records.get(task, {}) if label > above]:
             del self._records[task][label]
 

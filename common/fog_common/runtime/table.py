@@ -1,4 +1,4 @@
-"""A placement of the coordinator, as the host of one node reads it: which tasks are where, which of them are ours, who keeps copies."""
+"""A placement of the coordinator as the host of one node reads it: the node of each task, the tasks of this node, the buddies."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fog_common.wire.messages import Placement
 
 
 class Table:
-    """Never changed: a newer view is a new table. Before the first has come it is empty, and its view is 0."""
+    """Immutable: a newer view is a new table. A host begins with an empty table of view 0."""
 
     def __init__(self, me: Address, incarnation: int, placement: Placement | None = None) -> None:
-        """me: of this node's worker of the job. incarnation: of that worker."""
+        """me, incarnation: address and incarnation of this node's worker of the job."""
         self.placement = placement if placement is not None else Placement("", 0, "", ())
         self.peers = {peer.task: peer for peer in self.placement.tasks}
-        """All tasks of the job by name, also those whose node is gone."""
+        """All tasks of the job by name, including those whose node is gone."""
         self._me = me
         self._incarnation = incarnation
         self._incarnations = {peer.node: peer.incarnation for peer in self.placement.tasks if peer.live}
@@ -30,7 +30,7 @@ class Table:
 
     @property
     def limit(self) -> int | None:
-        """The newest label at which a task may begin."""
+        """The newest label at which a task may begin; None: any."""
         return rewind.limit(self.placement)
 
     def live(self) -> tuple[Peer, ...]:
@@ -41,7 +41,7 @@ class Table:
         return peer is not None and peer.node == self._me.node and peer.incarnation == self._incarnation
 
     def is_silent(self, task: Peer) -> bool:
-        """The task of this node is thought to be gone: it goes on, and may soon be back as it is."""
+        """Whether the table counts a task of this node as gone; the task goes on, and may be live again unchanged."""
         peer = self.peers.get(task.task)
         return peer is not None and not peer.live and (peer.node, peer.since) == (self._me.node, task.since)
 
@@ -50,11 +50,11 @@ class Table:
         return [peer.task for peer in self.peers.values() if peer.role == role and peer.node == self._me.node]
 
     def roles(self) -> set[str]:
-        """Of this node's tasks."""
+        """Roles of this node's tasks."""
         return {peer.role for peer in self.peers.values() if peer.node == self._me.node}
 
     def incarnation(self, node: str) -> int:
-        """Of the node's live worker; 0 if it has none."""
+        """Incarnation of the node's live worker; 0 if it has none."""
         return self._incarnations.get(node, 0)
 
     def buddy(self, task: str) -> str:
@@ -71,7 +71,7 @@ class Table:
         return Address(peer.node, peer.site, peer.tier, self._me.kind)
 
     def address_of(self, node: str) -> Address | None:
-        """Of that node's host; None if the table does not say where it is."""
+        """Address of that node's host; None if the table does not name the node."""
         peer = next((peer for peer in self.peers.values() if peer.node == node), None)
         if peer is not None:
             return self.address(peer)

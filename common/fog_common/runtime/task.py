@@ -1,4 +1,4 @@
-"""One task in a host: its machine and what surrounds it."""
+"""One task in a host: its machine, timers, Saves, spool and running ops."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class Task:
         self.zero = zero
         """Host time at which the task's job time was 0."""
         self.closed = closed
-        """Of the root: rounds that the coordinator has not acknowledged."""
+        """Root task only: rounds that the coordinator has not acknowledged."""
         self.epoch = epoch
-        """Differs between all tasks that the host ever opened: what an earlier one asked for does not count for this one."""
+        """Number of this task among all that the host opened; the end of an op of an earlier one is ignored."""
         self.wake_at: float | None = None
-        """Job time."""
+        """Job time of the next `Woke`, in seconds."""
         self.saving: deque[int] = deque()
-        """Labels on their way to the disk."""
+        """Labels whose Saves are on their way to the disk."""
         self.held: list[tuple[int, Send | Cast | Finish]] = []
-        """(number of the Save that it waits for, command)"""
+        """(number of the Save that the command waits for, command)"""
         self.saves_begun = 0
         self.saves_done = 0
         self.saved = -1
-        """Label of the newest Save that was begun."""
+        """Label of the newest Save begun; -1 before the first."""
         self.result: Finish | None = None
-        """Of the root: handed in once that Save is safe."""
+        """Root task only: the Finish, handed in once its Save is safe."""
         self.kept: list[Send] = []
-        """The spool: what the root has not saved yet."""
+        """The spool: messages with `keep` whose label the root has not saved yet."""
         self.computing: dict[int, Compute] = {}
-        """By serial: asked for, and not ended."""
+        """Ops begun and not ended, by serial."""
         self.cancelled: set[int] = set()
-        """Serials of those whose end is no event."""
+        """Serials of ops whose end is not delivered."""
         self.finished = False
         self.stopping = False
         self.why = ""
@@ -48,7 +48,7 @@ class Task:
 
     @property
     def wakes_at(self) -> float | None:
-        """Host time at which `wake_at` has come for the machine too: rounding must not wake it a moment early, again and again."""
+        """Host time of the next `Woke`, rounded up so that the machine never reads a job time just before `wake_at`."""
         if self.wake_at is None:
             return None
         at = self.zero + self.wake_at

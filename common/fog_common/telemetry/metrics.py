@@ -81,7 +81,7 @@ METRICS: Final = (
     ),
     Metric("fog_job_loss", "gauge", "Training loss of the last round.", ("job",)),
     Metric("fog_job_accuracy", "gauge", "Accuracy of the last evaluation, 0 to 1.", ("job",)),
-    Metric("fog_job_headline", "gauge", "Last value of a number by which the job's method is judged, without a metric of its own.", ("job", "name")),
+    Metric("fog_job_headline", "gauge", "Last value of each number by which the job's method is judged.", ("job", "name")),
     Metric("fog_job_consensus_error", "gauge", "Largest disagreement left after averaging among neighbours.", ("job",)),
     Metric("fog_job_stragglers", "gauge", "Tasks that the open round waits for although others have answered.", ("job",)),
     Metric("fog_job_staleness_rounds", "gauge", "How many rounds late the oldest update was that the last aggregate counted; 0 if none.", ("job",)),
@@ -115,8 +115,6 @@ METRICS: Final = (
     Metric("fog_worker_step_seconds", "gauge", "Time that the node computes in a training step.", _WORKER),
 )
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
-HEADLINES: Final = {"accuracy": "fog_job_accuracy", "loss": "fog_job_loss"}
-"""Headline numbers of methods that have a metric of their own; `fog_job_headline` has the others."""
 
 # -- histograms ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a receiver's acknowledgement changes at the sender."""
+"""Effect of a receiver's acknowledgement at the sender."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fog_common.transfer.window import mask_of
 
 
 def apply(outbox: Outbox, now: float, line: PeerLine, ack: Ack) -> None:
-    """WireError if the ack speaks of chunks that do not exist; nothing is changed then."""
+    """Apply an acknowledgement to the outbox. WireError if it names chunks that do not exist; the outbox stays unchanged then."""
     masks = _masks(line, ack)
     fresh = ack.number > line.last_ack
     if fresh:
@@ -57,7 +57,7 @@ def _masks(line: PeerLine, ack: Ack) -> list[tuple[Flow, int, int]]:
 
 
 def _blob(now: float, line: PeerLine, flow: Flow, mask: int, fresh: bool, mark: int) -> int:
-    """Returns the newest serial that is acknowledged here. mark: see PeerLine.probe_marks."""
+    """Apply the state of one blob; returns the newest acknowledged serial. mark: see PeerLine.probe_marks."""
     if mask & ~flow.received or (flow.hint and fresh):
         flow.heard = now
     newest = flow.learn(mask, fresh)
@@ -114,7 +114,7 @@ def _letter(outbox: Outbox, now: float, sending: Sending, state: LetterState, fr
 
 
 def _drop_lost(outbox: Outbox, line: PeerLine, edge: int) -> None:
-    """What was sent up to serial `edge` would have been seen by the receiver before what it acknowledges now."""
+    """Resend unacknowledged frames up to serial `edge`: frames arrive in order, so these are lost."""
     for flow in line.flows.values():
         if flow.outstanding:
             flow.drop_lost(edge)

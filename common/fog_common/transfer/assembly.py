@@ -1,4 +1,4 @@
-"""A blob on its way in: one buffer, filled in any order, hashed while it fills. It grows with what has arrived, not with what was announced."""
+"""A blob on its way in: one buffer, filled in any order and hashed meanwhile. It grows with the received bytes, not with the announced size."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fog_common.transfer.frames import BlobPart, is_hash
 from fog_common.transfer.window import beyond_bytes
 
 FIRST_BYTES: Final = 8 << 20
-"""Allocated with the first chunk, or the whole blob if that is less."""
+"""Bytes allocated with the first chunk, or the size of the blob if that is less."""
 AHEAD_BYTES: Final = 32 << 20
-"""A chunk this far, and three times what is here, ahead of what is here is dropped as if lost: more than any window; a cast's laggard is repaired later."""
+"""A chunk that begins behind this plus three times the received bytes is dropped as if lost. No window reaches so far; a slow member of a cast does."""
 
 
 class Assembly:
-    """Nothing is allocated before the first chunk has come; later never more than AHEAD_BYTES and four times what has."""
+    """The buffer is empty before the first chunk, and never exceeds AHEAD_BYTES plus four times the received bytes."""
 
     __slots__ = (
         "arrived",
@@ -40,19 +40,19 @@ class Assembly:
     def __init__(self, part: BlobPart, now: float) -> None:
         self.digest, self.size, self.number, self.chunk, self.count = part.digest, part.size, part.number, part.chunk, part.count
         self.letters: dict[tuple[str, int], None] = {}
-        """(stream, number) of the letters that wait for it."""
+        """(stream, number) of the letters that wait for the blob."""
         self.touched = now
         self.wrong = 0
-        """How often its bytes did not match its name."""
+        """Times that the complete bytes did not match the name."""
         self.reset()
 
     def reset(self) -> None:
         self.buffer = bytearray()
         self.view = memoryview(self.buffer)
         self.arrived = 0
-        """Bytes."""
+        """Received bytes."""
         self.prefix = 0
-        """Chunks without a gap from the first."""
+        """Received chunks without a gap from the first."""
         self.beyond: set[int] = set()
         self.highest = -1
         self.hash = blake3() if is_hash(self.digest) else None
@@ -61,14 +61,14 @@ class Assembly:
         return (self.number, self.size, self.chunk) == (part.number, part.size, part.chunk)
 
     def length(self, index: int) -> int:
-        """Bytes of that chunk."""
+        """Bytes of a chunk."""
         return self.chunk if index < self.count - 1 else self.size - self.chunk * (self.count - 1)
 
     def has(self, index: int) -> bool:
         return index < self.prefix or index in self.beyond
 
     def ahead(self, index: int) -> bool:
-        """Would the chunk make us allocate far more than has arrived?"""
+        """Whether the chunk would allocate far more bytes than have arrived."""
         return index * self.chunk > AHEAD_BYTES + 3 * self.arrived
 
     def _grow(self, to: int) -> None:
@@ -84,7 +84,7 @@ class Assembly:
             self.view = memoryview(self.buffer)
 
     def add(self, index: int, content: memoryview) -> bool:
-        """Put a checked chunk that is not here yet. True if chunks before it, not known to be missing so far, are missing."""
+        """Add a new, checked chunk. True if it shows a new gap before it. WireError without memory for it."""
         at = index * self.chunk
         self._grow(at + len(content))
         self.view[at : at + len(content)] = content
@@ -109,7 +109,7 @@ class Assembly:
 
     @property
     def right(self) -> bool:
-        """Of a complete one: do the bytes match the name?"""
+        """Whether the bytes of a complete blob match its name."""
         return self.hash is None or self.hash.hexdigest() == self.digest
 
     def content(self) -> memoryview:

@@ -1,4 +1,4 @@
-"""Bytes by name, as the endpoint and the host need them."""
+"""Bytes by digest, as the endpoint and the host use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Blobs(Protocol):
-    """A table of immutable bytes. The endpoint reads what it sends and stores what it has received and verified."""
+    """A table of immutable bytes. The endpoint reads the blobs that it sends and stores those that it has verified."""
 
     def get(self, digest: str) -> memoryview | None: ...
 
@@ -16,7 +16,7 @@ class Blobs(Protocol):
 
 
 class MemoryBlobs(dict[str, memoryview]):
-    """The plain implementation."""
+    """Blobs in a dict."""
 
     def put(self, digest: str, content: bytes | bytearray | memoryview) -> None:
         self[digest] = memoryview(content).toreadonly()

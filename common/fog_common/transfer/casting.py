@@ -1,4 +1,4 @@
-"""One letter to many peers, published once: paced by a quorum of them, repaired alone, or for all when many miss the same."""
+"""One letter to many peers, published once, paced by a quorum of them; chunks that many miss are cast again, others are sent alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fog_common.transfer.outgoing import Flow, LetterId, Parcel, PeerKey, PeerLi
 from fog_common.transfer.window import bits
 
 PACE: Final = 0.75
-"""Fraction of the peers that must keep up; at least one."""
+"""Fraction of the peers that must keep up; at least one peer."""
 GATHER: Final = 0.125
-"""Fraction of the stall time for which reports of losses are gathered, so that what many miss is cast again."""
+"""Fraction of the stall time for which reports of losses are gathered before chunks go out again."""
 
 
 def pace(behind: list[int]) -> int:
-    """How far behind the slowest peer of the quorum is. behind: one number per peer."""
+    """Lag of the slowest peer of the quorum. behind: lag of each peer, in frames."""
     return sorted(behind)[max(1, int(PACE * len(behind))) - 1]
 
 
 class Pass:
-    """A parcel of a cast: every chunk goes once to all, then again what many miss."""
+    """A parcel of a cast: every chunk goes to all once, then those that many peers miss go again."""
 
     __slots__ = ("again", "cast", "flows", "next", "parcel")
 
@@ -33,7 +33,7 @@ class Pass:
 
     @property
     def passed(self) -> bool:
-        """Every chunk went out once: from now on each peer has its own account."""
+        """Whether every chunk went out once; from then on each flow counts its own losses."""
         return self.next >= self.parcel.count
 
     def join(self, flow: Flow) -> None:
@@ -42,7 +42,7 @@ class Pass:
         self.flows[flow.line.peer] = flow
 
     def leave(self, flow: Flow) -> None:
-        """It is served alone from here."""
+        """Serve the flow alone from now on."""
         if self.flows.pop(flow.line.peer, None) is not None:
             flow.passing = None
             lost, flow.lost = flow.lost, 0
@@ -57,12 +57,12 @@ class Pass:
         self.cast.gather()
 
     def learned(self, flow: Flow, edge: int) -> None:
-        """Something was heard of a flow while the pass is on. edge: the chunks below are lost if they are not there."""
+        """A report came during the pass. edge: chunks below it that the peer does not have are lost."""
         edge = max(edge, flow.received.bit_length() - 1)
         flow.lost |= ((1 << max(0, min(edge, self.next))) - 1) & ~flow.received
 
     def following(self, window: int) -> int | None:
-        """The chunk to cast now, or None."""
+        """Index of the chunk to cast now, or None."""
         if self.passed and not self.again:
             return None
         if self.passed:
@@ -98,7 +98,7 @@ class Pass:
         return None
 
     def decide(self, threshold: int) -> int:
-        """What many miss is cast again, the rest goes to each alone. Returns how many chunks are cast again."""
+        """Cast chunks again that at least `threshold` peers miss, send the others alone. Returns the number of chunks to cast again."""
         misses: dict[int, int] = {}
         for flow in self.flows.values():
             for index in bits(flow.lost):
@@ -119,7 +119,7 @@ class Pass:
 
 
 class Casting:
-    """A letter to a group. Its members' lines each have a Sending with the same id."""
+    """A letter to a group. The line of each member has a Sending with the same id."""
 
     __slots__ = (
         "deadline",
@@ -150,7 +150,7 @@ class Casting:
         self.deadline: float | None = None
 
     def gather(self) -> None:
-        """Losses were reported: decide soon what goes to all and what to each."""
+        """Losses were reported: decide soon between another cast and single repairs."""
         self.undecided = True
 
     def lack(self, peer: PeerKey) -> None:
@@ -162,7 +162,7 @@ class Casting:
         return max(2, (len(self.members) + 1) // 2)
 
     def ready(self, window: int) -> bool:
-        """May the letter's frame go out, with regard to what its receivers have not answered?"""
+        """Whether the letter's frame may go out: the quorum has fewer than `window` unanswered letters."""
         lines: list[PeerLine] = [sending.line for sending in self.members.values()]
         heard = [line for line in lines if not line.probing]
         return pace([len(line.unanswered) for line in heard or lines]) < window
@@ -172,7 +172,7 @@ class Casting:
         self.missing.pop(peer, None)
 
     def decide(self) -> int:
-        """After the gathering. Returns how many frames are cast again."""
+        """Decide after the gathering; returns the number of frames to cast again."""
         self.undecided, self.deadline = False, None
         again = 0
         if len(self.missing) >= self.threshold:
@@ -187,5 +187,5 @@ class Casting:
             if one.passed:
                 again += one.decide(self.threshold)
             elif any(flow.lost for flow in one.flows.values()):
-                self.undecided = False  # the end of the pass will ask again
+                self.undecided = False  # the end of the pass decides
         return again

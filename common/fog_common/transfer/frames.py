@@ -1,14 +1,14 @@
-"""The bytes of transfer. Two kinds of frame: a message (8-byte head + msgpack) and a chunk (32-byte head + raw bytes).
+"""The frames of transfer: a message (8-byte head + msgpack) or a chunk (32-byte head with a crc32 + raw bytes).
 
-All of them go with QoS 0 on the inbox of the receiver, or on a cast. Reliability is end to end:
+All frames go with QoS 0 to the inbox of the receiver, or to a cast. Reliability is end to end:
 
-    Offer   sender -> receiver(s)   a letter: header, body, manifest of its blobs, small blobs inside
-    chunk   sender -> receiver(s)   a slice of a blob that an offer announced
-    Ack     receiver -> sender      which letters and chunks are here, and how much may be on the way
-    StateProbe   sender -> receiver      what do you have of these? (after silence or a reconnect)
+    Offer        sender -> receiver(s)   a letter: header, body, manifest of its blobs, small blobs inside
+    chunk        sender -> receiver(s)   a slice of a blob that an offer announced
+    Ack          receiver -> sender      letters and chunks received, and the number of frames that may be on the way
+    StateProbe   sender -> receiver      request for the state of letters and blobs (after silence or a reconnect)
 
-Numbers are little-endian. The crc32 of a frame covers all of it but the crc itself; of a chunk, the content
-comes first, then the head, so that the sender goes over the content once for all receivers.
+Numbers are little-endian. The crc32 of a frame covers all bytes but the crc itself; for a chunk it covers the content
+first, then the head, so that the sender reads the content once for all receivers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ VERSION: Final = 1
 MESSAGE_MAGIC: Final = 0xF6
 CHUNK_MAGIC: Final = 0xF7
 MAX_PARTS: Final = 256
-"""Blobs of one letter."""
+"""Largest number of blobs of one letter."""
 MAX_CHUNKS: Final = 1 << 20
-"""Chunks of one blob: bounds the bitmaps."""
+"""Largest number of chunks of one blob; bounds the bitmaps."""
 
 _MESSAGE_HEAD = struct.Struct("<BBHI")  # magic, version, 0, crc32
 _CHUNK_HEAD = struct.Struct("<BBHQIIII")  # magic, version, window, incarnation, origin, number, index, count; then the crc32
@@ -45,7 +45,7 @@ Small = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
 
 class Origin(Struct, frozen=True, array_like=True):
-    """Who sent a frame, beside the node name (which the topic says): enough to answer."""
+    """The sender of a frame: with the node name from the topic, enough to address an answer."""
 
     incarnation: Whole
     site: str
@@ -54,7 +54,7 @@ class Origin(Struct, frozen=True, array_like=True):
 
 
 class BlobPart(Struct, frozen=True, array_like=True):
-    """A blob in a manifest. number: its name in chunk heads; 0 if its bytes are in the offer. chunk: bytes of each chunk."""
+    """A blob in a manifest. size: bytes; number: its name in chunk heads, 0 if its bytes are in the offer; chunk: bytes of each chunk."""
 
     digest: str
     size: Whole
@@ -67,27 +67,31 @@ class BlobPart(Struct, frozen=True, array_like=True):
 
 
 class Offer(Struct, frozen=True, array_like=True, tag="offer"):
+    """A letter with the manifest of its blobs; see the module text."""
+
     origin: Origin
     view: Whole
     root_saved: Annotated[int, Meta(ge=-1, le=(1 << 62))]
     stream: str
     seq: Whole
     base: Whole
-    """No letter of this stream below this number is outstanding."""
+    """No letter of this stream below `base` is outstanding."""
     sender: str
     to: str
     body: bytes
     parts: tuple[BlobPart, ...] = ()
     inline: tuple[memoryview, ...] = ()
-    """Bytes of the parts whose number is 0, in their order."""
+    """Bytes of the parts with number 0, in their order."""
     long: bool = False
     """The last part is the body."""
     ask: bool = False
-    """Nothing is pushed before the receiver has said what it has."""
+    """The sender pushes no chunk before the receiver has reported those that it has."""
     window: Small = 32
 
 
 class StateProbe(Struct, frozen=True, array_like=True, tag="probe"):
+    """Request for the state of letters, (stream, seq), and of blobs, by number; bases: of each stream."""
+
     origin: Origin
     number: Whole
     bases: tuple[tuple[str, Whole], ...]
@@ -98,12 +102,12 @@ class StateProbe(Struct, frozen=True, array_like=True, tag="probe"):
 
 UNKNOWN: Final = 0
 KNOWN: Final = 1
-"""A letter: here, but its blobs or the host's decision are not. A blob: partly here."""
+"""A letter waits for its blobs or the host's decision; a blob is partly received."""
 DONE: Final = 2
-"""A letter: accepted. A blob: all here."""
+"""A letter is accepted; a blob is complete."""
 REFUSED: Final = 3
 BUSY: Final = 4
-"""Not taken now, for want of room; ask again later."""
+"""A letter is dropped for want of room; the sender offers it again later."""
 
 
 class LetterState(Struct, frozen=True, array_like=True):
@@ -111,12 +115,12 @@ class LetterState(Struct, frozen=True, array_like=True):
     seq: Whole
     status: Small
     view: Whole = 0
-    """Under which it was refused."""
+    """View of the offer that was refused."""
     reason: str = ""
 
 
 class BlobState(Struct, frozen=True, array_like=True):
-    """count: chunks here without a gap from the first; beyond: bitmap of those behind, bit 0 = chunk `count`."""
+    """count: chunks received without a gap from the first; beyond: bitmap of later chunks, bit 0 = chunk `count`."""
 
     number: Small
     status: Small
@@ -125,12 +129,14 @@ class BlobState(Struct, frozen=True, array_like=True):
 
 
 class Ack(Struct, frozen=True, array_like=True, tag="ack"):
+    """State of letters and blobs at a receiver. Acks are numbered; one older than another that came before is not fresh."""
+
     origin: Origin
     of: Whole
-    """Incarnation of the endpoint that is answered."""
+    """Incarnation of the sender's endpoint."""
     number: Whole
     echo: Whole
-    """Number of the last probe that came; 0 = none."""
+    """Number of the last probe received; 0 = none."""
     grant: Small
     """Frames that may be on the way to this receiver."""
     letters: tuple[LetterState, ...] = ()
@@ -142,6 +148,8 @@ Payload = bytes | bytearray | memoryview
 
 
 class Chunk(NamedTuple):
+    """Head of a chunk frame. origin: see origin_code; number: of the blob in its offer; place: index of the chunk; total: chunks of the blob."""
+
     window: int
     incarnation: int
     origin: int
@@ -163,7 +171,7 @@ def encode(message: Message) -> bytearray:
 
 
 def decode(payload: Payload, limit_bytes: int) -> Message:
-    """The message in a frame that is not a chunk. WireError: malformed, unknown_version, wrong_crc, unknown_tag, too_large."""
+    """The message in a frame other than a chunk. WireError: malformed, unknown_version, wrong_crc, unknown_tag, too_large."""
     if len(payload) > limit_bytes:
         raise TooLarge(len(payload), limit_bytes, "letter frame")
     if len(payload) < _MESSAGE_HEAD.size or payload[0] != MESSAGE_MAGIC:
@@ -189,7 +197,7 @@ def check_origin(origin: Origin) -> None:
 
 
 def check_offer(offer: Offer, max_letter_bytes: int, max_blob_bytes: int) -> None:
-    """WireError for a manifest that we must not act on. Nothing has been allocated yet."""
+    """WireError for a manifest that contradicts itself or a limit; called before any allocation."""
     if len(offer.body) > max_letter_bytes:
         raise TooLarge(len(offer.body), max_letter_bytes, "letter")
     if offer.base > offer.seq or len(offer.stream) > 128:
@@ -223,13 +231,13 @@ def is_hash(digest: str) -> bool:
 
 
 def encode_chunk(chunk: Chunk, content: memoryview, crc: int) -> bytes:
-    """The frame of one chunk: the only copy of these bytes on the way out. crc: that of the content."""
+    """The frame of one chunk, the only copy of its bytes on the way out. crc: crc32 of the content."""
     head = _CHUNK_HEAD.pack(CHUNK_MAGIC, VERSION, *chunk)
     return b"".join((head, _CRC.pack(zlib.crc32(head, crc)), content))
 
 
 def decode_chunk(payload: Payload) -> Chunk:
-    """The head of a chunk frame; the crc is checked by chunk_content, once the chunk is known to be wanted."""
+    """The head of a chunk frame. WireError if it is malformed; the crc is checked later, by chunk_content, if the chunk is needed."""
     if len(payload) <= CHUNK_HEAD_BYTES:
         raise WireError(f"a chunk frame of {len(payload)} B")
     _, version, window, incarnation, origin, number, place, total = _CHUNK_HEAD.unpack_from(payload)
@@ -239,7 +247,7 @@ def decode_chunk(payload: Payload) -> Chunk:
 
 
 def chunk_content(payload: Payload) -> memoryview:
-    """The bytes of a chunk frame, checked."""
+    """The bytes of a chunk frame. WireError if the crc does not match."""
     view = memoryview(payload)
     content = view[CHUNK_HEAD_BYTES:]
     if zlib.crc32(view[:_CRC_AT], zlib.crc32(content)) != _CRC.unpack_from(payload, _CRC_AT)[0]:
@@ -248,5 +256,5 @@ def chunk_content(payload: Payload) -> memoryview:
 
 
 def origin_code(kind: str) -> int:
-    """What stands for the sender's kind in chunk heads: one node may run several endpoints."""
+    """Number that stands for an inbox kind in chunk heads, because one node may run several endpoints."""
     return zlib.crc32(kind.encode())

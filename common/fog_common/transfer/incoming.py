@@ -1,4 +1,4 @@
-"""What one peer has sent: its streams of letters with their memory, its blobs on the way in, what it has to be told."""
+"""Incoming transfers of one peer: memory of its streams of letters, its blobs on the way in, the states for its next Ack."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fog_common.transfer.letters import Letter
 from fog_common.transfer.window import Ranges
 
 MAX_LETTERS: Final = 1024
-"""Letters of one peer that wait for their blobs or for the host."""
+"""Largest number of letters of one peer that wait for their blobs or the host."""
 MAX_ASSEMBLIES: Final = 256
 MAX_STREAMS: Final = 256
 FINISHED: Final = 1024
-"""So many numbers of blobs that are done are remembered per peer."""
+"""Numbers of complete blobs that are remembered per peer."""
 
 
 class PendingLetter:
-    """A letter whose blobs are not all here."""
+    """A letter that waits for blobs."""
 
     __slots__ = ("content", "letter", "missing", "offer", "touched")
 
     def __init__(self, letter: Letter, offer: Offer, now: float) -> None:
         self.letter, self.offer, self.touched = letter, offer, now
         self.content: dict[str, memoryview] = {}
-        """Bytes that are here, by digest: kept even where the host's table drops them meanwhile."""
+        """Received bytes by digest, kept even if the host's table drops them meanwhile."""
         self.missing: dict[str, None] = {}
 
 
@@ -37,7 +37,7 @@ class LetterRefusal(Struct, frozen=True):
 
 
 class Memory:
-    """What became of the letters of one stream, from its base on. Bounded by the holes that the sender keeps open."""
+    """State of the letters of one stream, from its base on. Its size is bounded by the letters that the sender keeps open."""
 
     __slots__ = ("accepted", "base", "parked", "refused", "waiting")
 
@@ -52,7 +52,7 @@ class Memory:
         return len(self.accepted) + len(self.refused) + len(self.parked) + len(self.waiting)
 
     def raise_base(self, base: int) -> list[int]:
-        """The sender keeps nothing below `base`. Returns the letters that waited there for their blobs."""
+        """Forget letters below `base`, which the sender does not keep. Returns those that wait for blobs."""
         if base <= self.base:
             return []
         self.base = base
@@ -62,10 +62,6 @@ class Memory:
         for seq in [seq for seq in self.parked if seq < base]:
             del self.parked[seq]
         return [seq for seq in self.waiting if seq < base]
-
-    def forget(self, seq: int) -> None:
-        self.refused.pop(seq, None)
-        self.parked.pop(seq, None)
 
 
 class Source:
@@ -106,22 +102,22 @@ class Source:
         self.echo = 0
         self.acks = acks
         self.told = (1 << 16, 1 << 16)
-        """The last two grants: either may be the one that the sender goes by."""
+        """The last two grants; the sender may use either."""
         self.window = 2
 
     @property
     def letters(self) -> int:
-        """Letters here that nobody has taken yet."""
+        """Number of letters that the host has not accepted or refused yet."""
         return sum(len(memory.waiting) + len(memory.parked) for memory in self.streams.values())
 
     def heard(self) -> None:
-        """A frame has come; every half window the sender is told."""
+        """Count a frame; an Ack is due every half window."""
         self.count += 1
         if self.count >= max(1, min(self.window, *self.told) // 2):
             self.flush = True
 
     def finish(self, assembly: Assembly) -> None:
-        """Its bytes are here, or nobody wants them."""
+        """Remove a blob whose bytes are complete, or that no letter needs."""
         self.assemblies.pop(assembly.number, None)
         if self.by_digest.get(assembly.digest) is assembly:
             del self.by_digest[assembly.digest]
@@ -134,7 +130,7 @@ class Source:
             del self.finished[next(iter(self.finished))]
 
     def drop(self, stream: str, seq: int) -> None:
-        """A letter that waited for blobs is not wanted any more, and neither are blobs that only it named."""
+        """Drop a letter that waits for blobs, and the blobs that no other letter names."""
         waiting = self.streams[stream].waiting.pop(seq, None)
         for digest in waiting.missing if waiting is not None else ():
             assembly = self.by_digest.get(digest)
@@ -161,7 +157,7 @@ class Source:
         return BlobState(number, DONE if number in self.finished else UNKNOWN)
 
     def states(self) -> tuple[tuple[LetterState, ...], tuple[BlobState, ...]]:
-        """All that is news, and all blobs on the way: what they do not show is lost."""
+        """States for an Ack: of changed letters, and of changed and all unfinished blobs, so that the sender learns of every lost chunk."""
         letters = tuple(self.letter_state(*name) for name in self.news)
         blobs = tuple(self.blob_state(number) for number in {**self.dirty, **dict.fromkeys(self.assemblies)})
         self.news.clear()

@@ -1,4 +1,4 @@
-"""The words between the endpoint and its host: addresses, limits, letters, outputs."""
+"""Types between the endpoint and its host: addresses, limits, letters, outputs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from msgspec import Struct
 from fog_common.errors import ConfigError
 
 ONE_TIME: Final = "~"
-"""First character of a blob name that is no hash: its bytes are checked by crc, chunk by chunk, and not as a whole."""
+"""First character of a blob name other than a hash: the bytes are checked by a crc per chunk, not as a whole."""
 BODY: Final = "~~"
-"""First characters of the name of a body that was too long for its letter's frame: never stored."""
-HOST: Final = "@host"
-"""`Content.to` of what is meant for the host itself."""
+"""First characters of the name of a body that is too long for its letter's frame; such bodies are never stored."""
+
 STALE_VIEW: Final = "stale_view"
-"""The one reason of a refusal after which the sender keeps the letter and offers it again under a newer view."""
+"""The only reason of a refusal after which the sender keeps the letter and offers it again under a newer view."""
 
 
 class Address(Struct, frozen=True):
-    """Where an endpoint is reached. kind: last topic level of its inbox, e.g. `bulk~digits`."""
+    """Address of an endpoint. kind: last topic level of its inbox, e.g. `bulk~digits`."""
 
     node: str
     site: str
@@ -29,24 +28,24 @@ class Address(Struct, frozen=True):
 
 
 class TransferLimits(Struct, frozen=True, kw_only=True):
-    """What this endpoint sends and takes."""
+    """Limits of what this endpoint sends and accepts. ConfigError if they contradict each other."""
 
     chunk_bytes: int = 256 * 1024
-    """Largest frame, header included: what the broker takes."""
+    """Largest frame that the broker takes, including the header."""
     inline_bytes: int = 64 * 1024
-    """Blobs of a letter that are not more than this together travel inside the letter's frame."""
+    """Largest sum of a letter's blobs that travels inside the letter's frame."""
     max_letter_bytes: int = 64 << 20
-    """Of a letter's body, without its blobs."""
+    """Largest body of a letter, without its blobs."""
     max_blob_bytes: int = 2 << 30
     window_chunks: int = 32
-    """Frames on the way to one receiver that it has not acknowledged."""
+    """Largest number of unacknowledged frames on the way to one receiver."""
     inbox_messages: int = 900
-    """All windows towards this receiver together: brokers drop from 1 000 on."""
+    """Largest sum of all windows towards this endpoint; brokers drop messages from 1 000 on."""
     stall_s: float = 2.0
-    """Nothing new from the receiver for this long: ask it what it has; doubled up to stall_max_s while it is silent."""
+    """Silence of a receiver after which the sender probes it; doubled up to stall_max_s while the silence lasts."""
     stall_max_s: float = 30.0
     idle_s: float = 600.0
-    """What was begun and not continued for this long is dropped."""
+    """Time after which a transfer without progress is dropped."""
 
     def __post_init__(self) -> None:
         if self.chunk_bytes < 1024:
@@ -58,14 +57,15 @@ class TransferLimits(Struct, frozen=True, kw_only=True):
 
 
 class BlobMeta(Struct, frozen=True, array_like=True):
-    """digest: 64 hex digits of BLAKE3, or `~...` for bytes that are sent once."""
+    """Name and size of a blob. digest: 64 hex digits of BLAKE3, or `~...` for bytes that are sent once."""
 
     digest: str
     size: int
+    """Bytes."""
 
 
 class Content(Struct, frozen=True):
-    """What one task says to another. to: a task; the role of a cast; or `@host`."""
+    """Message of a task or host. to: a task, the role of a cast, or `@host`."""
 
     sender: str
     to: str
@@ -74,7 +74,7 @@ class Content(Struct, frozen=True):
 
 
 class Letter(Struct, frozen=True):
-    """A received letter. view, incarnation, root_saved are those of the sender's host at the time it was offered."""
+    """A received letter. view, incarnation, root_saved: those of the sender's host when it offered the letter."""
 
     content: Content
     view: int
@@ -84,12 +84,12 @@ class Letter(Struct, frozen=True):
     site: str
     tier: str
     id: tuple[str, str, int]
-    """(kind of the sender's inbox, stream, number in it): with node and incarnation the letter's name."""
+    """(kind of the sender's inbox, stream, number in the stream): with node and incarnation the letter's name."""
     cast: bool = False
 
 
 class PublishFrame(Struct, frozen=True):
-    """Give this to the bus, QoS 0. plane: up, down, d2d or cast, for the count of bytes."""
+    """A frame for the bus, QoS 0. plane: up, down, d2d or cast, by which bytes are counted."""
 
     topic: str
     payload: bytes | bytearray
@@ -97,7 +97,7 @@ class PublishFrame(Struct, frozen=True):
 
 
 class Arrived(Struct, frozen=True):
-    """A letter whose blobs are all in the table. The host calls accept() or refuse(); until then it stays parked."""
+    """A letter whose blobs are all in the table. The letter stays parked until the host calls accept() or refuse()."""
 
     letter: Letter
 
@@ -110,7 +110,7 @@ class Acked(Struct, frozen=True):
 
 
 class LetterRefused(Struct, frozen=True):
-    """The host of `node` refused the letter. After `stale_view` it is kept for the next view, else it is forgotten here."""
+    """The host of `node` refused the letter. After `stale_view` the endpoint keeps the letter for the next view, otherwise it forgets it."""
 
     key: Hashable
     node: str

@@ -1,4 +1,4 @@
-"""Everything that is on its way out, and how it enters and leaves these tables."""
+"""Tables of all letters, casts and parcels on their way out; letters enter by pack() and add(), and leave by forget()."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fog_common.transfer.letters import BODY, Address, Content, Output, Transfer
 from fog_common.transfer.outgoing import Flow, Parcel, PeerKey, PeerLine, Sending, Stream
 
 HEAD_BYTES: Final = 1024
+"""Room in an offer's frame for the fields beside body and manifest."""
 PART_BYTES: Final = 192
-"""Room in an offer's frame for all but the body, and for each entry of the manifest (a name may have 128 characters)."""
+"""Room in an offer's frame for an entry of the manifest; a name may have 128 characters."""
 
 
 class Outbox:
@@ -31,11 +32,11 @@ class Outbox:
         self.keys: dict[Hashable, dict[tuple[PeerKey, tuple[str, int]], Sending]] = {}
         self.parcels: dict[str, Parcel] = {}
         self.ready: dict[PeerKey, PeerLine] = {}
-        """Lines that may have something to send."""
+        """Lines that may have frames to send."""
         self.casting: dict[tuple[str, int], Casting] = {}
-        """Casts that may have something to send."""
+        """Casts that may have frames to send."""
         self.soonest = math.inf
-        """No timer is due before."""
+        """Lower bound of the next due timer."""
         self._streams: dict[Hashable, Stream] = {}
         self._last_number = 0
         self._bodies = 0
@@ -51,23 +52,23 @@ class Outbox:
         if line is None or line.to != to:
             old = line
             line = PeerLine(to, *self._way(to), self.stream(peer))
-            if old is not None:  # it moved to another site: what is on the way stays as it is, new frames go there
+            if old is not None:  # the peer moved to another site: the next frames go there
                 old.to, old.topic, old.plane = line.to, line.topic, line.plane
                 return old
             self.lines[peer] = line
         return line
 
     def stream(self, name: Hashable) -> Stream:
-        """Outlives its line: numbers never come twice under one incarnation."""
+        """The stream of that name. A stream outlives its line, so that no number comes twice under one incarnation."""
         return self._streams.setdefault(name, Stream())
 
     def pack(self, content: Content) -> tuple[tuple[Parcel, ...], bool]:
-        """The parcels of a letter, and whether the last one is its body. FogError if it cannot be sent."""
+        """The parcels of a letter, and whether the last one is its body. FogError if a blob is missing, TooLarge over a limit."""
         if len(content.body) > self.limits.max_letter_bytes:
             raise TooLarge(len(content.body), self.limits.max_letter_bytes, "letter")
         if len(content.blobs) >= frames.MAX_PARTS:
             raise TooLarge(len(content.blobs), frames.MAX_PARTS - 1, "number of blobs in a letter")
-        found: dict[str, memoryview] = {}
+        contents: dict[str, memoryview] = {}
         for meta in content.blobs:
             if meta.size > self.limits.max_blob_bytes:
                 raise TooLarge(meta.size, self.limits.max_blob_bytes, "blob")
@@ -75,9 +76,9 @@ class Outbox:
             held = known.content if known is not None else self._blobs.get(meta.digest)
             if held is None or len(held) != meta.size:
                 raise FogError(f"blob {meta.digest[:12]} of {meta.size} B is not here: it cannot be sent to {content.to}")
-            found[meta.digest] = held
+            contents[meta.digest] = held
         long = self._too_long(content)
-        parcels = [self._parcel(digest, view) for digest, view in found.items()]
+        parcels = [self._parcel(digest, view) for digest, view in contents.items()]
         if long:
             parcels.append(self._body(content))
         return tuple(parcels), long
@@ -103,13 +104,13 @@ class Outbox:
                 self.parcels.pop(parcel.digest, None)
 
     def inline(self, content: Content, parcels: tuple[Parcel, ...], long: bool) -> bool:
-        """Do the blobs travel inside the letter's frame?"""
+        """Whether the blobs travel inside the letter's frame."""
         total = sum(parcel.size for parcel in parcels)
         room = self.limits.chunk_bytes - HEAD_BYTES - len(content.body) - PART_BYTES * len(parcels)
         return not long and total <= self.limits.inline_bytes and total <= room
 
     def add(self, sending: Sending) -> None:
-        """Into its line, with the flows that it needs."""
+        """Add a letter to its line, with the flows of its parcels."""
         line = sending.line
         line.letters[sending.id] = sending
         self.keys.setdefault(sending.key, {})[line.peer, sending.id] = sending
@@ -120,7 +121,7 @@ class Outbox:
     # -- out -------------------------------------------------------------------------------
 
     def forget(self, sending: Sending, held: bool = False) -> None:
-        """The letter is done, or not wanted any more. held: the peer has its blobs."""
+        """Remove a letter that is done or obsolete. held: the peer has its blobs."""
         line, name = sending.line, sending.id
         line.letters.pop(name, None)
         line.offers.pop(name, None)
@@ -132,7 +133,7 @@ class Outbox:
             if flow.users == 0:
                 line.drop_flow(flow)
             elif flow.passing is not None and flow.passing.cast is sending.cast:
-                flow.passing.leave(flow)  # other letters need it still: from here it is served alone
+                flow.passing.leave(flow)  # other letters still need the flow, which is served alone from now on
         sending.flows = []
         if (mine := self.keys.get(sending.key)) is not None:
             mine.pop((line.peer, name), None)
@@ -153,7 +154,7 @@ class Outbox:
     # -- again -----------------------------------------------------------------------------
 
     def requeue(self, sending: Sending) -> None:
-        """The peer needs the letter's frame again: alone, or with the others of its cast that need it."""
+        """Send the letter's frame again, alone or as a new cast if many members need it."""
         line = sending.line
         line.unanswered.pop(sending.id, None)
         sending.known, sending.refused_view, sending.due = False, None, math.inf
@@ -167,7 +168,7 @@ class Outbox:
         self.ready[line.peer] = line
 
     def restart(self, flow: Flow) -> None:
-        """The peer knows nothing of this blob."""
+        """Send a blob from its first chunk, because the peer does not know it."""
         if flow.passing is not None:
             flow.nothing_there()
         else:
@@ -175,7 +176,7 @@ class Outbox:
             flow.line.wake(flow)
 
     def restart_line(self, line: PeerLine) -> None:
-        """The peer is a new process: it has nothing, and everything is new to it."""
+        """Send all letters and blobs of a line again, because the peer is a new process."""
         for flow in line.flows.values():
             if flow.passing is not None:
                 flow.passing.leave(flow)
@@ -195,7 +196,7 @@ class Outbox:
         self.soonest = min(self.soonest, due)
 
     def cut_anew(self, limits: TransferLimits) -> None:
-        """New limits. Chunks that the broker would not take any more are cut into smaller ones, under new numbers."""
+        """Take new limits; parcels whose chunks exceed them are cut into smaller ones, under new numbers."""
         smaller = limits.chunk_bytes < self.limits.chunk_bytes
         self.limits = limits
         if not smaller:
@@ -216,7 +217,7 @@ class Outbox:
             self._refit(group)
 
     def _refit(self, group: list[Sending]) -> None:
-        """One letter, to all its receivers, under smaller limits."""
+        """Fit one letter, to all its receivers, into smaller limits."""
         content, parcels, long = group[0].content, group[0].parcels, group[0].long
         new: tuple[Parcel, ...] = ()
         if not long and self._too_long(content):

@@ -1,4 +1,4 @@
-"""What is on its way out: parcels (blobs cut into chunks), flows (a parcel to one peer), lines (all that goes to one peer)."""
+"""Outgoing transfers: parcels (blobs cut into chunks), flows (a parcel to one peer), lines (all flows and letters to one peer)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fog_common.transfer.letters import Address, Content
 from fog_common.transfer.window import bits
 
 HELD: Final = 256
-"""So many blob names are remembered per peer as being there."""
+"""Names of blobs remembered per peer as held there."""
 LetterId = tuple[str, int]
 PeerKey = tuple[str, str]  # node, kind
 
 
 class Stream:
-    """Numbers of letters; the receiver forgets what is below `base`. probes: number of the last probe, of which it echoes the highest."""
+    """Numbers of letters; the receiver forgets letters below `base`. probes: number of the last probe; the receiver echoes the highest."""
 
     __slots__ = ("last", "open", "probes")
 
@@ -38,7 +38,7 @@ class Stream:
 
 
 class Parcel:
-    """A blob in transit, shared by all flows that carry it. Holds its bytes until the last letter that names it is done."""
+    """A blob in transit, shared by all flows that carry it. Its bytes stay until the last letter that names it is done."""
 
     __slots__ = ("_crcs", "_frame", "_index", "chunk", "content", "count", "digest", "full", "number", "size", "users")
 
@@ -47,7 +47,7 @@ class Parcel:
         self.cut(number, chunk_bytes)
 
     def cut(self, number: int, chunk_bytes: int) -> None:
-        """Under a new number, because chunks of another size are other chunks."""
+        """Cut into chunks, each in a frame of at most `chunk_bytes`; a new size needs a new number, because its chunks differ."""
         self.number = number
         self.chunk = chunk_bytes - CHUNK_HEAD_BYTES
         self.count = -(-self.size // self.chunk)
@@ -59,7 +59,7 @@ class Parcel:
         return BlobPart(self.digest, self.size, self.number, self.chunk)
 
     def frame(self, index: int, window: int, incarnation: int, origin: int) -> bytes:
-        """The last frame is kept: several receivers of one blob are often served in turn."""
+        """The frame of a chunk. The last one is kept, because several receivers of a blob are often served in turn."""
         if index != self._index:
             at = index * self.chunk
             head = Chunk(window, incarnation, origin, self.number, index, self.count)
@@ -75,7 +75,7 @@ class Passing(Protocol):
     """The pass of a cast that serves a flow (`casting.Pass`)."""
 
     next: int
-    """Number of the chunk that goes to all next."""
+    """Index of the next chunk that goes to all."""
 
     @property
     def cast(self) -> object: ...
@@ -91,7 +91,7 @@ class Passing(Protocol):
 
 
 class CastLetter(Protocol):
-    """The cast that a letter to one peer belongs to (`casting.Casting`)."""
+    """The cast to which a letter to one peer belongs (`casting.Casting`)."""
 
     id: LetterId
     offer: bool
@@ -103,7 +103,7 @@ class CastLetter(Protocol):
 
 
 class Flow:
-    """What one peer has of a parcel, what is on the way to it, what has to go again."""
+    """A parcel on its way to one peer: chunks received, chunks on the way, chunks to send again."""
 
     __slots__ = ("heard", "hint", "line", "lost", "next", "outstanding", "parcel", "passing", "queued", "received", "resend", "users")
 
@@ -116,7 +116,7 @@ class Flow:
         self.restart(hint=False)
 
     def restart(self, hint: bool) -> None:
-        """As if nothing had been sent. hint: nothing is pushed until the peer has said what it has."""
+        """Begin again with the first chunk. hint: push no chunk before the peer has reported those that it has."""
         self.line.on_the_way -= len(self.outstanding)
         self.outstanding.clear()
         self.received = 0
@@ -124,7 +124,7 @@ class Flow:
         self.next = 0
         self.hint = hint
         self.lost = 0
-        """Mask of chunks that are to be cast again or sent alone, once it is known who misses them."""
+        """Mask of chunks to cast again or send alone, once the reports of all peers are gathered."""
 
     def nothing_there(self) -> None:
         """The peer has nothing of a parcel that is being cast."""
@@ -147,7 +147,7 @@ class Flow:
         return max(0, self.parcel.size - self.received.bit_count() * self.parcel.chunk)
 
     def following(self) -> int | None:
-        """The chunk to send now, or None."""
+        """Index of the chunk to send now, or None."""
         if self.hint:
             return None
         while self.resend:
@@ -170,7 +170,7 @@ class Flow:
         self.outstanding[index] = self.line.serial
 
     def learn(self, mask: int, fresh: bool) -> int:
-        """The peer has these chunks. Returns the newest serial that this acknowledges, or 0. fresh: no newer ack came before."""
+        """Note the chunks that the peer has. Returns the newest serial that this acknowledges, or 0. fresh: no newer ack came before."""
         if not fresh:
             mask |= self.received
         came, gone = mask & ~self.received, self.received & ~mask
@@ -188,7 +188,7 @@ class Flow:
         return newest
 
     def miss(self, mask: int) -> None:
-        """These chunks are not there and not on the way."""
+        """Send chunks again that the peer does not have and that are not on the way."""
         if self.passing is not None:
             self.lost |= mask
             self.passing.missed(self)
@@ -198,7 +198,7 @@ class Flow:
                 self.resend[index] = None
 
     def drop_lost(self, edge: int) -> None:
-        """What was sent up to serial `edge` and is not acknowledged is lost."""
+        """Send unacknowledged chunks up to serial `edge` again, because they are lost."""
         lost = 0
         for index, serial in self.outstanding.items():
             if serial > edge:
@@ -238,7 +238,7 @@ class Sending:
     ) -> None:
         self.line, self.stream, self.id, self.key, self.content, self.parcels, self.since = line, stream, id_, key, content, parcels, since
         self.long = False
-        """The last parcel is the body: it is too long for a frame."""
+        """The last parcel is the body, which is too long for a frame."""
         self.cast: CastLetter | None = None
         self.inline = False
         self.flows: list[Flow] = []
@@ -251,7 +251,7 @@ class Sending:
 
 
 class PeerLine:
-    """All that goes to one peer, and its window."""
+    """Letters and flows to one peer, and its window."""
 
     __slots__ = (
         "deadline",
@@ -297,7 +297,7 @@ class PeerLine:
         self.probe_marks: dict[int, int] = {}
         """Number of a parcel in a pass -> first chunk that had not been cast when the probe was sent."""
         self.probing = False
-        """It was asked what it has, and has not answered yet."""
+        """The peer was probed and has not answered yet."""
         self.deadline = math.inf
         self.repaired = 0
 
@@ -307,7 +307,7 @@ class PeerLine:
         return self.on_the_way + len(self.unanswered)
 
     def flow(self, parcel: Parcel) -> Flow:
-        """The flow of this parcel, new if need be. What the peer is known to hold is asked for, not pushed."""
+        """The parcel's flow, new if need be. A blob that the peer probably holds is asked for, not pushed."""
         flow = self.flows.get(parcel.digest)
         if flow is None:
             flow = self.flows[parcel.digest] = self.numbers[parcel.number] = Flow(self, parcel)
@@ -333,7 +333,7 @@ class PeerLine:
             self.ring.append(flow)
 
     def next_chunk(self) -> tuple[Flow, int] | None:
-        """From the flows in turn."""
+        """The next chunk to send, from the flows in turn; None if there is none."""
         while self.ring:
             flow = self.ring.popleft()
             index = flow.following()
@@ -344,12 +344,8 @@ class PeerLine:
             return flow, index
         return None
 
-    def arm(self, sending: Sending, due: float) -> None:
-        sending.due = due
-        self.deadline = min(self.deadline, due)
-
     def quiet(self, now: float, stall_s: float, stall_max_s: float) -> Iterator[Sending]:
-        """Letters about which nothing was heard for too long. Each then waits twice as long for the next time."""
+        """Letters whose peer is silent for too long; each then waits twice as long."""
         self.deadline = math.inf
         for sending in self.letters.values():
             if sending.due <= now:

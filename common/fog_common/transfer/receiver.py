@@ -18,7 +18,7 @@ from fog_common.transfer.letters import BODY, Address, Arrived, BlobMeta, Conten
 from fog_common.wire.topics import Route
 
 MAX_WRONG: Final = 3
-"""A blob whose bytes do not match its name so often is refused."""
+"""Number of mismatches between bytes and name after which a blob is refused."""
 MAX_SOURCES: Final = 10_000
 
 
@@ -32,7 +32,7 @@ class Receiver:
         reject: Callable[[str], None],
         way: Callable[[Address], tuple[str, str]],
     ) -> None:
-        """way: (topic, plane) to an address."""
+        """reject: counts a dropped frame by reason; way: (topic, plane) to an address."""
         self._me, self._blobs, self.limits, self._counters, self._reject, self._way = me, blobs, limits, counters, reject, way
         self._sources: dict[tuple[str, str], Source] = {}
         self._codes: dict[tuple[str, int], Source] = {}
@@ -43,6 +43,7 @@ class Receiver:
     # -- frames ----------------------------------------------------------------------------
 
     def on_offer(self, now: float, route: Route, offer: Offer) -> None:
+        """WireError for an offer that must be dropped."""
         frames.check_offer(offer, self.limits.max_letter_bytes, self.limits.max_blob_bytes)
         source = self._source(now, route.sender, offer.origin)
         source.window = max(2, offer.window)
@@ -66,7 +67,7 @@ class Receiver:
             source.flush = True
             for part in offer.parts:
                 if part.number and part.number not in source.assemblies:
-                    source.done(part.number)  # the letter is complete: nothing more is wanted
+                    source.done(part.number)  # the letter is complete: its blobs are not needed any more
             return
         waiting = memory.waiting.get(seq)
         if waiting is not None and offer.view < waiting.letter.view:
@@ -102,6 +103,7 @@ class Receiver:
             self._arrive(memory, seq)
 
     def on_chunk(self, now: float, route: Route, payload: frames.Payload) -> None:
+        """WireError for a chunk that must be dropped."""
         head = frames.decode_chunk(payload)
         source = self._codes.get((route.sender, head.origin))
         if source is None or source.origin.incarnation != head.incarnation:
@@ -175,7 +177,7 @@ class Receiver:
     # -- time and output -------------------------------------------------------------------
 
     def acknowledge(self) -> None:
-        """Tell every peer for whom it is time what is here."""
+        """Send an Ack to every peer that is due one."""
         flushing = [(key, source) for key, source in self._flushing.items() if source.flush]
         active = sum(1 for source in self._sources.values() if source.assemblies) if flushing else 0
         grant = max(2, min(self.limits.window_chunks, self.limits.inbox_messages // max(1, active)))
@@ -189,14 +191,14 @@ class Receiver:
 
     @property
     def waiting(self) -> bool:
-        """Somebody is to be told something now."""
+        """Whether an Ack is due."""
         return any(source.flush for source in self._flushing.values())
 
     def next_timer(self) -> float:
         return self._sweep_at
 
     def on_timer(self, now: float) -> None:
-        """Drop what was begun and not continued."""
+        """Drop letters that made no progress for `idle_s`."""
         if now < self._sweep_at:
             return
         self._sweep_at = math.inf
@@ -211,7 +213,7 @@ class Receiver:
                         self._sweep_at = now + self.limits.idle_s / 8
 
     def digests(self) -> set[str]:
-        """Blobs that are here and belong to letters that are not complete."""
+        """Blobs received for letters that are not complete yet."""
         sources = self._sources.values()
         return {
             digest for source in sources for memory in source.streams.values() for waiting in memory.waiting.values() for digest in waiting.content
@@ -226,7 +228,7 @@ class Receiver:
         self._flushing[source.node, source.origin.kind] = source
 
     def _source(self, now: float, node: str, origin: Origin) -> Source:
-        """The peer's entry. A newer incarnation begins a new one; WireError for an older one."""
+        """The peer's entry, a new one for a newer incarnation. WireError for an older incarnation."""
         key = (node, origin.kind)
         source = self._sources.get(key)
         if source is not None and source.origin.incarnation == origin.incarnation:
@@ -263,7 +265,7 @@ class Receiver:
         )
 
     def _inside(self, offer: Offer) -> dict[str, memoryview]:
-        """The bytes that travel in the offer, by digest, checked."""
+        """Checked bytes of the blobs inside an offer, by digest. WireError if a hash does not match."""
         inside: dict[str, memoryview] = {}
         if offer.inline:
             contents = iter(offer.inline)
@@ -276,7 +278,7 @@ class Receiver:
         return inside
 
     def _expect(self, now: float, source: Source, name: tuple[str, int], waiting: PendingLetter, part: BlobPart) -> None:
-        """A blob that a letter names: is it here, on its way, or new?"""
+        """Take a blob that a letter names from the table, or wait for its chunks."""
         here = None if part.digest.startswith(BODY) else self._blobs.get(part.digest)
         if here is not None and len(here) == part.size:
             waiting.content[part.digest] = here
@@ -287,7 +289,7 @@ class Receiver:
         if assembly is None or not assembly.matches(part):
             old = assembly
             assembly = Assembly(part, now)
-            if old is not None:  # cut anew, into smaller chunks
+            if old is not None:  # the sender cut the blob into smaller chunks
                 source.finish(old)
                 assembly.letters.update(old.letters)
             source.assemblies[part.number] = source.by_digest[part.digest] = assembly
@@ -321,7 +323,7 @@ class Receiver:
                     self._settle(other, same, content)
 
     def _settle_for_others(self, source: Source, name: tuple[str, int], digest: str, content: memoryview) -> None:
-        """The blob came otherwise, while its chunks were expected."""
+        """The blob came inside an offer while its chunks were expected."""
         assembly = source.by_digest[digest]
         assembly.letters.pop(name, None)
         self._settle(source, assembly, content)

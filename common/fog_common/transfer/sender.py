@@ -1,4 +1,4 @@
-"""The sending half of an endpoint: letters and blobs out as far as the windows go, repaired by what the receivers report."""
+"""The sending half of an endpoint: letters and blobs go out as far as the windows allow, and again where receivers report losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fog_common.transfer.outbox import Outbox
 from fog_common.transfer.outgoing import Parcel, PeerLine, Sending
 
 PROBED = 512
-"""At most so many letters are named in one probe."""
+"""Largest number of letters in one probe."""
 
 
 class Sender:
@@ -52,13 +52,13 @@ class Sender:
             outbox.add(sending)
             cast.members[line.peer] = sending
             for flow in sending.flows:
-                if flow.users == 1:  # else it is on its way already
+                if flow.users == 1:  # otherwise an earlier letter carries it already
                     passes[flow.parcel.digest].join(flow)
         for one in passes.values():
             if one.flows:
                 cast.passes.append(one)
                 if all(flow.hint for flow in one.flows.values()):
-                    one.next = one.parcel.count  # all of them should have it: ask first
+                    one.next = one.parcel.count  # all members probably hold the blob: ask first
                 else:
                     for flow in one.flows.values():
                         flow.hint = False
@@ -85,7 +85,7 @@ class Sender:
                     outbox.requeue(sending)
 
     def connected(self, now: float) -> None:
-        """What was on the way may be lost: the receivers are asked what they have."""
+        """Probe the receivers of all offered letters, because frames on the way may be lost."""
         self._online = True
         for line in self.outbox.lines.values():
             asked = [sending for sending in line.letters.values() if sending.due < math.inf]
@@ -101,7 +101,7 @@ class Sender:
     # -- frames and time -------------------------------------------------------------------
 
     def hear(self, node: str, origin: Origin) -> PeerLine | None:
-        """A frame of this peer: is it the process that we know? WireError if it is an older one."""
+        """Note the incarnation of a peer; a newer one restarts its line. None for an unknown peer; WireError for an older incarnation."""
         line = self.outbox.lines.get((node, origin.kind))
         if line is None:
             return None
@@ -115,6 +115,7 @@ class Sender:
         return line
 
     def on_ack(self, now: float, node: str, ack: Ack) -> None:
+        """WireError for an Ack to another incarnation, or one that contradicts the outbox."""
         if ack.of != self._me.incarnation:
             raise WireError(f"{node} answers our incarnation {ack.of}, this is {self._me.incarnation}", "dead_incarnation")
         line = self.hear(node, ack.origin)
@@ -156,17 +157,17 @@ class Sender:
         outbox.count("probes")
         for sending in letters:
             if sending.cast is not None:
-                outbox.casting[sending.cast.id] = outbox.casts[sending.cast.id]  # the others need not wait for this one
+                outbox.casting[sending.cast.id] = outbox.casts[sending.cast.id]  # the other members do not wait for this one
 
     # -- out -------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
-        """There may be something to send now."""
+        """Whether there may be frames to send now."""
         return self._online and bool(self.outbox.ready or self.outbox.casting)
 
     def pump(self, now: float) -> None:
-        """Send as far as the windows go: letters first, then chunks of all flows in turn."""
+        """Send as far as the windows allow: letters first, then chunks of all flows in turn."""
         while self.busy:
             self._pump(now)
 
@@ -181,7 +182,7 @@ class Sender:
         ring: deque[PeerLine | Pass] = deque()
         ready, outbox.ready = outbox.ready, {}
         for line in ready.values():
-            while line.offers and (line.in_flight < min(window, line.grant) or not line.unanswered):  # chunks never hold up all letters
+            while line.offers and (line.in_flight < min(window, line.grant) or not line.unanswered):  # chunks never block letters
                 self._offer(now, line, next(iter(line.offers.values())))
             if line.ring:
                 ring.append(line)
@@ -216,7 +217,7 @@ class Sender:
         return True
 
     def _gather(self, now: float, cast: Casting) -> None:
-        """Losses were reported. Where others may report the same, wait a little for them."""
+        """After a reported loss, wait a little for reports of the other members, if there are enough of them for another cast."""
         if cast.undecided and cast.deadline is None:
             if len(cast.members) < cast.threshold:
                 self._decide(cast)

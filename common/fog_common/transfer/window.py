@@ -1,4 +1,4 @@
-"""Sets of numbers as transfer needs them: bit masks of chunks, and the numbers of letters that were already taken."""
+"""Sets of numbers: bit masks of chunks, and the numbers of accepted letters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def beyond_bytes(first: int, indexes: Iterable[int]) -> bytes:
 
 
 def mask_of(first: int, beyond: bytes) -> int:
-    """All below `first`, and what the bitmap of beyond_bytes says."""
+    """Bit mask of all indexes below `first` and those in the bitmap that beyond_bytes made."""
     return ((1 << first) - 1) | (int.from_bytes(beyond, "little") << first)
 
 
 class Ranges:
-    """A set of whole numbers, kept as ranges: its size is the number of holes, not of members."""
+    """A set of whole numbers kept as ranges, so that its memory grows with the gaps and not with the members."""
 
     __slots__ = ("_ends", "_starts")
 
@@ -65,5 +65,5 @@ class Ranges:
             self._starts[0] = number
 
     def __len__(self) -> int:
-        """How many ranges."""
+        """Number of ranges."""
         return len(self._starts)

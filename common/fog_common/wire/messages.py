@@ -15,6 +15,7 @@ from fog_common.errors import TooLarge, WireError
 from fog_common.runtime.machine import Peer, RoundRecord, Waiting
 
 MAX_CONTROL_BYTES: Final = 1_000_000
+"""Of a payload; a longer message travels in parts (fog_common.wire.parts)."""
 
 
 # -- nodes ---------------------------------------------------------------------------------
@@ -286,7 +287,22 @@ class Reply(Struct, frozen=True, tag="Reply"):
     error: str = ""
 
 
-Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Probe | Request | Reply
+# -- what no broker takes whole ----------------------------------------------------------------
+
+
+class MessagePart(Struct, frozen=True, tag="Part"):
+    """A piece of the encoding of a longer message; all pieces travel on the topic of the message, in order."""
+
+    id: str
+    """Of the message; unique per sender."""
+    index: int
+    """0 to count - 1."""
+    count: int
+    """Parts of the message, at least 2."""
+    data: bytes
+
+
+Control = Presence | Announce | Heartbeat | Goodbye | Desired | Identify | Probe | Request | Reply | MessagePart
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)

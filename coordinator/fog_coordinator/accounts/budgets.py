@@ -1,4 +1,4 @@
-"""What a job may use and what it has used. Pure. The core warns at 80 % and stops at 100 %."""
+"""Budgets of a job and their use so far. Pure. A running job warns at 80 % and stops at 100 % of a budget."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _UNITS: Final = {"time": "s", "bytes": "B", "joules": "J", "node_cpu": "s", "nod
 
 
 class Use(Struct, frozen=True):
-    """One budget of a job, or of one of its nodes. used is None while nothing is known (no node of the job knows its energy)."""
+    """Use of one budget of a job, or of one of its nodes. used: None while unknown (no node of the job knows its energy)."""
 
     budget: str
     used: float | None
     limit: float
     node: str = ""
-    """Whose it is, of a budget of a node."""
+    """The node, for a budget of single nodes."""
 
     @property
     def ratio(self) -> float:
@@ -38,7 +38,7 @@ class Use(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Of the budget and its node: a warning is said once for each."""
+        """Name of the budget and its node; the job warns once for each."""
         return f"{self.budget}/{self.node}" if self.node else self.budget
 
     def body(self) -> BudgetUse:
@@ -46,29 +46,29 @@ class Use(Struct, frozen=True):
 
 
 def uses(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:
-    """All budgets that the job has; of one of nodes the node that has used most."""
-    found: list[Use] = []
+    """Use of all budgets of the job; for a budget of single nodes, that of the node with the highest use."""
+    spent: list[Use] = []
     if budgets.time_s is not None:
-        found.append(Use("time", job.age_s(job.ended_at if job.ended_at is not None else now), budgets.time_s))
+        spent.append(Use("time", job.age_s(job.ended_at if job.ended_at is not None else now), budgets.time_s))
     if budgets.bytes is not None:
-        found.append(Use("bytes", float(job.sent().payload), float(budgets.bytes)))
+        spent.append(Use("bytes", float(job.sent().payload), float(budgets.bytes)))
     if budgets.joules is not None:
-        found.append(Use("joules", sum(job.energy_j.values()) if job.energy_j else None, budgets.joules))
+        spent.append(Use("joules", sum(job.energy_j.values()) if job.energy_j else None, budgets.joules))
     for budget, limit, by_node in _of_nodes(job, budgets, tally):
         node = max(by_node, key=lambda name: (by_node[name], name), default="")
-        found.append(Use(budget, by_node.get(node), limit, node))
-    return found
+        spent.append(Use(budget, by_node.get(node), limit, node))
+    return spent
 
 
 def nearly_spent(job: Job, budgets: Budgets, tally: Tally, now: float) -> list[Use]:
-    """Of which WARN_AT is used, every node's too."""
-    found = [use for use in uses(job, budgets, tally, now) if not use.node]
-    found += [Use(budget, used, limit, node) for budget, limit, by_node in _of_nodes(job, budgets, tally) for node, used in sorted(by_node.items())]
-    return [use for use in found if use.ratio >= WARN_AT]
+    """Budgets of which WARN_AT is used, including those of every node."""
+    spent = [use for use in uses(job, budgets, tally, now) if not use.node]
+    spent += [Use(budget, used, limit, node) for budget, limit, by_node in _of_nodes(job, budgets, tally) for node, used in sorted(by_node.items())]
+    return [use for use in spent if use.ratio >= WARN_AT]
 
 
 def _of_nodes(job: Job, budgets: Budgets, tally: Tally) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """(budget, limit, node -> what it used) of each budget of nodes that the job has."""
+    """(budget, limit, node -> its use) of each of the job's budgets of single nodes."""
     if budgets.node_cpu_s is not None:
         seconds = {node: tally.of(node, "cpu_seconds") for node in tally.nodes()}
         yield "node_cpu", budgets.node_cpu_s, {node: used for node, used in seconds.items() if used is not None}

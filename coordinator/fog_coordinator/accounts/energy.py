@@ -1,7 +1,8 @@
-"""Whose joules they are: what a node used between two heartbeats, divided among the jobs that have a worker there. Pure.
+"""Division of a node's joules between two heartbeats among the jobs that have a worker there. Pure.
 
-Compute goes by the CPU seconds of the workers, send and receive by their bytes, what is idle (or of unknown use) equally. Within a worker,
-compute goes by the time that each role computed, the rest equally to the roles that it has. Every joule keeps its source.
+Joules of computing are divided by the CPU seconds of the workers, those of sending and receiving by their bytes, idle ones and those of
+unknown use equally. Within a worker, joules of computing are divided by the computing time of each role, the rest equally among its
+roles. Every joule keeps its source.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from fog_common.wire.messages import Heartbeat, WorkerState
 from fog_coordinator.state.jobs import Job, Reading
 
 NO_ROLE: Final = "none"
-"""Of a worker that only keeps copies."""
+"""Role of a worker that only keeps copies."""
 _WORK: Final = {"compute": 0, "send": 1, "receive": 2}
-"""Use -> the part of Reading.work that it goes by."""
+"""Use -> index of the number in Reading.work by which it is divided."""
 
 
 def share_energy(jobs: list[Job], beat: Heartbeat, last: Reading | None = None) -> Reading:
-    """jobs: those that count and have a worker there; a job whose worker is new there pays from the node's last heartbeat on.
+    """Charge jobs for the joules since the last heartbeat, and return the node's reading at this one.
 
-    last: what this returned for that one; None if it is not known: then the job pays from now on.
+    jobs: placed jobs with a worker on the node; a job whose worker is new there pays from the last heartbeat on. last: the reading
+    returned for the last heartbeat; without one a new job pays from now on.
     """
     workers = {worker.job: worker for worker in beat.workers}
     old = {job.id: job.readings.get(beat.node) for job in jobs}
@@ -53,7 +55,7 @@ def share_energy(jobs: list[Job], beat: Heartbeat, last: Reading | None = None) 
 
 
 def forget_readings(jobs: Iterable[Job], beat: Heartbeat) -> None:
-    """A job without a worker there does not pay for the time until it has one again."""
+    """Forget the readings of jobs without a worker on the node, which do not pay until they have one again."""
     here = {worker.job for worker in beat.workers}
     for job in jobs:
         if job.readings and job.id not in here:
@@ -82,12 +84,12 @@ def _worked(old: Reading | None, new: Reading) -> tuple[float, ...]:
 
 
 def _grown(old: Mapping[str, float], new: Mapping[str, float], same: bool) -> dict[str, float]:
-    """By how much sums grew; same: of one process. One that fell, or whose process is another one, began anew."""
+    """Growth of sums. same: both are of one process; a sum that fell, or of another process, began at 0."""
     return {name: value - old.get(name, 0.0) if same and value >= old.get(name, 0.0) else value for name, value in new.items()}
 
 
 def _by_use(source: str, old: Reading, new: Reading) -> dict[str, float]:
-    """Use -> its part of the joules of this source, 0 to 1; all of it undivided if the agent does not say."""
+    """Use -> its part of the joules of this source, 0 to 1; undivided if the agent reports no uses."""
     names = {joules(source, use): use for use in (*USES, UNDIVIDED)}
     grew = _grown(old.uses, new.uses, old.process == new.process)
     return _normed({use: grew[name] for name, use in names.items() if name in grew}) or {UNDIVIDED: 1.0}

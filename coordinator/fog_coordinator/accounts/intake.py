@@ -1,4 +1,4 @@
-"""Heartbeats: what nodes and their workers report, taken into the sums, the histories and the tables. Pure."""
+"""Intake of heartbeats: reports of nodes and their workers enter the sums, the histories and the tables. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fog_coordinator.state.nodes import Node
 from fog_coordinator.state.rules import READY
 
 MAX_CRASHES: Final = 5
-"""A worker that ends this often before it is ready fails its job."""
+"""Ends of a worker before it is ready that fail its job."""
 HISTORY_LAG: Final = 4
-"""Rounds that a root repeats in its heartbeats before it is told that they are known."""
+"""Rounds that a root repeats in its heartbeats before a Desired acknowledges them."""
 
 
 class Intake:
@@ -27,7 +27,7 @@ class Intake:
         self._docket, self._watchdog = docket, watchdog
 
     def heartbeat(self, now: float, beat: Heartbeat) -> Node | None:
-        """The node, with what the heartbeat said of it taken in; None for a node that must say first who it is."""
+        """Take in a heartbeat and return its node; None for a node that must announce itself first."""
         docket = self._docket
         book, registry = docket.book, docket.registry
         known = registry.get(beat.node)
@@ -62,7 +62,7 @@ class Intake:
         return node
 
     def history(self, now: float, entry: Entry, records: tuple[RoundRecord, ...]) -> None:
-        """Closed rounds that the root reports."""
+        """Take in closed rounds that the root reports."""
         job = entry.job
         joules = sum(job.energy_j.values()) if job.energy_j else None
         rows = entry.history.add(now, records, job.sent().payload, joules)
@@ -87,7 +87,7 @@ class Intake:
             if seat is None or (seat.node, seat.since, seat.incarnation) != (node.node, state.since, new.incarnation):
                 continue
             if seat.fetch and not seat.fetched:
-                seat.fetched = True  # the task runs: the node that had its Save may go
+                seat.fetched = True  # the task runs, so that the source of its Save may leave
                 if not state.labels:
                     docket.log(now, job, f"{seat.task} begins anew on {node.node}: {seat.fetch} has no Save of it, and its buddy neither")
                 docket.index(job)

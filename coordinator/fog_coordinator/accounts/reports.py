@@ -1,4 +1,4 @@
-"""What heartbeats tell of a job: Saves and where they are, crashes, ends. Pure."""
+"""Facts of a job from heartbeats: places of its Saves, crashes, ends of workers. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fog_coordinator.state.nodes import Node
 
 
 def note_saves(job: Job, node: str, old: WorkerState | None, new: WorkerState) -> None:
-    """Which labels this node has of which tasks, in place of what it said before. old: None if that is not known."""
-    before, found = (_labels(old) if old is not None else None), _labels(new)
-    if before == found:
+    """Replace the labels of the job's Saves on a node. old: the worker's last report; None if it is unknown."""
+    before, after = (_labels(old) if old is not None else None), _labels(new)
+    if before == after:
         return
-    lost = before.keys() - found.keys() if before is not None else {task for task, places in job.saves.items() if node in places} - found.keys()
+    lost = before.keys() - after.keys() if before is not None else {task for task, places in job.saves.items() if node in places} - after.keys()
     for task in sorted(lost):
         job.saves.get(task, {}).pop(node, None)
-    for task, labels in found.items():
+    for task, labels in after.items():
         places = job.saves.setdefault(task, {})
         if labels:
             places[node] = labels
@@ -24,20 +24,20 @@ def note_saves(job: Job, node: str, old: WorkerState | None, new: WorkerState) -
 
 
 def _labels(worker: WorkerState) -> dict[str, tuple[int, ...]]:
-    found = {state.task: state.labels for state in worker.tasks}
+    labels = {state.task: state.labels for state in worker.tasks}
     for replica in worker.replicas:
-        found[replica.task] = tuple(sorted({*found.get(replica.task, ()), *replica.labels}))
-    return found
+        labels[replica.task] = tuple(sorted({*labels.get(replica.task, ()), *replica.labels}))
+    return labels
 
 
 class Crashes:
-    """How often a job's worker ended on a node before its time."""
+    """Number of times that a job's worker crashed on a node."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], tuple[int, int]] = {}
 
     def count(self, job: str, node: str, incarnation: int) -> int:
-        """0 if this end was counted before."""
+        """Count a crash; returns the number so far, or 0 if this incarnation is counted already."""
         last, count = self._seen.get((job, node), (0, 0))
         if incarnation == last:
             return 0
@@ -49,9 +49,9 @@ class Crashes:
 
 
 class Ending:
-    """Jobs whose result is here, while their workers end: what those sent until then still counts.
+    """Jobs with a result whose workers have not ended yet, and whose last figures still count.
 
-    A closing job is shown as running, for a moment: so that its bytes are complete, and its nodes free, when it is shown as finished.
+    Such a job is shown as running for a moment, so that its bytes are complete and its nodes free when it is shown as finished.
     """
 
     def __init__(self, at_most_s: float) -> None:
@@ -66,7 +66,7 @@ class Ending:
             self._jobs[job] = (now + self._at_most_s, nodes)
 
     def heard(self, node: Node) -> list[str]:
-        """Jobs of which this node still has a worker; one that it has no more is not waited for."""
+        """Ending jobs with a worker on this node; a job whose worker is gone does not wait for the node any more."""
         here = [job for job, (_, nodes) in self._jobs.items() if node.node in nodes]
         for job in here:
             if job not in node.workers:

@@ -1,4 +1,4 @@
-"""A running job stops when one of its budgets is used up. Pure."""
+"""Stop of a running job that has used up a budget. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fog_coordinator.state.book import Entry
 
 
 def spend(now: float, entry: Entry, docket: Docket) -> None:
-    """Warn when most of a budget is used; ask the root for the model as it is when all of one is."""
+    """Warn when WARN_AT of a budget is used; when all of it is, ask the root for its present model."""
     job = entry.job
     if job.state != RUNNING or job.stop:
         return

@@ -1,4 +1,4 @@
-"""From submit to a placed job: slots, queue, places of all tasks. Pure."""
+"""Admission of jobs: slots, queue, places of all tasks. Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fog_learning.methods.base import Method
 
 
 def admit(now: float, book: Book, registry: Registry, rules: Rules) -> Iterator[tuple[Job, str]]:
-    """Start what can start, in the order of submission; a job that waits keeps its claim on the nodes that it needs.
+    """Start the jobs that can start, in the order of submission; a waiting job keeps its claim on the nodes that it needs.
 
-    Yields the jobs that changed their state or their reason, with the line for the log.
+    Yields each job whose state or reason has changed, with a line for its log.
     """
     taken = occupied(book.jobs, rules)
     for entry in sorted((entry for entry in book if entry.job.state in {WAITING, QUEUED}), key=lambda entry: entry.job.order):
@@ -40,22 +40,22 @@ def admit(now: float, book: Book, registry: Registry, rules: Rules) -> Iterator[
 
 
 def chosen_slots(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> bool:
-    """Give the job its slots; False: `job.why` says what is missing. A method without data tasks needs none."""
+    """Give the job its slots; False: `job.why` names the lack. A method without data tasks needs none."""
     job.roster, job.why = roster(job, file, method, registry, taken)
     return bool(job.roster) or not job.why
 
 
 def roster(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[list[str], str]:
-    """As simple.roster, of nodes that may take a slot; a node that the job names is not passed over. ([], '') of a method without slots."""
+    """(nodes of the slots, reason without them), from nodes that may take a slot and nodes that the job names. ([], '') without slot roles."""
     if not any(role.bound == "slot" for role in method.roles):
         return [], ""
     matching, task = simple.matching(file.nodes, registry), slot_task(file, method)
     against = {node.node: refusals(node, task, job, {}) for node in matching}
-    found, why = simple.roster(file.nodes, [node for node in matching if file.nodes.select.names or not against[node.node]], taken)
-    if found:
-        return found, why
+    nodes, why = simple.roster(file.nodes, [node for node in matching if file.nodes.select.names or not against[node.node]], taken)
+    if nodes:
+        return nodes, why
     full = [name for name, reasons in against.items() if reasons and all(reason.kind == "memory" for reason in reasons)]
-    return found, short_of_memory(task, job, registry, full) or why
+    return nodes, short_of_memory(task, job, registry, full) or why
 
 
 def placed(job: Job) -> str:
@@ -67,7 +67,7 @@ def placed(job: Job) -> str:
 
 
 def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> tuple[str, str]:
-    """Seats for all tasks, if their nodes are free: (the job's new state, what it waits for). taken: node -> job that has it."""
+    """Give all tasks seats if their nodes are free; returns (the job's new state, its reason to wait). taken: node -> job that has it."""
     known = {node.node: node for node in registry}
     tasks, needs = free_tasks(file, method), role_needs(file, method)
     named = tree.named_root(file.topology, known)
@@ -119,24 +119,24 @@ def _unfit_root(job: Job, file: JobFile, method: Method, known: Mapping[str, Nod
 def _open(
     job: Job, file: JobFile, method: Method, tasks: Sequence[FreeTask], registry: Registry, taken: Mapping[str, str], named: str
 ) -> tuple[dict[str, list[Node]], list[str]]:
-    """(task -> nodes that may take it now, busy nodes that are worth waiting for). named: the node that the user wants for the root."""
+    """(task -> nodes that may take it now, busy nodes that are worth waiting for). named: the node that the job names for the root; '' for any."""
     open_to: dict[str, list[Node]] = {}
     wanted: list[str] = []
     for task in tasks:
-        asked = TaskNeeds(task.role.name, "free", where=where_of(file, task.role.name))  # memory: see choice, which knows the cut
+        asked = TaskNeeds(task.role.name, "free", where=where_of(file, task.role.name))  # choice checks the memory, which depends on the cut
         fit = eligible((node for node in registry if task.role.name != method.root or named in ("", node.node)), asked, job, {})
         open_to[task.task] = [node for node in fit if node.node not in taken]
         if file.placement is None:
             best, now = simple.best(fit, job.roster), simple.best(open_to[task.task], job.roster)
             if best is not None and best.profile.tier == "cloud" and (now is None or now.profile.tier != "cloud"):
-                wanted.append(best.node)  # it is only busy
+                wanted.append(best.node)  # a better node, only busy
     return open_to, wanted
 
 
 def _branches(
     job: Job, file: JobFile, registry: Registry, taken: Mapping[str, str], task: TaskNeeds, root: str, others: Mapping[str, Sequence[int]]
 ) -> tuple[str, str, tree.Tree]:
-    """(state, what the job waits for, '' = nothing, the tree). task: of a head. others: node -> bytes of each task of the job there."""
+    """(state, reason to wait or '', the tree). task: needs of a head. others: node -> bytes of each task of the job there."""
     known = {node.node: node for node in registry}
     asked = {name: replace(task, need=worker_bytes([*others.get(name, ()), task.need]) if task.need else 0) for name in known}
     against = {name: refusals(node, asked[name], job, taken) for name, node in known.items()}
@@ -157,7 +157,7 @@ def _branches(
     if busy := [name for name, reasons in unfit.items() if reasons and all(reason.kind == "busy" for reason in reasons)]:
         return QUEUED, _busy(busy, taken), branches
     if not file.nodes.select.names:
-        job.roster = []  # nodes that come may make the layer possible
+        job.roster = []  # nodes that join may make the layer possible
     why = merged((name, reason.text) for name, reasons in unfit.items() for reason in reasons)
     return WAITING, f"topology.{branches.lacking.text}{' (' + '; '.join(why) + ')' if why else ''}", branches
 

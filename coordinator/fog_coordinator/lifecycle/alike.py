@@ -1,4 +1,4 @@
-"""What all workers of a job must have in common: the meaning of the labels, and the file with the first weights. Pure."""
+"""Facts that all workers of a job must share: the meaning of the labels, and the file with the first weights. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fog_coordinator.state.troubles import listed
 
 
 def unequal(job: Job, registry: Registry) -> str:
-    """Why the job's workers, all of them ready, cannot train together; '' if they can."""
+    """Reason for which the job's ready workers cannot train together; '' if they can."""
     return _unequal_classes(job, registry) or _unequal_weights(job, registry)
 
 
 def agree(job: Job, registry: Registry) -> None:
-    """Note what they have in common, for those that come later."""
+    """Note the shared facts in the job, for workers that join late."""
     for _, worker in _workers(job, registry):
         job.classes, job.weights = job.classes or worker.classes, job.weights or worker.weights
 
 
 def misfit(job: Job, worker: WorkerState) -> str:
-    """Why a worker that came later cannot take part; '' if it can. It may come back with other files."""
+    """Reason for which a worker that joined late cannot take part; '' if it can. It may return with other files."""
     mine, theirs = worker.classes, job.classes
     if mine is not None and theirs is not None and mine.digest != theirs.digest:
         return (
@@ -38,20 +38,22 @@ def misfit(job: Job, worker: WorkerState) -> str:
 
 
 def _unequal_classes(job: Job, registry: Registry) -> str:
-    """'' if the labels of all nodes mean the same. Words are numbered by each node for itself, so all need the same ones."""
-    found = {name: worker.classes for name, worker in _workers(job, registry) if worker.classes}
-    outputs, meanings = _alike({name: each.outputs for name, each in found.items()}), _alike({name: each.digest for name, each in found.items()})
+    """'' if the labels of all nodes mean the same. Each node numbers words by itself, so all need the same words."""
+    classes = {name: worker.classes for name, worker in _workers(job, registry) if worker.classes}
+    outputs, meanings = _alike({name: each.outputs for name, each in classes.items()}), _alike({name: each.digest for name, each in classes.items()})
     if len(meanings) > 1:
-        told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {_meant(found[nodes[0]])}" for nodes in meanings)
+        told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {_meant(classes[nodes[0]])}" for nodes in meanings)
         return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
     if len(outputs) > 1:
-        told = "; ".join(f"{found[nodes[0]].outputs} on {listed(nodes, 4)}" for nodes in outputs)
-        return f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in found.values())} or more"
+        told = "; ".join(f"{classes[nodes[0]].outputs} on {listed(nodes, 4)}" for nodes in outputs)
+        return (
+            f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in classes.values())} or more"
+        )
     return ""
 
 
 def _unequal_weights(job: Job, registry: Registry) -> str:
-    """'' if all nodes would begin with the same weights."""
+    """'' if all nodes begin with the same weights."""
     digests = {name: worker.weights for name, worker in _workers(job, registry)}
     files = _alike(digests)
     if len(files) < 2:
@@ -62,7 +64,7 @@ def _unequal_weights(job: Job, registry: Registry) -> str:
 
 
 def _alike(of: Mapping[str, Any]) -> list[list[str]]:
-    """Nodes with the same value together, the first node's group first."""
+    """Groups of nodes with the same value, the first node's group first."""
     groups: dict[Any, list[str]] = {}
     for name, value in of.items():
         groups.setdefault(value, []).append(name)

@@ -1,7 +1,7 @@
 """The coordinator's state, and the few acts by which events change it. Pure.
 
-Each act on a job writes its row, tells its log, and marks what follows: a touched job's table is brought up to date `coalesce_s` later,
-together with what else happens until then; the nodes whose `Desired` changes with it are told by the desk.
+An act on a job writes its row and its log, and marks the job as touched: its table is brought up to date `coalesce_s` later, together
+with all changes until then; the desk then tells the nodes whose `Desired` has changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fog_coordinator.state.rules import Rules
 
 
 class Docket:
-    """State of all jobs and nodes. next_timer: when the next touched job, or the next admission, is due."""
+    """State of all jobs and nodes. next_timer: time at which the next touched job, or the next admission, is due."""
 
     def __init__(self, nonce: str, tables: Tables, rules: Rules, check: Check) -> None:
         """tables: of the journal. nonce: of this process of the coordinator."""
@@ -30,8 +30,8 @@ class Docket:
         self.ending = Ending(rules.close_s)
         self.crashes = Crashes()
         self.admit_at: float | None = None
-        """When waiting jobs are looked at next; None: no change could let one start."""
-        self._touched: dict[str, float] = {}  # job -> when its table is brought up to date
+        """Time of the next admission; None: no change could let a waiting job start."""
+        self._touched: dict[str, float] = {}  # job -> time at which its table is brought up to date
         for job in self.book.jobs:
             self.desk.index(job)
         for job in self.book.unreadable:
@@ -49,7 +49,7 @@ class Docket:
             self.out.write(self.book[job.id].tally.row(job.id))
 
     def keep(self) -> None:
-        """Write all sums down: now and then, at the end, and before they are shown (a shown sum never falls, also not over a kill)."""
+        """Write all sums to the journal: now and then, at the end, and before they are shown (a shown sum never falls, even after a kill)."""
         for entry in self.book.placed:
             self.out.write(entry.job.row())
             self.out.write(entry.tally.row(entry.job.id))
@@ -63,7 +63,7 @@ class Docket:
         self.desk.index(job)
 
     def raise_view(self, now: float, job: Job, text: str) -> None:
-        """A change of the table that the log explains with `text`."""
+        """Raise the view after a change of the table; text: line for the log."""
         job.view += 1
         self.log(now, job, text)
         self.index(job)
@@ -80,7 +80,7 @@ class Docket:
             self.admit_at = now + self.rules.coalesce_s
 
     def end(self, now: float, job: Job, state: str, why: str = "") -> None:
-        """The job is over: its workers stop, its nodes are free. state: one of ENDED."""
+        """End a job: its workers stop, its nodes are free. state: one of ENDED."""
         job.state, job.since, job.ended_at, job.why = state, now, now, why
         job.readings = {}
         self.log(now, job, f"{state}{': ' + why if why else ''}")
@@ -98,7 +98,7 @@ class Docket:
     # -- time --------------------------------------------------------------------------------
 
     def due(self, now: float) -> list[Job]:
-        """Touched jobs whose table is to be brought up to date now; each is returned once."""
+        """Touched jobs whose table is due to be brought up to date; each is returned once."""
         names = [name for name, at in self._touched.items() if at <= now]
         for name in names:
             del self._touched[name]

@@ -1,4 +1,4 @@
-"""Nodes that come later: which slot they may take. Pure."""
+"""Nodes that join late, and the slots that they may take. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fog_learning.methods.base import Method
 
 
 def free_slot(job: Job, file: JobFile, registry: Registry, rules: Rules, now: float) -> int | None:
-    """A slot that a node which came later may take: its node never came, or has been gone for long. Data that nodes own go with them."""
+    """A slot whose node never came or is gone for long; None without one. A slot whose node owns its data stays, once its task has run."""
     if file.nodes.select.names:
         return None
     for slot, name in enumerate(job.roster):
@@ -28,17 +28,18 @@ def free_slot(job: Job, file: JobFile, registry: Registry, rules: Rules, now: fl
 
 
 def vacant(job: Job, file: JobFile, registry: Registry, rules: Rules, now: float) -> bool:
+    """Whether a placed job has a free slot."""
     return job.state in PLACED and free_slot(job, file, registry, rules, now) is not None
 
 
 def newcomers(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> list[Node]:
-    """Nodes that the job would use, and that have no slot of it. taken: node -> job that has it."""
+    """Eligible nodes without a slot of the job. taken: node -> job that has it."""
     others = (node for node in simple.matching(file.nodes, registry) if node.node not in job.roster)
     return eligible(others, slot_task(file, method), job, taken)
 
 
 def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, registry: Registry, rules: Rules) -> str:
-    """A node without a slot takes a free one, or a new one where nodes own their data. What happened; '' if nothing. The view must be raised."""
+    """Give a node a free slot, or a new one if nodes own their data. Returns a line for the log, '' without a slot; the caller raises the view."""
     slot = free_slot(job, file, registry, rules, now)
     if slot is not None:
         came = any(seat.ran for seat in job.seats if seat.slot == slot)

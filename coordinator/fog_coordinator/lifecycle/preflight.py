@@ -1,4 +1,4 @@
-"""Which nodes of a placed job have not answered yet, what they found, and whether the job may begin without some of them. Pure."""
+"""Preflight of a placed job: nodes that have not answered yet, problems of those that have, and the decision to begin. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fog_learning.rounds.closing import needed
 
 
 class Pending(Struct, frozen=True):
-    """What a job waits for at one node. online: it is there and will answer by itself."""
+    """A node for whose answer a job waits. what: the reason, for a person; online: the node will answer by itself."""
 
     node: str
     what: str
@@ -26,9 +26,9 @@ class Pending(Struct, frozen=True):
 
 
 def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
-    """(nodes whose worker has not answered yet, problems that workers found)."""
+    """(nodes whose worker has not answered yet, problems of workers as lines for a person)."""
     pending: list[Pending] = []
-    found: list[tuple[str, str]] = []
+    refusals: list[tuple[str, str]] = []
     for name in sorted(job.participants()):
         node = registry.get(name)
         gone = absent(node)
@@ -44,18 +44,18 @@ def preflight(job: Job, registry: Registry) -> tuple[list[Pending], list[str]]:
             elif worker.incarnation <= job.stale.get(name, -1):
                 pending.append(Pending(name, "its worker starts anew, with another cut", job.since))
             elif worker.phase == REFUSED:
-                found += [(name, text) for text in worker.problems or ("refused without a reason",)]
+                refusals += [(name, text) for text in worker.problems or ("refused without a reason",)]
             elif worker.phase != READY:
                 why = f": {'; '.join(worker.problems)}" if worker.problems else ""
                 pending.append(Pending(name, f"worker {worker.phase}{why}", job.since))
-    problems = merged(found)
+    problems = merged(refusals)
     if not pending and not problems and (clash := unequal(job, registry)):
         problems.append(clash)
     return pending, problems
 
 
 def missing(job: Job, file: JobFile, pending: Iterable[Pending]) -> tuple[str, ...] | None:
-    """Nodes without which the job begins: with a quorum below 1, absent ones that only own data. None: it waits."""
+    """Nodes without which the job begins: with a quorum below 1, absent nodes that only own data. None: the job waits."""
     absent = list(pending)
     names = {item.node for item in absent}
     if not names:

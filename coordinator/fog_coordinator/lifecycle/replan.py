@@ -1,4 +1,4 @@
-"""A better plan than the one that stands: before the start by what the workers measured, while the job runs by what holds. Pure."""
+"""A better plan for a placed job: before the start, from the workers' measurements; while it runs, if a better place lasts. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fog_learning.methods.base import Method
 
 
 def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
-    """The workers have measured their nodes: is another plan clearly better? What changed, for the log; '' = the plan stands.
+    """Replace the plan if another one is clearly better by the workers' measurements; returns a line for the log, '' if the plan stays.
 
-    Of a user's own module it is the first plan: a worker has described its blocks by now.
+    A job with a user's own module gets its first plan here, because a worker has reported its blocks by now.
     """
     if not job.blocks and "import" in file.model:
         workers = (worker_of(job, registry.get(name)) for name in sorted(job.participants()))
@@ -31,7 +31,7 @@ def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: M
     if standing is None or better is None:
         return ""
     job.runner_up, job.plan = standing, better
-    if job.settled and better.settings != job.settled:  # what the file fixes itself is not settled here
+    if job.settled and better.settings != job.settled:  # keys that the job file fixes are not in `settled`
         job.settled = dict(better.settings)
         job.stale = {name: worker.incarnation for name in sorted(job.participants()) if (worker := worker_of(job, registry.get(name))) is not None}
     job.needs = {**job.needs, **better.memory}
@@ -43,14 +43,14 @@ def replan(job: Job, file: JobFile, method: Method, registry: Registry, taken: M
 
 
 def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Registry, taken: Mapping[str, str]) -> str:
-    """What is to move because a better place has held for long enough; '' = nothing."""
+    """Mark tasks to move to a place that has been better for long enough; returns a line for the log, '' if none moves."""
     seats = [seat for seat in job.seats if seat.bound == "free"]
     if not seats or file.placement is None or not planner.can_plan(file, job.blocks):
         return ""
     if any(not seat.incarnation or seat.successor or seat.wanted for seat in seats):
         return ""
     known = {node.node: node for node in registry}
-    if job.plan is not None and any(job.plan.places.get(seat.task) != seat.node for seat in seats):  # moved: the prediction follows
+    if job.plan is not None and any(job.plan.places.get(seat.task) != seat.node for seat in seats):  # a task has moved: predict again
         job.plan = choice.priced(file, method, job, known) or job.plan
     moving = choice.elsewhere(now, file, method, job, known, _open(job, registry, taken))
     for seat in seats:
@@ -59,5 +59,5 @@ def relocate(now: float, job: Job, file: JobFile, method: Method, registry: Regi
 
 
 def _open(job: Job, registry: Registry, taken: Mapping[str, str]) -> dict[str, list[Node]]:
-    """Free task -> nodes that may take it; memory is counted with the plan."""
+    """Free task -> nodes that may take it, without regard to memory, which the plan counts."""
     return {seat.task: eligible(registry, replace(task_of(job, seat), need=0), job, taken) for seat in job.seats if seat.bound == "free"}

@@ -1,4 +1,4 @@
-"""What time and absence do: nodes that fall silent, come or go, and tasks, joins and moves that are overdue. Pure."""
+"""Watch over time and absence: silent nodes, overdue tasks and moves, free slots, budgets. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node, Registry
 
 LOOK_AGAIN: Final = 10
-"""Every table is settled again after this many sweeps, changed or unchanged."""
+"""Number of sweeps after which every table is settled again, even without a change."""
 
 
 class Watchdog:
-    """Sweeps every `sweep_s`. Nodes are declared silent only while the bus stands (`connected`)."""
+    """Sweeps every `sweep_s`. Silence of nodes does not count while the bus is down (`connected`)."""
 
     def __init__(self, docket: Docket) -> None:
         self._docket = docket
         self.connected = True
         self.sweep_at: float | None = None
-        """When the next sweep is due; None before the first event."""
+        """Time of the next sweep; None before the first event."""
         self._sweeps = 0
 
     def sweep(self, now: float) -> None:
-        """Silent nodes, overdue tasks, budgets, free slots, and nodes whose Desired is unconfirmed."""
+        """Check for silent nodes, overdue tasks, budgets, free slots, and nodes whose Desired is unconfirmed."""
         docket, rules = self._docket, self._docket.rules
         self.sweep_at = now + rules.sweep_s
         if self.connected:
@@ -53,7 +53,7 @@ class Watchdog:
             docket.admit_soon(now)
 
     def node_changed(self, now: float, node: Node) -> None:
-        """The node came, went, began to drain, or announced other facts."""
+        """Touch the jobs of a node that came, went, began to drain, or announced other facts."""
         for job in self._docket.book.jobs:
             if job.state in PLACED and (any(seat.node == node.node for seat in job.seats) or overdue(job, self._docket.registry)):
                 self._docket.touch(now, job)
@@ -61,13 +61,13 @@ class Watchdog:
                 self._docket.admit_soon(now)
 
     def leaving(self, now: float, node: Node) -> None:
-        """The node begins (or no longer is) to drain."""
+        """The node begins or ends a drain."""
         node.leaving_since = now
         self.node_changed(now, node)
-        self._docket.desk.changed(node.node, renew=True)  # its workers answer with the round that they are in
+        self._docket.desk.changed(node.node, renew=True)  # its workers answer with their present round
 
     def join(self, now: float, entry: Entry, came: str = "") -> None:
-        """Nodes without a slot take free ones. came: the node that announced itself; the log says if no slot is free for it."""
+        """Give free slots to nodes without one. came: the node that announced itself; the log tells if no slot is free for it."""
         job, docket = entry.job, self._docket
         if job.state not in PLACED or not job.view:
             return
@@ -84,7 +84,7 @@ class Watchdog:
                 docket.write(job)
 
     def _relocate(self, now: float, entry: Entry) -> None:
-        """The job's unbound task moves, in order, once a clearly better place has been there for long enough."""
+        """Move the job's free tasks, in order, to places that have been clearly better for long enough."""
         job, docket = entry.job, self._docket
         taken = occupied(docket.book.jobs, docket.rules, but=job.id)
         if text := relocate(now, job, entry.file, entry.method, docket.registry, taken):
@@ -93,7 +93,7 @@ class Watchdog:
 
 
 def overdue(job: Job, registry: Registry) -> bool:
-    """A node of the job is gone or goes, and its task or copy is to move, or the round is to go on without it."""
+    """Whether a node of the job is gone or leaves, so that a task or copy may have to move, or a round to go on without a task."""
     if any(seat.gone_since is not None or seat.leaves_in is not None for seat in job.seats):
         return True
     if any(

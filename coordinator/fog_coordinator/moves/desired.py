@@ -1,6 +1,6 @@
-"""What each node is told to run: the `Desired` messages, level-triggered. Pure.
+"""The `Desired` messages, which tell each node the jobs to run; level-triggered. Pure.
 
-Sent when its content changes, and again (at most every resend_s) until the node's heartbeat confirms it.
+A Desired is sent when its content changes, and again (at most every resend_s) until the node's heartbeat confirms it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Desk:
         self._book = book
         self._resend_s = resend_s
         self._number = 0
-        self._wanted: dict[str, list[str]] = {}  # node -> jobs it is to run, in the order in which they came
+        self._wanted: dict[str, list[str]] = {}  # node -> its jobs, in the order in which they were placed there
         self._placements: dict[str, Placement] = {}
         self._stale: set[str] = set()  # nodes whose Desired may have changed
-        self._renew: set[str] = set()  # nodes that get it again although tables and jobs are the same
+        self._renew: set[str] = set()  # nodes that get a Desired although tables and jobs are the same
 
     def index(self, job: Job) -> None:
-        """Who is to run this job now; whose Desired changes with it."""
+        """Note the nodes that run this job now, and mark the nodes whose Desired changes."""
         nodes = {name for name in job.participants() if not self._released(job, name)}
         for name, jobs in self._wanted.items():
             if job.id in jobs and name not in nodes:
@@ -40,21 +40,21 @@ class Desk:
         self._placements.pop(job.id, None)
 
     def changed(self, node: str, renew: bool = False) -> None:
-        """The node's Desired may have changed; renew: it has, in what is no part of tables (the history that is known)."""
+        """Mark a node whose Desired may have changed. renew: it has changed beside its tables (an acknowledgement of rounds)."""
         self._stale.add(node)
         if renew:
             self._renew.add(node)
 
     def placement(self, job: Job) -> Placement:
-        """The job's table, as it is told."""
-        found = self._placements.get(job.id)
-        if found is None:
+        """The job's table for its nodes, the same until the next `index`."""
+        table = self._placements.get(job.id)
+        if table is None:
             places = {node.node: (node.profile.site, node.profile.tier) for node in self._registry}
-            found = self._placements[job.id] = job.placement(places)
-        return found
+            table = self._placements[job.id] = job.placement(places)
+        return table
 
     def lags(self, node: Node) -> bool:
-        """The node has not applied what it was told last."""
+        """Whether the node has not applied its last Desired yet."""
         if node.desired_heard != node.number:
             return True
         for worker in node.workers.values():
@@ -64,17 +64,17 @@ class Desk:
         return False
 
     def due(self, now: float) -> list[Tell]:
-        """What is to be sent because something changed."""
+        """Desired messages that changed since the last call."""
         stale, self._stale = sorted(self._stale), set()
-        found = []
+        tells = []
         for name in stale:
             node = self._registry.get(name)
             if node is not None and not node.held and (tell := self.tell(now, node)) is not None:
-                found.append(tell)
-        return found
+                tells.append(tell)
+        return tells
 
     def tell(self, now: float, node: Node) -> Tell | None:
-        """The node's Desired, if it is to be sent now."""
+        """The node's Desired if it is due now; otherwise None."""
         if not node.online:
             return None
         jobs = [self._book[name].job for name in self._wanted.get(node.node, ())]
@@ -84,7 +84,7 @@ class Desk:
             return None
         if content != node.told or node.node in self._renew:
             self._number += 1
-            node.number = self._number
+            node.number, node.unsent = self._number, ""
         self._renew.discard(node.node)
         node.told, node.told_at = content, now
         return Tell(node.node, node.profile.site, Desired(node.number, self._nonce, tuple(self._job(now, job) for job in jobs), release))
@@ -100,7 +100,7 @@ class Desk:
         )
 
     def _released(self, job: Job, name: str) -> bool:
-        """A leaving node runs nothing for tasks that only wait for it."""
+        """Whether a leaving node needs no worker of the job, because it has only tasks that wait for it."""
         node = self._registry.get(name)
         if node is None or not node.leaving:
             return False

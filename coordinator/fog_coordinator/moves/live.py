@@ -1,4 +1,4 @@
-"""Which worker runs a task now, and how long a task with data may finish on a node that leaves. Pure."""
+"""The worker that runs a task now, and the time for a task with data to finish on a node that leaves. Pure."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from fog_coordinator.state.rules import READY, Rules
 
 
 def _live_incarnation(job: Job, seat: Seat, node: Node | None) -> int:
-    """Incarnation of the worker that runs this task now; 0 if none does."""
+    """Incarnation of the worker that runs this task now; 0 if no worker does."""
     if node is None or node.state == OFFLINE:
         return 0
-    if node.held:  # not heard of yet: what ran there is taken to run on
+    if node.held:  # a node without a heartbeat yet counts as running its tasks
         return seat.incarnation
     worker = node.workers.get(job.id)
     return worker.incarnation if worker is not None and worker.phase == READY and not misfit(job, worker) else 0
 
 
 def still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> int:
-    """As _live_incarnation, but a task with data whose node or worker is only just gone keeps its place: it may have trained what only it has.
+    """As _live_incarnation, but a task with data keeps its incarnation for `return_s` after its node or worker is gone.
 
-    A new instance counts at once. A node that leaves in order keeps its task until the round is finished. What was silent before it was given
-    up has had its time.
+    Such a task may have an update that no other task has. A new instance counts at once; a node that leaves in order keeps its task
+    until the round is finished.
     """
-    found = _live_incarnation(job, seat, node)
+    incarnation = _live_incarnation(job, seat, node)
     if node is not None and node.leaving and not seat.movable:
         seat.gone_since = None
-        return found if finishes(now, job, seat, node, rules) else 0
-    if seat.movable or not seat.incarnation or node is None or (found and not node.held):
+        return incarnation if finishes(now, job, seat, node, rules) else 0
+    if seat.movable or not seat.incarnation or node is None or (incarnation and not node.held):
         seat.gone_since = None
-        return found
-    if found and seat.gone_since is None:
-        return found  # taken to run on
+        return incarnation
+    if incarnation and seat.gone_since is None:
+        return incarnation  # a node without a heartbeat yet counts as running its tasks
     if seat.gone_since is None:
         seat.gone_since = min(now, node.gone_at) if node.state == OFFLINE else now
     if now < given_up_at(seat.gone_since, rules):
@@ -45,19 +45,19 @@ def still_live(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules
 
 
 def given_up_at(gone_since: float, rules: Rules) -> float:
-    """When a data task that is gone stops to count as live."""
+    """Time at which a task with data that is gone ceases to count as live."""
     return gone_since + rules.return_s
 
 
 def finished_by(node: Node, rules: Rules) -> float:
-    """When a data task must have left a node that drains."""
+    """Time at which a task with data must have left a draining node."""
     return node.leaving_since + rules.finish_s
 
 
 def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) -> bool:
-    """A live task with data, on a node that drains, is still at the round that it was in then: what it trained would be lost.
+    """Whether a live task with data on a draining node is still in the round in which the drain began, and its update would be lost.
 
-    It has finished once a later report says that it is in another round, or that nothing of it is computed, saved or sent.
+    The task has finished once a later report shows another round, or no computing, saving or sending.
     """
     state = _state_on_leaving(job, seat, node)
     if node is None or state is None or now >= finished_by(node, rules):
@@ -66,7 +66,7 @@ def finishes(now: float, job: Job, seat: Seat, node: Node | None, rules: Rules) 
 
 
 def leaves_in(job: Job, seat: Seat, node: Node | None) -> int | None:
-    """The round that such a task was in when its node began to drain. None: it does not leave, or has not said yet what it was at."""
+    """Round of a live task with data when its node began to drain; None if the node does not drain, or the round is not reported yet."""
     worker, state = worker_of(job, node), _state_on_leaving(job, seat, node)
     if node is None or worker is None or state is None:
         return None
@@ -76,7 +76,7 @@ def leaves_in(job: Job, seat: Seat, node: Node | None) -> int | None:
 
 
 def _state_on_leaving(job: Job, seat: Seat, node: Node | None) -> TaskState | None:
-    """What a live task with data last said, if its node drains."""
+    """Last report of a live task with data, if its node drains; otherwise None."""
     worker = worker_of(job, node)
     if node is None or not node.online or not node.leaving or seat.movable or not seat.incarnation:
         return None

@@ -1,8 +1,8 @@
-"""Which tasks of a job move, and where to. Pure.
+"""Moves of a job's tasks. Pure.
 
-A task whose place is given by data waits for its node. Another one moves: in order (its node drains; the successor's worker is
-prepared first), or to a copy of its newest Save when its node is gone for `move_after_s`. Without any copy it waits for its node;
-if none was ever made, it starts anew elsewhere after `orphan_after_s`.
+A task with data waits for its node. Any other task moves: in order (its node drains; the successor's worker is prepared first), or
+to a copy of its newest Save when its node is gone for `move_after_s`. If all copies are gone it waits for its node; if none was
+ever made, it begins anew elsewhere after `orphan_after_s`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fog_coordinator.state.rules import READY, Rules
 
 
 def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[str, str]) -> list[str]:
-    """Give tasks new places where they need some. Returns what was done, for the log. busy: nodes that other jobs have."""
+    """Give new places to tasks that need them; returns lines for the log. busy: node -> another job that has it."""
     done: list[str] = []
     for seat in job.seats:
         node = registry.get(seat.node)
@@ -38,7 +38,7 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[s
                 if moved and seat.slot >= 0:
                     done += _rehome(job, seat)
                     if node.held or seat.gone_since is not None:
-                        seat.incarnation = 0  # who is somewhere else now does not come back as it was
+                        seat.incarnation = 0  # an instance does not continue at another site
         if not seat.movable:
             if seat.heir:
                 done += _hand_over(now, job, seat, registry, rules)
@@ -63,7 +63,7 @@ def move(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[s
 
 
 def _rehome(job: Job, seat: Seat) -> list[str]:
-    """A node with data is at another site: it belongs to a cluster there, unless the job names its parent."""
+    """Give a node with data that is at another site now a parent there, unless the job names its parent."""
     if not any(other.home[0] for other in job.seats) or (job.spec.get("topology") or {}).get("parents"):
         return []
     before, seat.parent = seat.parent, ""
@@ -72,7 +72,7 @@ def _rehome(job: Job, seat: Seat) -> list[str]:
 
 
 def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules) -> list[str]:
-    """A node with data goes in order, or is gone for good: a peer of its site goes on with its slot, from its newest Save where that can be had."""
+    """Give the slot of a node that leaves or is gone for good to a peer of its site, with the newest Save if one can be fetched."""
     node = registry.get(seat.node)
     leaves = node is not None and node.online and node.leaving
     if leaves and finishes(now, job, seat, node, rules):
@@ -97,7 +97,7 @@ def _hand_over(now: float, job: Job, seat: Seat, registry: Registry, rules: Rule
 
 
 def _is_wanted(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) -> bool:
-    """Placement has found a better node for the task, which can still take it."""
+    """Whether placement has found a better node that can still take the task."""
     node = registry.get(seat.wanted) if seat.wanted else None
     if node is None or node.node == seat.node or refusals(node, task_of(job, seat), job, busy):
         seat.wanted = ""
@@ -105,7 +105,7 @@ def _is_wanted(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]
 
 
 def _target(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str], holder: str) -> Node | None:
-    """Where a task goes that must leave its node. holder: has a copy of its Saves."""
+    """New node of a task that must leave its node; None without one. holder: node with a copy of its Saves."""
     candidates = eligible((node for node in registry if node.node != seat.node), task_of(job, seat), job, busy)
     if wanted := [node for node in candidates if node.node == seat.wanted]:
         return wanted[0]
@@ -117,7 +117,7 @@ def _data_nodes(job: Job) -> set[str]:
 
 
 def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules, busy: Mapping[str, str]) -> list[str]:
-    """The task's node is gone, or cannot run it."""
+    """Move a task whose node is gone or cannot run it."""
     way = recovery(job, seat, seat.away_since if seat.away_since is not None else now, registry, rules)
     if way.at is None or (seat.away_since is not None and now < way.at):
         return []
@@ -130,7 +130,7 @@ def _recover(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules,
 
 
 def _drain(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) -> list[str]:
-    """The task's node wants to go: prepare a successor, and switch when that is ready."""
+    """Prepare a successor for a task whose node drains, and move the task when the successor's worker is ready."""
     why = f"{seat.wanted} is better placed" if seat.wanted else f"{seat.node} drains"
     successor = registry.get(seat.successor) if seat.successor else None
     if successor is None or not is_there(successor) or refused(successor, job):
@@ -155,7 +155,7 @@ def _drain(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) ->
 
 
 def _other_source(now: float, job: Job, seat: Seat, registry: Registry, rules: Rules) -> list[str]:
-    """The node that was asked for the Save is gone: ask another one."""
+    """Ask another node for the Save, if the one that was asked is gone."""
     source = registry.get(seat.fetch)
     if source is not None and (source.state != OFFLINE or now - source.since < rules.move_after_s):
         return []
@@ -176,7 +176,7 @@ def _place(seat: Seat, node: Node, fetch: str) -> None:
 
 
 def take_over(job: Job, seat: Seat, node: Node, registry: Registry) -> None:
-    """A node takes the place of one that is gone for good, from a copy of the newest Save if there is one."""
+    """Give a task of a node that is gone for good to another node, with a copy of the newest Save if there is one."""
     copies = holders(job, seat.task, registry, but=seat.node)
     source = newest(copies)
     _place(seat, node, source if source != node.node else "")

@@ -1,4 +1,4 @@
-"""When a task whose node is gone goes on elsewhere, and from which Save. Pure; `moves` acts by it, `waits` explains by it."""
+"""Time and Save with which a task whose node is gone goes on elsewhere. Pure; `moves` acts by them, `waits` explains by them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from fog_coordinator.state.rules import Rules
 
 
 class Recovery(Struct, frozen=True):
-    """The way back of a free or tree task."""
+    """Recovery of a free or tree task."""
 
     at: float | None
-    """Seconds of the coordinator's clock; None: never elsewhere, its only Save is on the node that is gone."""
+    """Seconds of the coordinator's clock; None: only on its node, which has the only Save."""
     source: str = ""
     """Node with the newest Save; '' = the task begins anew."""
     label: int = 0
-    """Of that Save."""
+    """Label of that Save."""
 
 
 def holders(job: Job, task: str, registry: Registry, but: str = "") -> dict[str, int]:
     """Online nodes with a copy of the task's Saves -> newest label."""
-    found = {}
+    newest_labels = {}
     for name, labels in sorted(job.saves.get(task, {}).items()):
         node = registry.get(name)
         if labels and name != but and node is not None and node.online:
-            found[name] = labels[-1]
-    return found
+            newest_labels[name] = labels[-1]
+    return newest_labels
 
 
 def newest(copies: dict[str, int]) -> str:
@@ -36,10 +36,10 @@ def newest(copies: dict[str, int]) -> str:
 
 
 def recovery(job: Job, seat: Seat, since: float, registry: Registry, rules: Rules) -> Recovery:
-    """since: when the task's node was gone.
+    """Recovery of a task whose node is gone since `since`.
 
-    A head may begin anew at once: its members still have what they gave it. Another task that ran waits for a copy of its Save, or, if none
-    was ever made, `orphan_after_s`.
+    A head may begin anew after `move_after_s`: its members keep the inputs that they gave it. Any other task that ran needs a copy of its
+    Save; if none was ever made, it begins anew after `orphan_after_s`.
     """
     head = seat.bound == "tree"
     if seat.ran and any(job.saves.get(seat.task, {}).values()):
@@ -52,10 +52,10 @@ def recovery(job: Job, seat: Seat, since: float, registry: Registry, rules: Rule
 
 
 def inherited_at(seat: Seat, since: float, rules: Rules) -> float | None:
-    """When a neighbour goes on with a data task whose node is gone; None: its samples stay where they are."""
+    """Time at which a neighbour takes over a task with data whose node is gone; None: its samples stay on the node."""
     return since + rules.orphan_after_s if seat.heir else None
 
 
 def gone_since(seat: Seat, node: Node) -> float:
-    """Since when the node of a task is gone, as its seat has it, else as the node has it."""
+    """Time since which the node of a task is gone, from its seat, otherwise from the node."""
     return seat.away_since if seat.away_since is not None else node.since

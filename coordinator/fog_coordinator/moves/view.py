@@ -1,4 +1,4 @@
-"""The next view of a job's table: which tasks are live where, and the label that a lockstep job goes back to. Pure."""
+"""The next view of a job's table: live tasks and their nodes, and the label to which a lockstep job goes back. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fog_coordinator.state.rules import NOTHING, Rules
 
 
 def settle(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[str, str] = {}) -> tuple[bool, list[str]]:
-    """Bring the job's table up to date: (whether its view was raised, what happened, for the log)."""
+    """Bring the job's table up to date; returns (whether its view was raised, lines for the log). busy: node -> another job that has it."""
     before = {seat.task: seat.peer() for seat in job.seats}, job.buddies
     for seat in job.seats:
         seat.leaves_in = leaves_in(job, seat, registry.get(seat.node))
@@ -61,13 +61,13 @@ def _rewind(job: Job, returning: list[Seat]) -> list[str]:
     label = max(common, default=NOTHING)
     names = ", ".join(seat.task for seat in returning)
     if not common and any(labels.values()) and not any(seat.movable for seat in returning):
-        had = {task: sorted(found) for task, found in labels.items()}
+        had = {task: sorted(own) for task, own in labels.items()}
         return [f"view {job.view}: no Save that all tasks have ({had}); {names} must catch up"]
     job.rewind, job.rewind_view = label, job.view
     return [f"view {job.view}: back to {'the beginning' if label == NOTHING else f'label {label}'}, for {names}"]
 
 
 def _labels(job: Job, seat: Seat) -> set[int]:
-    """Labels at which the task can continue where it is placed."""
+    """Labels with which the task can go on at its place."""
     saves = job.saves.get(seat.task, {})
     return {*saves.get(seat.node, ()), *(saves.get(seat.fetch, ()) if seat.fetch else ())}

@@ -1,6 +1,6 @@
-"""Why tasks of a running job do not run, or are about to move, and when a timer ends that: data, no texts. Pure.
+"""Waits of a running job's tasks: kind, subject and timer, without texts. Pure.
 
-The other half of `moves` and `live`: both act and explain by the same timers (`recovery`, `finished_by`, `given_up_at`).
+`moves` and `live` act by the timers that `waits` explains (`recovery`, `finished_by`, `given_up_at`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fog_coordinator.state.troubles import merged
 
 MOST_REASONS: Final = 4
 WaitKind = Literal[
-    "successor",  # the node drains, and another one is prepared
-    "no successor",  # the node drains, and no other one may take the task
+    "successor",  # the node drains, and another node is prepared
+    "no successor",  # the node drains, and no other node may take the task
     "round end",  # the node drains, and the task finishes its round there
     "node back",  # the node is gone, and the round goes on without the task at `until`
-    "word",  # nothing was heard of the node since the coordinator's start
+    "word",  # no message of the node came since the coordinator's start
     "worker back",  # the worker is gone, and the round goes on without the task at `until`
     "first sight",  # the node was never seen
     "only save",  # the node is gone, with the only Save
     "recovery",  # the node is gone, and the task moves at `until`
     "heir",  # the node is gone, and a neighbour takes the samples over at `until`
     "node",  # the node is gone, and the task stays with it
-    "no taker",  # the node is gone, the time is over, and no other one may take the task
+    "no taker",  # the node is gone, the time is over, and no other node may take the task
     "drain",  # the node drains, and the data task stays with it
     "start",  # the worker is not started yet
     "next view",  # the worker is ready
@@ -41,23 +41,23 @@ WaitKind = Literal[
 
 
 class Wait(Struct, frozen=True):
-    """What one task waits for. Seconds of the coordinator's clock."""
+    """Wait of one task. Times are seconds of the coordinator's clock."""
 
     kind: WaitKind
     task: str
     node: str
-    """Where the task is placed."""
+    """Node of the task."""
     since: float
     until: float | None = None
-    """None: no timer ends it."""
+    """Time at which a timer ends the wait; None without one."""
     other: str = ""
     """successor: the node that is prepared."""
     reasons: tuple[str, ...] = ()
-    """no successor, no taker: why the other nodes do not take the task, one line per reason."""
+    """no successor, no taker: reasons for which other nodes do not take the task, one line each."""
 
 
 def waits_of(now: float, job: Job, registry: Registry, rules: Rules, busy: Mapping[str, str]) -> Iterator[Wait]:
-    """Of every task that waits, in the order of the table. busy: node -> another job that has it."""
+    """Waits of all waiting tasks, in the order of the table. busy: node -> another job that has it."""
     for seat in job.seats:
         node = registry.get(seat.node)
         wait = _of_live(job, seat, node, registry, rules, busy) if seat.incarnation else _of_absent(now, job, seat, node, registry, rules, busy)
@@ -101,7 +101,7 @@ def _of_absent(now: float, job: Job, seat: Seat, node: Node | None, registry: Re
 
 
 def _of_lost(now: float, job: Job, seat: Seat, node: Node, registry: Registry, rules: Rules, busy: Mapping[str, str]) -> Wait:
-    """The task's node is offline."""
+    """Wait of a task whose node is offline."""
     lost = gone_since(seat, node)
     until = recovery(job, seat, lost, registry, rules).at if seat.movable else inherited_at(seat, lost, rules)
     if until is None:
@@ -112,7 +112,7 @@ def _of_lost(now: float, job: Job, seat: Seat, node: Node, registry: Registry, r
 
 
 def _against(job: Job, seat: Seat, registry: Registry, busy: Mapping[str, str]) -> tuple[str, ...]:
-    """Why no other node takes the task."""
+    """Reasons for which no other node takes the task, at most MOST_REASONS lines."""
     task = task_of(job, seat)
-    found = ((node.node, reason.text) for node in registry if node.node != seat.node for reason in refusals(node, task, job, busy))
-    return tuple(merged(found)[:MOST_REASONS])
+    reasons = ((node.node, reason.text) for node in registry if node.node != seat.node for reason in refusals(node, task, job, busy))
+    return tuple(merged(reasons)[:MOST_REASONS])

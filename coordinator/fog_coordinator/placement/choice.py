@@ -12,13 +12,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fog_coordinator.placement import planner
-from fog_coordinator.placement.cost import Place
 from fog_coordinator.placement.free import FreeTask
 from fog_coordinator.placement.places import described, place_of
 from fog_coordinator.placement.planner import Plan
 from fog_coordinator.placement.spread import spread
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
+from fog_learning.costs.place import Place
 from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods.base import Method
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Final
 
-from msgspec import Struct
-
 from fog_learning.costs.demands import Demands, Phase
-from fog_learning.job.sections import Placing, Prices
+from fog_learning.costs.objectives import OBJECTIVES, Cost
+from fog_learning.costs.place import Place
+from fog_learning.job.sections import Placing
 
 CHUNK_BYTES: Final = 256 * 1024
 """What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
@@ -24,48 +24,9 @@ HANDLING_S: Final = 0.8e-3
 """Of a message in both its workers: frames, checksums, the inbox, the machine."""
 
 
-class Place(Struct, frozen=True):
-    """A node as placement sees it. guessed: which of its figures were not measured; assumed: which of its watts and joules nobody has
-    configured."""
-
-    node: str
-    tier: str = "edge"
-    flops: float = 4e9
-    """FLOP/s on the standard op."""
-    op_s: float = 1e-3
-    """What an op costs whatever its size."""
-    rtt_s: float = 2e-3
-    """To the broker and back."""
-    bytes_s: float = 10e6
-    """Of its link, each way."""
-    memory_bytes: int | None = None
-    """Free; None = unknown."""
-    idle_w: float = 3.0
-    core_w: float = 1.5
-    byte_j: float = 1e-8
-    guessed: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ("idle_w", "core_w", "byte_j")
-
-
-class Cost(Struct, frozen=True):
-    """Of one training step, a round's own costs shared by its steps."""
-
-    seconds: float
-    joules: float
-    bytes: float
-    parts: tuple[tuple[str, float], ...] = ()
-    """Seconds of each phase: ('front computes', 0.1), ('front to trunk', 0.02) …"""
-
-
 def value(cost: Cost, rules: Placing) -> float:
-    """What is to be as small as possible. Ties are broken by seconds, a little."""
-    weights = {
-        "latency": Prices(1.0, 0.0, 0.0),
-        "energy": Prices(1e-9, 1.0, 0.0),
-        "bytes": Prices(1e-9, 0.0, 1.0),
-        "weighted": rules.weights,
-    }[rules.objective]
-    return weights.latency * cost.seconds + weights.energy * cost.joules + weights.bytes * cost.bytes / 1e6
+    """What placement makes as small as possible, in the unit of the job's objective."""
+    return OBJECTIVES[rules.objective].price(cost, rules.weights)
 
 
 def transfer_s(size: float, sender: Place, receiver: Place) -> float:

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 
 from fog_common.energy.model import EnergyConfig
-from fog_coordinator.placement.cost import Place
 from fog_coordinator.state.nodes import Node
 from fog_learning.costs.demands import WORKER_BYTES
+from fog_learning.costs.place import Place
 from fog_learning.job.sections import Where
 
 GUESSED_FLOPS: Final = {"thing": 1e9, "edge": 4e9, "fog": 2e10, "cloud": 5e10}

@@ -20,11 +20,13 @@ from fog_common import config
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
-from fog_coordinator.placement.cost import Cost, Place, step_cost, value
+from fog_coordinator.placement.cost import step_cost, value
 from fog_coordinator.placement.free import MOST_ASSIGNMENTS, FreeTask, free_tasks, worker_bytes
 from fog_coordinator.placement.greedy import greedy, room_for_all
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
+from fog_learning.costs.objectives import DEFAULT_OBJECTIVE, Cost
+from fog_learning.costs.place import Place
 from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods import method_of, resolve_method
 from fog_learning.methods.base import Method
@@ -92,7 +94,7 @@ def check(file: JobFile, method: Method) -> None:
         raise ConfigError(f"placement.roles.{unknown[0]}: {config.suggest(unknown[0], movable, 'role')}")
     if _cut_is_open(file):
         ways(file, 1)
-    elif file.placement is not None and file.placement.objective != "latency" and method.demands is None:
+    elif file.placement is not None and file.placement.objective != DEFAULT_OBJECTIVE and method.demands is None:
         raise ConfigError(f"placement.objective: the costs of method {method.name} are not known; only tier, site, names and labels choose its nodes")
 
 

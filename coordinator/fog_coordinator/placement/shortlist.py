@@ -7,32 +7,18 @@ the objective asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from typing import Final
 
-from fog_coordinator.placement.cost import Place
+from fog_learning.costs.objectives import OBJECTIVES
+from fog_learning.costs.place import Place
 
 MOST_PRICED: Final = 4096
 """Candidates times (data nodes + BASE): about 50 ms of the coordinator's time for a model of four blocks."""
 BASE: Final = 10
 """What a price costs besides, in data nodes."""
 FEWEST: Final = 8
-
-Order = Callable[[Place], float]
-QUICK: Final[tuple[Order, ...]] = (lambda place: -place.flops, lambda place: -place.bytes_s, lambda place: place.rtt_s, lambda place: place.op_s)
-FRUGAL: Final[tuple[Order, ...]] = (
-    lambda place: place.idle_w,
-    lambda place: place.core_w / place.flops,
-    lambda place: place.byte_j,
-    lambda place: place.idle_w + place.core_w,
-)
-ORDERS: Final[dict[str, tuple[Order, ...]]] = {
-    "latency": QUICK,
-    "energy": (*FRUGAL, *QUICK),
-    "bytes": QUICK,  # all that own data save the same, all others nothing: ties are broken by seconds
-    "weighted": (*QUICK, *FRUGAL),
-}
 
 
 def shortlist(candidates: Sequence[Place], owners: Collection[str], objective: str, data_nodes: int) -> list[Place]:
@@ -44,8 +30,8 @@ def shortlist(candidates: Sequence[Place], owners: Collection[str], objective: s
     at_home = [place for place in every if place.node in owners]
     elsewhere = [place for place in every if place.node not in owners]
     kept: dict[str, Place] = {}
-    # the leaders of each order in turns, those of nodes with data beside those of the others
-    for turn in zip_longest(*(sorted(group, key=order) for order in ORDERS[objective] for group in (at_home, elsewhere))):
+    # the first by each measure in turns, those of nodes with data beside those of the others
+    for turn in zip_longest(*(sorted(group, key=leader) for leader in OBJECTIVES[objective].leaders for group in (at_home, elsewhere))):
         for place in turn:
             if place is not None and len(kept) < most:
                 kept[place.node] = place

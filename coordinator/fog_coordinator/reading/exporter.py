@@ -16,7 +16,6 @@ from fog_common.telemetry.metrics import (
     ACK_LE,
     ACK_SUM,
     DIRECTIONS,
-    HEADLINES,
     PLANES,
     REFUSED_UPDATES,
     ROUND_LE,
@@ -125,8 +124,8 @@ class Exporter:
         for figure in headline(core.book[job.id]):
             value = last_number(history, figure.name)
             add("fog_job_headline", value, figure.name)
-            if figure.name in HEADLINES:
-                add(HEADLINES[figure.name], value)
+            if figure.metric:
+                add(figure.metric, value)
         sent = by_plane(job.sent())
         sums = core.book[job.id].tally.sums
         for plane in PLANES:

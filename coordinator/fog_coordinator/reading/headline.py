@@ -8,17 +8,23 @@ from fog_common.errors import ConfigError
 from fog_common.wire.api.jobs import Figure
 from fog_coordinator.state.book import Entry
 from fog_coordinator.state.history import History
+from fog_learning.methods.base import Headline
 
 LOOK_BACK: Final = 100
 """Rounds in which the last value of a number is looked for."""
 
 
-def headline(entry: Entry) -> tuple[Figure, ...]:
+def headline(entry: Entry) -> tuple[Headline, ...]:
+    """The method's; () for an ended job of another version, of which only the spec is kept."""
     try:
-        named = entry.method.headline
-    except ConfigError:  # an ended job of another version: only its spec is kept
-        named = ()
-    return tuple(Figure(name=each.name, title=each.title, unit=each.unit, better=each.better) for each in named)
+        return entry.method.headline
+    except ConfigError:
+        return ()
+
+
+def figures(entry: Entry) -> tuple[Figure, ...]:
+    """The headline as clients are told of it."""
+    return tuple(Figure(name=each.name, title=each.title, unit=each.unit, better=each.better) for each in headline(entry))
 
 
 def last_number(history: History, name: str) -> float | None:

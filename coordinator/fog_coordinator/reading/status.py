@@ -13,7 +13,7 @@ from fog_coordinator.accounts import budgets
 from fog_coordinator.core import Core
 from fog_coordinator.placement.eligible import worker_of
 from fog_coordinator.reading import plans
-from fog_coordinator.reading.headline import headline
+from fog_coordinator.reading.headline import figures
 from fog_coordinator.reading.nodes import ago
 from fog_coordinator.reading.waits import Said, root_state, waits
 from fog_coordinator.state.history import ClosedRound
@@ -42,7 +42,7 @@ def summary(core: Core, now: float, job: Job) -> JobSummary:
         started_at=job.started_at,
         ended_at=job.ended_at,
         why=job.why,
-        headline=headline(core.book[job.id]),
+        headline=figures(core.book[job.id]),
     )
 
 

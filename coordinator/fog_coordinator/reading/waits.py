@@ -43,8 +43,8 @@ def waits(core: Core, now: float, job: Job) -> list[Said]:
     if job.state == QUEUED:
         return [Said(f"queued: {job.why}", since=job.since)]
     if job.state == PREPARING:
-        return _of_preflight(core, job)
-    found: list[Said] = []
+        return [*_of_unsent(core, job), *_of_preflight(core, job)]
+    found = list(_of_unsent(core, job))
     root = root_state(core, job)
     if job.stop and not (root is not None and root[0].finished):
         seat = job.seat(job.root)
@@ -184,6 +184,16 @@ def _own_wait(job: Job, seat: Seat, node: Node) -> Said | None:
     said = _machine_wait(job, state, node)
     verb = "has" if state.waiting.need else "waits for"
     return Said(f"{seat.task} on {node.node} {verb} {said.what}", said.who or (node.node,), said.since, said.until, minor=True)
+
+
+def _of_unsent(core: Core, job: Job) -> Iterator[Said]:
+    """Nodes whose table is larger than a message may be: one sentence per text."""
+    same: dict[str, list[str]] = {}
+    for name in sorted(job.participants()):
+        if (node := core.registry.get(name)) is not None and node.unsent:
+            same.setdefault(node.unsent, []).append(name)
+    for why, names in same.items():
+        yield Said(f"{listed(tuple(names))} cannot be told what to run: {why}", tuple(names), job.since)
 
 
 def _of_disks(core: Core, job: Job) -> Iterator[Said]:

@@ -15,7 +15,7 @@ from fog_common.errors import FogError, WireError
 from fog_common.program.inbox import Inbox, StopAsked
 from fog_common.program.notify import Pulse, notify
 from fog_coordinator.core import Core
-from fog_coordinator.exchange import Accept, Effect, Exchange, Store, Turned, filters, frame_of
+from fog_coordinator.exchange import Accept, Effect, Exchange, Store, Turned, Unsent, filters
 from fog_coordinator.letters import Came
 from fog_coordinator.reading.exporter import Exporter
 from fog_coordinator.shell.journal import Journal, JournalError
@@ -189,7 +189,8 @@ class Service:
                         self._retry_at = now + RETRY_S
                         return
                 case Tell() | Answer():
-                    self._send(*frame_of(self._fleet, effect), qos=1)
+                    for frame in self._exchange.frames(now, effect):
+                        self._send(*frame, qos=1)
                 case SendResult():
                     self._send_result(now, effect)
                 case Accept(came):
@@ -208,6 +209,8 @@ class Service:
                         self._store(now, came)
                     case Turned(job, node, reason):
                         log.warning("result refused job=%s node=%s reason=%s", job, node, reason)
+                    case Unsent(node, why):
+                        log.error("a node cannot be told what to run node=%s why=%s", node, why)
                     case _:
                         self._waiting.append(effect)
 

@@ -1,4 +1,4 @@
-"""The jobs that the coordinator remembers: one entry per job, with everything that belongs to it. Pure."""
+"""The jobs that the coordinator remembers: one entry per job, with its history, log, counters and seats. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
 Check = Callable[[Mapping[str, Any]], tuple[JobFile, Method]]
-"""A job file as builtins -> its types and its method; ConfigError."""
+"""Job file as builtins -> (its types, its method). ConfigError if it is invalid."""
 
 
 class Entry:
@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def method(self) -> Method:
-        """ConfigError as for `file`."""
+        """The method of the job file. ConfigError as of `file`."""
         return self._checked()[1]
 
     def index(self) -> None:
@@ -58,11 +58,11 @@ class Book:
     """Entries by job id, in the order of submission."""
 
     def __init__(self, check: Check, tables: Tables | None = None) -> None:
-        """tables: of the journal. Jobs that this version cannot run any more are FAILED afterwards, see `unreadable`."""
+        """tables: of the journal. Jobs that this version cannot run become FAILED, see `unreadable`."""
         self._check = check
         self._entries: dict[str, Entry] = {}
         self.unreadable: list[Job] = []
-        """Jobs that failed because this version of the program cannot read their job file: their rows are to be written."""
+        """Jobs that failed because this version of the program cannot read their job file; the caller writes their rows."""
         self._load(tables or {})
         self._order = max((entry.job.order for entry in self), default=0)
 
@@ -100,14 +100,14 @@ class Book:
         return [entry for entry in self._entries.values() if entry.job.state in PLACED]
 
     def add(self, job: Job) -> Entry:
-        """A new job, last in the order of submission."""
+        """Add a new job, last in the order of submission."""
         self._order += 1
         job.order = self._order
         entry = self._entries[job.id] = Entry(job, self._check)
         return entry
 
     def prune(self, keep: int) -> list[Row]:
-        """Forget the oldest ended jobs beyond `keep`; the rows that remove them from the journal."""
+        """Forget the oldest ended jobs beyond `keep`; returns the rows that remove them from the journal."""
         ended = sorted((job for job in self.jobs if job.state in ENDED), key=lambda job: job.order)
         rows = []
         for job in ended[: max(0, len(ended) - keep)]:

@@ -1,7 +1,7 @@
-"""Counters of many processes added up so that the sums only grow, whoever ends or begins anew. Pure.
+"""Sums of the counters of many processes, which never fall, even if a process ends or begins anew. Pure.
 
-A process counts from zero. What an ended one had counted is kept (`base`); the live one's last values stand on top of it. The journal
-keeps both, with the name of the process: after a restart of the coordinator a live process adds only what it counted since.
+A process counts from zero. A sum is `base`, the counts of ended processes, plus the last values of the live one. The journal keeps
+both with the name of the process: after a restart of the coordinator a live process adds only its counts since then.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fog_common.wire.messages import Planes, WorkerState
 from fog_coordinator.state.effects import Row
 
 MAX_NAMES: Final = 200
-"""Counters of one process that are taken: a peer must not fill our memory."""
+"""Largest number of counters of one process, so that no peer fills our memory."""
 
 
 class Totals(Struct):
-    """One place where one process lives at a time: a node's agent, a job's worker on a node."""
+    """Counters of successive processes in one place: a node's agent, a job's worker on a node."""
 
     process: str = ""
-    """Names the process that counts now; '' before the first."""
+    """Name of the process that counts now; '' before the first."""
     base: dict[str, float] = {}
     last: dict[str, float] = {}
 
     def update(self, process: str, values: Mapping[str, float]) -> dict[str, float]:
-        """Take over what the process has counted. By how much each sum grew."""
+        """Take over the counters of a process; returns the growth of each sum."""
         if len(values) > MAX_NAMES:
             values = dict(list(values.items())[:MAX_NAMES])
         if process != self.process:
@@ -40,7 +40,7 @@ class Totals(Struct):
             before = self.last.get(name, 0.0)
             if value == before and name in self.last:
                 continue
-            if not before <= value < inf:  # it cannot fall, unless somebody errs: then the old value stands
+            if not before <= value < inf:  # a counter that falls is wrong: the old value stays
                 continue
             self.last[name] = value
             grown[name] = value - before
@@ -58,7 +58,7 @@ class Totals(Struct):
 
 
 class Tally:
-    """What all workers of a job counted together."""
+    """Sums of the counters of all workers of a job."""
 
     def __init__(self, body: bytes | None = None) -> None:
         """body: of `row()`, from the journal."""
@@ -71,7 +71,7 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + by
 
     def of(self, node: str, name: str) -> float | None:
-        """What all workers of one node counted under this name; None if they never did."""
+        """Sum of one counter over all workers of a node; None without this node."""
         totals = self._workers.get(node)
         return totals.sums().get(name) if totals is not None else None
 
@@ -79,12 +79,12 @@ class Tally:
         return sorted(self._workers)
 
     def row(self, job: str) -> Row:
-        """All of it: whoever was shown these sums never sees lower ones."""
+        """The journal's row of the tally; sums that were shown never fall after a restart."""
         return Row("counts", (job,), _encoder.encode(TallyRow(self.sums, self._workers)))
 
 
 class TallyRow(Struct):
-    """What the journal keeps of a tally."""
+    """Row of a tally in the journal."""
 
     sums: dict[str, float] = {}
     workers: dict[str, Totals] = {}

@@ -1,4 +1,4 @@
-"""What the core asks of its shell, in this order. A shell (fog_coordinator.shell.app, the simulator) performs them one after another."""
+"""Effects of the core. Its shell (fog_coordinator.shell, the simulator) performs them one after another, in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fog_common.wire.messages import Control, Reply
 
 
 class Row(Struct, frozen=True):
-    """One row of the journal. key: the table's key columns; body: msgpack, None deletes every row whose key begins like this."""
+    """One row of the journal. key: the table's key columns; body: msgpack; None deletes every row whose key begins with `key`."""
 
     table: str
     key: tuple[str | int, ...]
@@ -16,7 +16,7 @@ class Row(Struct, frozen=True):
 
 
 class JournalRecord(Struct, frozen=True):
-    """Make these rows durable, in one transaction, before the next effect is performed."""
+    """Rows to make durable in one transaction before the next effect."""
 
     rows: tuple[Row, ...]
 
@@ -38,7 +38,7 @@ class Answer(Struct, frozen=True):
 
 
 class SendResult(Struct, frozen=True):
-    """Send the weights of a finished job to Address(user, 'cloud', 'cloud', f'bulk~{session}')."""
+    """Weights of a finished job for Address(user, 'cloud', 'cloud', f'bulk~{session}')."""
 
     job: str
     user: str
@@ -53,7 +53,7 @@ Tables = dict[str, list[tuple[tuple[str | int, ...], bytes]]]
 
 
 class EffectQueue:
-    """Collects effects; rows that were written are recorded before whatever is emitted after them."""
+    """Collects effects. Written rows are recorded before the next emitted effect."""
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []

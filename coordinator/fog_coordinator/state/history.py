@@ -13,7 +13,7 @@ from fog_coordinator.state.effects import Row
 
 LOG_LINES: Final = 500
 MAX_ROUND: Final = 1_000_000_000
-"""Highest round number that is taken from a peer."""
+"""Highest round number that is accepted from a peer."""
 
 
 class ClosedRound(Struct, frozen=True):
@@ -23,9 +23,9 @@ class ClosedRound(Struct, frozen=True):
     at: float
     """Coordinator time at which the record came."""
     bytes: int
-    """Payload of all planes by then."""
+    """Payload bytes of the job on all planes by then."""
     joules: float | None = None
-    """Energy of the job by then; None while unknown."""
+    """Joules of the job by then; None while unknown."""
 
 
 class LogLine(Struct, frozen=True):
@@ -57,7 +57,7 @@ class History:
         self.newest = self.seen = max(self.newest, item.record.round)
 
     def add(self, now: float, records: tuple[RoundRecord, ...], sent: int, joules: float | None = None) -> list[Row]:
-        """Rows of the records that are new. sent: payload bytes of the job by now."""
+        """Add records; returns the journal's rows of the new ones. sent, joules: of the job by now."""
         rows = []
         for record in records:
             if not 0 <= record.round <= MAX_ROUND:

@@ -1,4 +1,4 @@
-"""What holds of the coordinator's state after every event; tests and the fault campaigns ask. Pure."""
+"""Invariants of the coordinator's state, which hold after every event; checked by tests and the fault campaigns. Pure."""
 
 from __future__ import annotations
 

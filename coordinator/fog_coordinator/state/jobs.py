@@ -1,4 +1,4 @@
-"""A job as the coordinator knows it: what the journal keeps, and what can be heard again. Pure."""
+"""A job as the coordinator knows it, and its row in the journal. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fog_coordinator.state.effects import Row
 
 
 class Seat(Struct):
-    """One task and where it is: a row of the placement table and what led to it."""
+    """One task and its place: a row of the placement table, and the state of its moves."""
 
     task: str
     role: str
@@ -27,44 +27,46 @@ class Seat(Struct):
     stateful: bool = False
     parent: str = ""
     home: tuple[str, str] = ("", "")
-    """(site, tier) where the head of a cluster belongs; ('', '') for other tasks."""
+    """(site, tier) to which the head of a cluster belongs; ('', '') for other tasks."""
     layer: int = 0
-    """Of the head of a cluster: 1 is the lowest."""
+    """Layer of the head of a cluster; 1 is the lowest, 0 for other tasks."""
     index: int = 0
-    """Of a free task: its number in its role."""
+    """Number of a free task in its role."""
     heir: bool = False
-    """A task with data that a peer of its site takes over when its node leaves, or is gone for good."""
+    """A peer of its site takes this task with data over if its node leaves, or is gone for good."""
     incarnation: int = 0
+    """Incarnation of the worker that runs the task; 0 = not live."""
     since: int = 0
+    """View in which the last instance went live."""
     last: tuple[str, int] = ("", 0)
-    """(node, incarnation) of the last live instance: the same one that comes back is no new one."""
+    """(node, incarnation) of the last live instance; if the same one comes back, the instance is not new."""
     wanted: str = ""
-    """A better node for it, that it is to move to in order."""
+    """A better node, to which the task moves in order; '' for none."""
     successor: str = ""
-    """Drain: the node that is being prepared to take the task."""
+    """The node that is prepared to take the task in an orderly move; '' for none."""
     fetch: str = ""
-    """The node that has the task's newest Save, when the task was moved away from its Saves."""
+    """The node with the task's newest Save, after the task was moved away from its Saves."""
     fetched: bool = False
-    """The task runs at its new place: the next view need not say where it came from."""
+    """The task runs at its new place, so that the next view drops `fetch`."""
     away_since: float | None = None
-    """Since when its node is gone."""
+    """Time since which its node is gone."""
     link: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """(B/s, round trip in s, J/B) of its node as this instance went live; 0 = unknown. Later figures would raise the view each time."""
+    """(B/s, round trip in s, J/B) of its node when this instance went live; 0 = unknown. Later figures would raise the view each time."""
     live_at: float = 0.0
-    """When its last instance became live."""
+    """Time at which its last instance went live."""
     gone_since: float | None = None
-    """Of a live task with data: since when nobody is known to run it. It stays live for a while, for what it trained may yet come."""
+    """Time since which no worker is known to run a live task with data. It stays live for a while, because its update may still come."""
     leaves_in: int | None = None
-    """The round that a live task with data was in when its node began to drain."""
+    """Round of a live task with data when its node began to drain."""
 
     @property
     def movable(self) -> bool:
-        """Its place is not given by data."""
+        """Whether the task has no data that binds it to its node."""
         return self.slot < 0
 
     @property
     def bound(self) -> Literal["slot", "free", "tree"]:
-        """As the task's role says (see fog_learning.methods.base.Role)."""
+        """Binding of the task's role (see fog_learning.methods.base.Role)."""
         return "slot" if self.slot >= 0 else "tree" if self.home[0] else "free"
 
     @property
@@ -90,44 +92,44 @@ class Seat(Struct):
 
 
 class Refuser(Struct, frozen=True):
-    """A node whose worker has found that it cannot take part, and what of the node must change before it is asked again."""
+    """A node whose worker refused the job, and the facts of the node that must change before it is asked again."""
 
     incarnation: int
-    """Of that worker."""
+    """Incarnation of that worker."""
     nonce: str
-    """Of the agent's connection then."""
+    """Nonce of the agent's connection then."""
     profile: str
-    """The parts of its profile that only a repair changes, as JSON."""
+    """The parts of the node's profile that only a repair changes, as JSON."""
     text: str
-    """What the worker said."""
+    """The worker's reason."""
 
 
 class SentMeter(Struct):
-    """What one worker has sent."""
+    """Bytes that one worker has sent. ideal: payload of its tensors, each counted once."""
 
     sent: Planes = Planes()
     ideal: int = 0
 
 
 class Reading(Struct, frozen=True):
-    """What a node and its worker of a job had counted at a heartbeat: the next one is compared with it."""
+    """Counters of a node and its worker of a job at a heartbeat, with which the next heartbeat is compared."""
 
     process: str
-    """Of the node's agent."""
+    """Nonce of the node's agent."""
     joules: dict[str, float]
-    """By source."""
+    """Joules by source."""
     uses: dict[str, float]
-    """By `joules/SOURCE/USE`."""
+    """Joules by `joules/SOURCE/USE`."""
     incarnation: int
-    """Of the worker."""
+    """Incarnation of the worker."""
     work: tuple[float, float, float]
-    """CPU seconds, bytes sent, bytes received."""
+    """(CPU seconds, bytes sent, bytes received) of the worker."""
     roles: dict[str, float]
     """Seconds of computing by role."""
 
 
 class Job(Struct):
-    """All of a job but its history and its log, which have tables of their own."""
+    """A job without its history and its log, which have tables of their own."""
 
     id: str
     name: str
@@ -140,30 +142,30 @@ class Job(Struct):
     rounds: int
     submitted_at: float
     order: int
-    """Of submission: the queue."""
+    """Number in the order of submission."""
     state: str = WAITING
     since: float = 0.0
-    """Of the state."""
+    """Time at which the job entered its state."""
     started_at: float | None = None
     ended_at: float | None = None
     why: str = ""
     problems: list[str] = []
     refused: bool = False
-    """The preflight found that the nodes cannot run the job as it is."""
+    """The preflight found that the nodes cannot run the job."""
     roster: list[str] = []
     """Node of each slot."""
     watching: list[str] = []
-    """Nodes that came later and found no free slot."""
+    """Nodes that joined late and found no free slot."""
     blocks: tuple[BlockReport, ...] = ()
-    """Of a user's own module, as a worker has described them."""
+    """Blocks of a user's own module, as a worker reported them."""
     classes: ClassSet | None = None
-    """What the labels mean on the nodes that the job began with."""
+    """Meaning of the labels on the nodes with which the job began."""
     weights: str = ""
-    """Digest of the file with the first weights, there."""
+    """Digest of the file with the first weights on these nodes."""
     refusers: dict[str, Refuser] = {}
-    """node -> what its worker found, once training ran."""
+    """node -> refusal of its worker, after training has begun."""
     needs: dict[str, int] = {}
-    """role -> bytes of memory with which placement counted; a role that is not named here is unknown."""
+    """role -> bytes of memory by which placement chose nodes; unknown for a role that is missing here."""
     seats: list[Seat] = []
     view: int = 0
     rewind: int | None = None
@@ -172,37 +174,39 @@ class Job(Struct):
     top: int = 0
     """Highest incarnation of any of its workers."""
     meters: dict[str, SentMeter] = {}
-    """`node/incarnation` -> what that worker sent."""
+    """`node/incarnation` -> bytes that this worker sent."""
     energy_j: dict[str, float] = {}
     """Joules by source."""
     energy_by: dict[str, float] = {}
-    """The same by `role/source/use`."""
+    """Joules by `role/source/use`."""
     node_joules: dict[str, float] = {}
-    """The same by node."""
+    """Joules by node."""
     readings: dict[str, Reading] = {}
-    """node -> up to which reading of it its joules are in these sums."""
+    """node -> its last reading whose joules are in these sums."""
     warned: list[str] = []
-    """Budgets of which most is used."""
+    """Budgets about which the job has warned."""
     stop: str = ""
-    """Not '': the budget that is used up; the root is asked for the model as it is."""
+    """Text about the budget that is used up, while the root is asked for its present model; '' otherwise."""
     saves: dict[str, dict[str, tuple[int, ...]]] = {}
-    """task -> node -> labels of the Saves it has, as last reported."""
+    """task -> node -> labels of its Saves there, as last reported."""
     numbers: dict[str, float] = {}
+    """Numbers of the result."""
     digest: str = ""
+    """Digest of the result's weights."""
     plan: Plan | None = None
-    """Where placement put the tasks, and what a step was predicted to cost; None: not known."""
+    """Places of the tasks and predicted cost of a step; None if unknown."""
     runner_up: Plan | None = None
     settled: dict[str, Any] = {}
     """Keys of the `method` section that placement has fixed."""
     replanned: bool = False
-    """The plan was looked at again with what the workers measured."""
+    """The plan was checked again after the workers measured their nodes."""
     stale: dict[str, int] = {}
-    """node -> incarnation of a worker that was started for another cut: it does not count as ready."""
+    """node -> incarnation of a worker that was started for another cut, and does not count as ready."""
     steady: Steady = field(default_factory=Steady)
 
     @property
     def told_spec(self) -> dict[str, Any]:
-        """The job file as workers get it: nothing is left to choose."""
+        """The job file for workers, with the keys that placement has fixed."""
         return {**self.spec, "method": {**self.spec["method"], **self.settled}} if self.settled else self.spec
 
     @property
@@ -213,7 +217,7 @@ class Job(Struct):
         return next((seat for seat in self.seats if seat.task == task), None)
 
     def placement(self, places: dict[str, tuple[str, str]]) -> Placement:
-        """The table as it stands. places: (site, tier) of nodes."""
+        """The present table. places: node -> (site, tier)."""
         with_task = {seat.node for seat in self.seats}
         fetch = {seat.task: seat.fetch for seat in self.seats if seat.fetch}
         others = sorted({*fetch.values(), *self.buddies.values()} - with_task)
@@ -231,13 +235,13 @@ class Job(Struct):
         )
 
     def participants(self) -> set[str]:
-        """Nodes that are to run a worker of this job (a leaving node runs none for tasks that only wait for it)."""
+        """Nodes with a task of this job, or with a Save that a task fetches, or prepared as a successor."""
         if self.state not in PLACED:
             return set()
         return {node for seat in self.seats for node in (seat.node, seat.successor, "" if seat.fetched else seat.fetch) if node}
 
     def meter(self, node: str, worker: WorkerState) -> None:
-        """Take over what a worker says it has sent; of one process the sums only grow."""
+        """Take over the bytes that a worker has sent; sums of one process never fall."""
         meter = self.meters.setdefault(f"{node}/{worker.incarnation}", SentMeter())
         old, new = meter.sent, worker.sent
         if new.total >= old.total:
@@ -251,12 +255,12 @@ class Job(Struct):
         return total
 
     def sent_by_node(self) -> dict[str, float]:
-        """Payload of all planes."""
-        found: dict[str, float] = {}
+        """node -> payload bytes on all planes."""
+        sent: dict[str, float] = {}
         for name, meter in self.meters.items():
             node = name.rpartition("/")[0]
-            found[node] = found.get(node, 0.0) + meter.sent.payload
-        return found
+            sent[node] = sent.get(node, 0.0) + meter.sent.payload
+        return sent
 
     def ideal_bytes(self) -> int:
         return sum(meter.ideal for meter in self.meters.values())

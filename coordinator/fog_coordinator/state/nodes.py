@@ -1,7 +1,7 @@
-"""Who is in the fleet and who is there now. Pure: events in, answers out.
+"""The nodes of the fleet and their state. Pure: events in, answers out.
 
-A node is *online* while its connection (named by a nonce) is known and something was heard of it lately; *unknown* after a restart
-of the coordinator, until it is heard of or has been silent for too long: what ran on it is taken to run on.
+A node is *online* while its connection (named by a nonce) is known and a message came lately; *unknown* after a restart of the
+coordinator, until its first message or a long silence: tasks on an unknown node count as running.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fog_coordinator.state.jobs import Reading
 
 MAX_STRANGERS: Final = 1024
 FIRST_SITES: Final = (CLOUD_SITE, "home")
-"""Where a node is looked for that never announced itself, beside the sites that are known."""
+"""Sites at which a node that never announced itself is asked, beside the known sites."""
 
 
 class NodeRow(Struct, frozen=True):
-    """What the journal keeps of a node."""
+    """Row of a node in the journal."""
 
     node: str
     profile: Profile
@@ -38,45 +38,49 @@ class Node(Struct):
     node: str
     profile: Profile
     drain: bool = False
-    """An operator's drain: holds until it is undone."""
+    """An operator drains the node, until the drain is undone."""
     goodbye: bool = False
-    """The agent wants to go: holds until it announces itself with another connection."""
+    """The agent wants to leave, until it announces itself on another connection."""
     leaving_since: float = 0.0
-    """Of drain or goodbye; 0: not known."""
+    """Time of the drain or goodbye; 0: unknown."""
     nonce: str = ""
     state: str = UNKNOWN
     since: float = 0.0
-    """Of the state."""
+    """Time at which the node entered its state."""
     why: str = ""
-    """Of being offline."""
+    """Reason of being offline."""
     gone_at: float = 0.0
-    """When it was there last, as far as is known, while it is offline."""
+    """Offline: time of the last sign of the node."""
     heard_at: float = 0.0
-    """Silence is counted from here: the last message, or the moment from which one could be heard."""
+    """Start of its silence: the last message, or the moment from which the coordinator could hear one."""
     spoke_at: float = 0.0
-    """Of the last message of the node itself; 0: none is known of."""
+    """Time of the last message of the node itself; 0: none is known."""
     kept_at: float = 0.0
-    """spoke_at, as the journal has it."""
+    """`spoke_at` in the journal."""
     reported_at: float = 0.0
-    """Of the last heartbeat."""
+    """Time of the last heartbeat."""
     uptime_s: float = 0.0
     held: bool = True
-    """No heartbeat of this connection yet: its workers are not known, what was known of them is kept."""
+    """This connection has sent no heartbeat yet: `workers` are those of an earlier connection."""
     workers: dict[str, WorkerState] = {}
-    """job -> its worker here, as of the last heartbeat."""
+    """job -> its worker on this node, from the last heartbeat."""
     desired_heard: int = 0
+    """Number of the last Desired that the node has applied."""
     number: int = 0
-    """Of the last Desired sent; 0: none by this process."""
+    """Number of the last Desired sent; 0: none by this process."""
     told: tuple[tuple[tuple[str, int], ...], bool] | None = None
-    """What it said: ((job, view) …), release."""
+    """Content of the last Desired: ((job, view) …), release."""
     told_at: float = 0.0
+    """Time of the last Desired."""
+    unsent: str = ""
+    """Reason for which the last Desired could not be sent; '' if it was sent."""
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     energy_j: dict[str, float] = {}
     reading: Reading | None = None
-    """Of the last heartbeat (see fog_coordinator.accounts.energy)."""
+    """Reading of the last heartbeat (see fog_coordinator.accounts.energy)."""
     totals: Totals = field(default_factory=Totals)
-    """Counters of all its agents, one after another."""
+    """Sums of the counters of all its successive agents."""
 
     @property
     def online(self) -> bool:
@@ -84,7 +88,7 @@ class Node(Struct):
 
     @property
     def measured(self) -> dict[str, float]:
-        """Its own gauges, and the link's bandwidth as its agent probed it, else as its workers saw it."""
+        """The node's gauges and the link's bandwidth, as its agent probed it or otherwise as its workers saw it."""
         bandwidth = self.profile.bandwidth_bytes_s
         if bandwidth is None:
             name = "bandwidth_bytes_per_second"
@@ -105,12 +109,11 @@ _decoder = msgspec.msgpack.Decoder(NodeRow)
 
 
 class Registry:
-    """Nodes by id. silent_s: how long a node may say nothing before it counts as offline."""
+    """Nodes by id. silent_s: seconds of silence after which a node counts as offline."""
 
     def __init__(self, silent_s: float, rows: list[bytes] | None = None) -> None:
         self.silent_s = silent_s
         self._nodes: dict[str, Node] = {}
-        self._started_at: float | None = None
         for body in rows or []:
             row = _decoder.decode(body)
             self._nodes[row.node] = Node(row.node, row.profile, row.drain, totals=row.totals, spoke_at=row.spoke_at, kept_at=row.spoke_at)
@@ -126,14 +129,14 @@ class Registry:
         return self._nodes.get(name)
 
     def begin(self, now: float) -> None:
-        """The coordinator can hear from now on: whoever was there gets the full time to speak."""
+        """The coordinator can hear from now on: the silence of every node begins now."""
         for node in self._nodes.values():
             node.heard_at = max(node.heard_at, now)
             if node.state == UNKNOWN and not node.since:
                 node.since = now
 
     def presence(self, now: float, presence: Presence) -> Node | None:
-        """The node if it changed its state. A stale will (of another connection) changes nothing."""
+        """The node if its state changed; None otherwise. A stale will (of another connection) is ignored."""
         node = self._nodes.get(presence.node)
         if node is None:
             return None
@@ -153,7 +156,7 @@ class Registry:
         return node
 
     def announce(self, now: float, announce: Announce) -> tuple[Node, bool]:
-        """(the node, whether its row changed)."""
+        """Take over an announcement; returns (the node, whether its row changed)."""
         node = self._nodes.get(announce.node)
         changed = node is None or node.profile != announce.profile
         if node is None:
@@ -166,7 +169,7 @@ class Registry:
         return node, changed
 
     def heartbeat(self, now: float, beat: Heartbeat) -> Node | None:
-        """The node, its workers updated; None if it must announce itself first, or the heartbeat was overtaken by a newer one."""
+        """The node with the facts of the heartbeat; None if it must announce itself first, or a newer heartbeat came before."""
         node = self._nodes.get(beat.node)
         if node is None or not node.nonce or node.nonce != beat.nonce:
             return None
@@ -183,21 +186,17 @@ class Registry:
         return node
 
     def known(self, beat: Heartbeat) -> bool:
-        """Whether the heartbeat is of the connection that announced itself last."""
+        """Whether the heartbeat comes from the connection that announced itself last."""
         node = self._nodes.get(beat.node)
         return node is not None and bool(node.nonce) and node.nonce == beat.nonce
 
     def silent(self, now: float) -> list[Node]:
-        """Nodes that were not heard of for too long; they are offline from now on."""
+        """Declare nodes offline that are silent for too long, and return them."""
         gone = [node for node in self._nodes.values() if node.state != OFFLINE and now - node.heard_at > self.silent_s]
         for node in gone:
             why = f"nothing heard for {self.silent_s:.0f} s" if node.state == ONLINE else "not heard of since the coordinator's start"
             self._offline(now, node, why, node.heard_at)
         return sorted(gone, key=lambda node: node.node)
-
-    def next_silence(self) -> float | None:
-        """When the next node may be declared offline, if it says nothing until then."""
-        return min((node.heard_at + self.silent_s for node in self._nodes.values() if node.state != OFFLINE), default=None)
 
     def _new_connection(self, node: Node, nonce: str) -> None:
         node.goodbye = False
@@ -221,15 +220,14 @@ class Registry:
 
 
 class Strangers:
-    """Nodes that must say who they are before they are listened to, each asked at most every `every_s`."""
+    """Nodes that must announce themselves before their messages count, each asked at most every `every_s` seconds."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
         self._asked: dict[str, float] = {}
 
     def ask(self, now: float, name: str, registry: Registry, site: str = "") -> list[str]:
-        """Sites where the node is to be asked now. site: where it says it is; without it one that never announced itself is looked for at
-        all of them."""
+        """Sites at which to ask the node now. site: its own, if its message names one; otherwise the registry's, or all known sites."""
         if now - self._asked.get(name, float("-inf")) < self._every_s:
             return []
         if len(self._asked) >= MAX_STRANGERS:

@@ -1,4 +1,4 @@
-"""How long the coordinator waits, and the words that workers and views share. Seconds everywhere."""
+"""Waiting times of the coordinator in seconds, and phases of workers."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from msgspec import Struct
 READY: Final = "ready"
 REFUSED: Final = "refused"
 NOTHING: Final = -1
-"""Rewind to before the first Save: all tasks start anew."""
+"""Label of a rewind to before the first Save: all tasks begin anew."""
 
 
 class Rules(Struct, frozen=True):
-    """How long the coordinator waits for what. All in seconds."""
+    """Waiting times and limits of the coordinator. Times are seconds."""
 
     heartbeat_s: float = 5.0
-    """How often agents say how they are."""
+    """Time between two heartbeats of an agent."""
     grace_s: float = 5.0
-    """A node is offline after three heartbeats and this long without a word."""
+    """A node is offline after three heartbeats plus this time of silence."""
     coalesce_s: float = 0.15
     """Changes within this time share one view."""
     resend_s: float = 1.0
-    """The same Desired goes to a node at most this often."""
+    """Shortest time between two identical Desired messages to a node."""
     sweep_s: float = 1.0
-    """Silence and overdue moves are looked for this often."""
+    """Time between two sweeps for silence and overdue moves."""
     move_after_s: float = 5.0
-    """A task that can move does so when its node is gone for this long."""
+    """Absence of its node after which a movable task moves."""
     orphan_after_s: float = 60.0
-    """... and this long, if there is no copy of its state, and none was ever made."""
+    """Absence of its node after which a task begins anew elsewhere, if no copy of its state was ever made."""
     return_s: float = 10.0
-    """A task with data counts as live until its node, or its worker, has been gone for this long: then rounds go on without it."""
+    """Absence of its node or worker up to which a task with data counts as live; then rounds go on without it."""
     finish_s: float = 15.0
-    """A task with data on a node that drains may finish its round, if that takes no longer (an agent waits drain_s, 20 s, after SIGTERM)."""
+    """Longest time for a task with data on a draining node to finish its round (an agent waits drain_s, 20 s, after SIGTERM)."""
     close_s: float = 2.0
-    """A finished job waits at most this long for the last figures of its workers."""
+    """Longest wait of a finished job for the last figures of its workers."""
     jobs_per_node: int = 1
-    """Workers that a node is given at a time; further jobs wait in the queue."""
+    """Workers of a node at a time; further jobs wait in the queue."""
     keep_jobs: int = 200
-    """Ended jobs that are remembered."""
+    """Number of ended jobs that are remembered."""
 
     @property
     def silent_s(self) -> float:
+        """Silence after which a node is offline."""
         return 3 * self.heartbeat_s + self.grace_s

@@ -1,4 +1,4 @@
-"""The last stimuli of the core, for tests and bug reports: what came in, and when. Pure."""
+"""The last stimuli of the core with their times, for tests and bug reports. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from msgspec import Struct
 from fog_coordinator.state.history import LogLine
 
 STIMULI: Final = 1000
-"""Stimuli that are remembered."""
+"""Number of stimuli that are remembered."""
 
 
 class Stimulus(Struct, frozen=True):
-    """One event of the core. node, job: '' where the event concerns none."""
+    """One event of the core. node, job: '' if the event concerns none."""
 
     at: float
     what: str
@@ -28,7 +28,7 @@ class Stimulus(Struct, frozen=True):
 
 
 class Story:
-    """The last STIMULI stimuli; heartbeats only where they say something new of a worker."""
+    """The last STIMULI stimuli, without heartbeats that bring no news of a worker."""
 
     def __init__(self) -> None:
         self._stimuli: deque[Stimulus] = deque(maxlen=STIMULI)

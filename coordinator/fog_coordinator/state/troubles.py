@@ -1,4 +1,4 @@
-"""Lists of nodes, and what several nodes say alike, as one line for a person."""
+"""Lists of nodes, and equal problems of several nodes, as one line for a person."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 FEW: Final = 3
-"""So many nodes with one problem are all named; of more, the first two."""
+"""Largest number of nodes with one problem that are all named; of more nodes, the first two are."""
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -1,9 +1,9 @@
-"""Average consensus: graphs, Metropolis weights, how fast they agree (Xiao and Boyd 2004; Hosseinalipour et al. 2020, section IV).
+"""Average consensus: graphs, Metropolis weights, speed of agreement (Xiao and Boyd 2004; Hosseinalipour et al. 2020, section IV).
 
 n nodes hold x_i(0). In each turn x_i <- x_i + sum_j W_ij (x_j - x_i) over the neighbours j, with W symmetric and its rows
-summing to 1: the sum of all x_i stays what it was, and all x_i approach the mean. A weighted mean needs the pair
-(y_i, m_i) = (n_i w_i, n_i), both mixed alike; node i's estimate is y_i / m_i. Everything here is plain arithmetic on
-indices; who mixes what and when is fog_learning.clusters.mixing.
+summing to 1: the sum of all x_i stays the same, and all x_i approach the mean. A weighted mean needs the pair
+(y_i, m_i) = (n_i w_i, n_i), both mixed alike; node i's estimate is y_i / m_i. This module is plain arithmetic on indices;
+fog_learning.clusters.mixing exchanges the values.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 Graph = tuple[tuple[int, ...], ...]
-"""For each node the sorted indices of its neighbours. Undirected, without loops."""
+"""Sorted indices of each node's neighbours. Undirected, without loops."""
 Weights = tuple[dict[int, float], ...]
 """Row i of W: neighbour (and i itself) -> weight."""
 Kind = Literal["full", "ring", "geometric", "small_world", "measured"]
-"""measured: everybody whom one reaches, as the consensus itself finds out: full, less the links that were silent."""
+"""measured: full, less the links that turn out to be silent during the consensus."""
 
 # -- graphs --------------------------------------------------------------------------------
 
 
 def graph_from(n: int, edges: set[tuple[int, int]]) -> Graph:
-    """The graph on n nodes with these edges, in either direction given once. ValueError for a loop or an index out of range."""
+    """The graph on n nodes with these edges, each given once in either direction. ValueError for a loop or an index out of range."""
     neighbours: list[set[int]] = [set() for _ in range(n)]
     for a, b in edges:
         if a == b or not (0 <= a < n and 0 <= b < n):
@@ -47,7 +47,7 @@ def ring(n: int) -> Graph:
 
 
 def geometric(n: int, radius: float, seed: int) -> Graph:
-    """n points in the unit square, linked up to `radius` apart; parts that would stay alone are linked by their closest points."""
+    """n points in the unit square, linked up to `radius` apart; separate parts are linked by their closest points."""
     dice = random.Random(f"geometric/{seed}/{n}")
     points = [(dice.random(), dice.random()) for _ in range(n)]
     edges = {(a, b) for a in range(n) for b in range(a + 1, n) if math.dist(points[a], points[b]) <= radius}
@@ -55,7 +55,7 @@ def geometric(n: int, radius: float, seed: int) -> Graph:
 
 
 def small_world(n: int, degree: int, rewire: float, seed: int) -> Graph:
-    """Watts and Strogatz (1998): a ring where each is linked to `degree` nearest, each link moved with probability `rewire`. Connected."""
+    """Watts and Strogatz (1998): a ring with links to the `degree` nearest nodes, each link moved with probability `rewire`. Connected."""
     half = max(1, min(degree, n - 1) // 2)
     dice = random.Random(f"small_world/{seed}/{n}")
     edges: set[tuple[int, int]] = set()
@@ -88,10 +88,9 @@ def make_graph(kind: Kind, n: int, seed: int = 0, radius: float = 0.5, degree: i
 
 
 def over_sites(sites: Sequence[str], make: Callable[[int], Graph]) -> Graph:
-    """One graph from `make(members)` in each site, neighbouring sites (in the order of their names, the last beside the first) linked by one
-    pair each: links inside a site are cheap, a link between sites crosses the uplinks of both. One site: `make(n)`.
+    """A graph `make(members)` in each site, and one link between neighbouring sites (by name, the last beside the first).
 
-    sites: the site of each node.
+    sites: the site of each node. Links inside a site are cheap; a link between sites crosses the uplinks of both.
     """
     members = {site: [node for node, where in enumerate(sites) if where == site] for site in sorted(set(sites))}
     edges: set[tuple[int, int]] = set()
@@ -104,7 +103,7 @@ def over_sites(sites: Sequence[str], make: Callable[[int], Graph]) -> Graph:
 
 
 def components(graph: Graph) -> list[tuple[int, ...]]:
-    """The connected parts, each sorted, the largest first (ties: the one with the smaller index)."""
+    """The connected parts, each sorted, the largest first (ties: the smaller index first)."""
     left, parts = set(range(len(graph))), []
     while left:
         reached, frontier = set(), [min(left)]
@@ -119,7 +118,7 @@ def components(graph: Graph) -> list[tuple[int, ...]]:
 
 
 def joined(graph: Graph, distance: Callable[[int, int], float]) -> Graph:
-    """The graph with its parts linked by their closest pairs, until it is connected."""
+    """The graph with its parts linked by their closest pairs until it is connected."""
     edges = edges_of(graph)
     while len(parts := components(graph_from(len(graph), edges))) > 1:
         first, rest = parts[0], [node for part in parts[1:] for node in part]
@@ -129,8 +128,10 @@ def joined(graph: Graph, distance: Callable[[int, int], float]) -> Graph:
 
 
 def without(graph: Graph, broken: set[tuple[int, int]]) -> Graph:
-    """The graph less these edges (a < b). Where it falls apart its parts are linked anew by pairs that are not broken, the closest in index,
-    as far as there are such: what is left may have parts."""
+    """The graph less these edges (a < b), its parts linked anew by unbroken pairs, the closest in index.
+
+    The result has several parts if all pairs between them are broken.
+    """
     kept = graph_from(len(graph), edges_of(graph) - broken)
     linked = joined(kept, lambda a, b: math.inf if (min(a, b), max(a, b)) in broken else abs(a - b))
     return graph_from(len(graph), edges_of(linked) - broken)
@@ -159,10 +160,10 @@ def _centred(x: Sequence[float]) -> list[float]:
 
 
 def second_eigenvalue(weights: Weights, tolerance: float = 1e-12, steps: int = 20_000) -> float:
-    """The second largest |eigenvalue| of W: the factor by which disagreement shrinks in a turn, in the long run. 0 <= it <= 1.
+    """The second largest |eigenvalue| of W, in 0 .. 1: the factor by which disagreement shrinks in a turn, in the long run.
 
-    By power iteration on W^2 across the mean (W is symmetric, so its square has no sign to swing). The steps rise to the
-    eigenvalue from below: it is accurate to about `tolerance`, not an upper bound to the last digit.
+    Power iteration on W^2 across the mean (W is symmetric, so the eigenvalues of its square are not negative). The steps rise
+    to the eigenvalue from below: the result is accurate to about `tolerance`, not an exact upper bound.
     """
     n = len(weights)
     if n < 2:
@@ -183,7 +184,7 @@ def second_eigenvalue(weights: Weights, tolerance: float = 1e-12, steps: int = 2
 
 
 def turns_needed(eigenvalue: float, tolerance: float) -> int:
-    """Turns after which disagreement is at most `tolerance` times the initial one: smallest k with eigenvalue^k <= tolerance. 0 < tolerance < 1."""
+    """The smallest k with eigenvalue^k <= tolerance, for 0 < tolerance < 1. ValueError for eigenvalue 1: the graph is not connected."""
     if eigenvalue <= 0.0:
         return 1
     if eigenvalue >= 1.0:
@@ -195,13 +196,13 @@ def error_bound(eigenvalue: float, turns: int, spread: float, share: float = 1.0
     """Upper bound of |y_i/m_i - mean| after `turns`, for every node i.
 
     spread: sqrt(sum_j m_j(0)^2 |w_j - mean|^2), the disagreement before the first turn (plain mean: all m = 1); share: m_i
-    after the turns, which the node knows. Because y_i - m_i mean = sum_j (W^k)_ij (y_j(0) - m_j(0) mean), whose parts sum to 0.
+    after the turns. It follows from y_i - m_i mean = sum_j (W^k)_ij (y_j(0) - m_j(0) mean), whose parts sum to 0.
     """
     return float(eigenvalue**turns * spread / share)
 
 
 def transfer(weights: Weights, turns: int) -> list[list[float]]:
-    """W^turns, dense, row by row: what each node holds of each input in the end. For plans and tests; n^2 numbers."""
+    """W^turns as n rows of n numbers: the weight of each input in each node's value after the turns."""
     n = len(weights)
     rows = [[1.0 if i == j else 0.0 for j in range(n)] for i in range(n)]
     for _ in range(turns):

@@ -1,6 +1,6 @@
-"""The head of a cluster: it calls its members to a round and ends with one set of weights, whichever way they average.
+"""The head of a cluster calls its members to a round and ends the round with one set of weights, averaged vertically or by d2d.
 
-How they average among themselves is fog_learning.clusters.agreement.
+Averaging among the members is led by fog_learning.clusters.agreement.
 
 | op         | inputs              | numbers in     | outputs | numbers out |
 |------------|---------------------|----------------|---------|-------------|
@@ -40,7 +40,7 @@ from fog_learning.rounds.closing import Closing
 
 
 class ClusterHead(Struct):
-    """State of one cluster, from the side of its parent. Every method returns commands; the owner looks at `agreed` and `failed`."""
+    """State of one cluster, from the side of its parent. Methods return commands; the owner then reads `agreed` and `failed`."""
 
     me: str
     seed: int
@@ -51,39 +51,39 @@ class ClusterHead(Struct):
     costs: LinkCosts = LinkCosts()
     objective: Objective = "energy"
     born: tuple[int, int] = (0, 0)
-    """(view, incarnation) of this instance: makes its epochs newer than those of an instance before it."""
+    """(view, incarnation) of this instance, so that its epochs are newer than those of an earlier instance."""
     children: dict[str, Child] = field(default_factory=dict)
     phase: Literal["idle", "gathering", "averaging", "agreeing", "judging", "pulling", "joining"] = "idle"
     number: int = -1
     root: int = 0
     line: Line = ()
     opening: int = 0
-    """Rounds opened by this instance: a round may be opened again, and ops of the first time still be on their way."""
+    """Number of rounds opened by this instance: a round may open again while ops of the first time still run."""
     weights: Ref | None = None
     whole: bool = True
-    """weights hold all blocks of the model."""
+    """`weights` hold all blocks of the model."""
     base: Ref | None = None
-    """A whole model for members who lack the other blocks, if there may be such."""
+    """A whole model for members that lack the other blocks; None if no member can lack them."""
     without: str = ""
-    """Blocks that the members' updates lack, with commas."""
+    """Blocks that the members' updates lack, separated by commas."""
     size_bytes: int = 0
-    """Of the weights, as far as it is known; 0 = not yet."""
+    """Size of the weights; 0 = not known yet."""
     d2d: bool = False
     why: str = ""
-    """Why this cluster averages the way it does."""
+    """Reason for vertical or d2d, for a person."""
     called: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
-    """Members that have the Call of this round: they answered, or got it from here."""
+    """Members that have the Call of this round: they answered, or this head sent it to them."""
     relayers: tuple[str, ...] = ()
     """Members that were asked to pass the Call on."""
     answers: dict[str, Input] = field(default_factory=dict)
     troubled: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
-    """Members that head clusters where nobody is."""
+    """Members that head clusters without members."""
     awaited: dict[str, float] = field(default_factory=dict)
-    """Members that head clusters and are gone -> until when their round waits: they are placed again, and their clusters shall not miss it."""
+    """Lost member that heads a cluster -> job time until which the round waits for its new instance."""
     absent_s: float = 30.0
-    """How long that is."""
+    """Seconds of that wait."""
     sum: Handle | None = None
     agreed: Agreed | None = None
     failed: str = ""
@@ -91,13 +91,13 @@ class ClusterHead(Struct):
     # -- members ---------------------------------------------------------------------------
 
     def meet(self, roster: tuple[Peer, ...], mine: tuple[str, ...]) -> None:
-        """mine: task ids of this cluster's members."""
+        """Take over the roster. mine: task ids of this cluster's members."""
         by_name = {peer.task: peer for peer in roster}
         self.born = (by_name[self.me].since, by_name[self.me].incarnation) if self.me in by_name else self.born
         self.children = {name: Child.of(by_name[name]) for name in sorted(mine)}
 
     def renew(self, roster: tuple[Peer, ...], mine: tuple[str, ...], now: float) -> list[Command]:
-        """After a restart in the middle of a round: members may have come or gone meanwhile."""
+        """Go on after a restart within a round; members may have joined or left meanwhile."""
         before, self.agreement.broken = self.children, []
         self.meet(roster, mine)
         self.awaited = {name: until for name, until in self.awaited.items() if name not in self.children}
@@ -106,15 +106,15 @@ class ClusterHead(Struct):
         new = tuple(name for name in self.children if name not in self.called and (name not in before or self.children[name].role != "aggregator"))
         if self.phase != "gathering":
             return []
-        # called anew: an instance before this one may have got further than the Save, and members go by the newest line that they heard
+        # call all members again: an earlier instance may have got further than the Save, and members follow the newest line
         self.line = (*self.line[:-2], *self.born)
         self.holders, self.relayers, self.answers = (), (), {}
         widened = self._widen(new) if new else []
-        orphans = self._call_orphans(new)  # also who was awaited when the Save was made, and is back
+        orphans = self._call_orphans(new)  # including members that the Save awaited and that are back
         return [*widened, *orphans, *self._close_if_ready(now)]
 
     def called_anew(self, above: Line) -> list[Command]:
-        """The call that this round follows came again with a newer line. Members who have answered need not hear of it."""
+        """The parent repeated its call with a newer line: call the members again that have not answered."""
         line = (*above, *self.born)
         if self.phase != "gathering" or line <= self.line:
             return []
@@ -122,7 +122,7 @@ class ClusterHead(Struct):
         return self._call_orphans()
 
     def joined(self, peer: Peer, now: float) -> list[Command]:
-        """A member is there, or there again as a new instance: then its part in a consensus is lost, its input is not."""
+        """A member joined, or is back as a new instance, whose part in a consensus is lost but whose input is not."""
         name = peer.task
         lost = self._lost(name, now) if name in self.children and self.phase != "gathering" else []
         sampled = peer.role == "aggregator" and any(other not in self.called for other in self.children)
@@ -137,7 +137,7 @@ class ClusterHead(Struct):
         if self.d2d:
             self.answers.pop(name, None)
         if name in self.called:
-            if self.phase == "gathering" and name in self.relayers:  # what it was to pass on went with its instance
+            if self.phase == "gathering" and name in self.relayers:  # its old instance may not have passed the Call on
                 return [*lost, *self._call_orphans()]
             return lost if name in self.answers else [*lost, *self._hand_on((name,))]
         if sampled and any(other in self.children for other in self.called):
@@ -157,14 +157,14 @@ class ClusterHead(Struct):
             self.awaited = dict(sorted({**self.awaited, name: now + self.absent_s}.items()))
 
     def wakes_at(self) -> float | None:
-        """When the owner is to call woke(), at the latest."""
+        """Job time at which the owner must call woke(); None without a timer."""
         waited = [until for name, until in self.awaited.items() if name in self.missing()] if self.phase == "gathering" else []
         closes_at, ends_at = self.closing.wakes_at()
         times = [*waited, closes_at, ends_at if self.phase == "gathering" else None]
         return min((at for at in times if at is not None), default=None)
 
     def _lost(self, name: str, now: float) -> list[Command]:
-        """What the end of a member's instance means for the round."""
+        """Go on in the round after a member's instance is gone."""
         self.holders = tuple(other for other in self.holders if other != name)
         if self.d2d and self.phase in ("gathering", "agreeing"):
             self.answers.pop(name, None)
@@ -178,14 +178,14 @@ class ClusterHead(Struct):
         return [*(self._call_orphans() if name in self.relayers else []), *self._close_if_ready(now)]
 
     def _call_orphans(self, called: tuple[str, ...] = ()) -> list[Command]:
-        """Who has not answered and may not have the Call: the one who was to pass it on is gone, or they came while others agreed.
-        called: they have it, or will."""
+        """Call members that have not answered and may lack the Call, because its relayer is gone or they joined during a consensus.
+        called: members that need no other Call."""
         self.relayers = tuple(name for name in self.relayers if name in self.holders and name in self.children)
         orphans = tuple(name for name in self.missing() if name not in (*self.holders, *called) and name in self.children)
         return self._hand_on(orphans) if orphans else []
 
     def _widen(self, names: tuple[str, ...]) -> list[Command]:
-        """Take these into the round, too. While nobody has answered that may change the way of averaging: then all are called again."""
+        """Call more members to the round. Before the first answer this may switch between vertical and d2d; then all are called again."""
         sites = {self.children[name].site for name in self.called if name in self.children}
         if self.d2d and self.answers:
             names = tuple(name for name in names if self.children[name].site in sites)
@@ -198,11 +198,11 @@ class ClusterHead(Struct):
         return self._hand_on(names) if names else []
 
     def _hand_on(self, names: tuple[str, ...]) -> list[Command]:
-        """Give the Call to members who do not have it: through a neighbour of their site who has; if there is none, d2d through the first
-        of them, else to each. downlink: direct: to each."""
+        """Give the Call to members: by a neighbour of their site that has it; without one, d2d by the first of the members, vertical to each.
+        downlink: direct: to each."""
         call, commands = self._call(), []
         if self.downlink == "relay":
-            near: dict[str, str] = {}  # site -> the first of its members who has it
+            near: dict[str, str] = {}  # site -> the first of its members that has the Call
             for name in self.holders:
                 if name in self.children and name not in names:
                     near.setdefault(self.children[name].site, name)
@@ -240,8 +240,8 @@ class ClusterHead(Struct):
         base: Ref | None = None,
         without: str = "",
     ) -> list[Command]:
-        """Call the members to round `number`. above: line of the call that this follows. fraction: of the members that head clusters
-        of their own (chosen under the seed); those that own data always take part."""
+        """Call the members to round `number`. above: line of the parent's call; fraction: part of the members with own clusters that take
+        part, chosen under the seed (members with data always do); whole, base, without: see the fields."""
         self.number, self.root, self.line, self.weights = number, root, (*above, *self.born), weights
         self.whole, self.base, self.without = whole, base, without
         self.opening += 1
@@ -278,14 +278,14 @@ class ClusterHead(Struct):
             self.d2d, self.why = choice.d2d, choice.why
 
     def choice(self) -> Comparison:
-        """What `auto` weighs for the members called now."""
+        """The comparison of `auto` for the members called now."""
         graph = self.agreement.graph(len(self.called))
         size = self.weights.size if isinstance(self.weights, Blob) else self.size_bytes
         slices = len(graph) if self.agreement.uplink == "diversity" else 1
         return choose(graph, self.agreement.turns_on(graph), size, self._links(), self.objective, slices, self.downlink == "relay")
 
     def _links(self) -> LinkCosts:
-        """What the job says, with what is known of the links of those called, the slowest and dearest of them, in its place."""
+        """The job's link costs, replaced by the slowest and dearest known links of the called members."""
         links = [self.children[name] for name in self.called if name in self.children]
         rates = [link.bytes_s for link in links if link.bytes_s > 0.0]
         trips, joules = max((link.rtt_s for link in links), default=0.0), max((link.byte_j for link in links), default=0.0)
@@ -294,13 +294,13 @@ class ClusterHead(Struct):
         known |= {"up_j_per_byte": joules} if joules > 0.0 else {}
         return msgspec.structs.replace(self.costs, **known)
 
-    # -- what members say ------------------------------------------------------------------
+    # -- messages of members ---------------------------------------------------------------
 
     def hear(self, sender: str, said: Said, now: float) -> list[Command]:
         agreement = self.agreement
         match said:
             case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
-                # not `latest`: that would take the place of a Call that this member is to pass on
+                # not `latest`, which would replace a Call that this member must pass on
                 return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
             case Ready() | Contribution(epoch=()):
                 return self._answered(sender, said, now)
@@ -331,8 +331,8 @@ class ClusterHead(Struct):
     def _answered(self, sender: str, said: Ready | Contribution, now: float) -> list[Command]:
         if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
             return [Measure("late_updates", 1)]
-        if isinstance(said, Ready) != self.d2d:  # called before the way of averaging changed
-            # not `latest`: that would take the place of a Call that this member is to pass on
+        if isinstance(said, Ready) != self.d2d:  # called before the switch between vertical and d2d
+            # not `latest`, which would replace a Call that this member must pass on
             return [Send(sender, self._call())] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
         if sender not in self.holders:
             self.holders = (*self.holders, sender)
@@ -344,7 +344,7 @@ class ClusterHead(Struct):
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
         self.answers[sender] = Input(said.slots, said.examples, said.numbers, said.counts)
-        if self.phase == "agreeing":  # it is back in time: the others begin again, with it
+        if self.phase == "agreeing":  # the member is back in time: the consensus begins again with it
             return self._agree(now)
         adding: list[Command] = []
         if isinstance(said, Contribution):
@@ -366,12 +366,12 @@ class ClusterHead(Struct):
         return self._close_if_ready(now)
 
     def missing(self) -> tuple[str, ...]:
-        """Members whose answer this round waits for: live ones, and heads that are placed again."""
+        """Members whose answer this round waits for: live ones, and awaited heads."""
         given = {*self.answers, *self.troubled, *self.empty}
         return tuple(name for name in self.called if (name in self.children or name in self.awaited) and name not in given)
 
     def deserted(self) -> bool:
-        """The round is open and there is nobody who could answer."""
+        """Whether the round is open without a member that could answer."""
         return self.phase == "gathering" and not self.answers and not self.troubled and not self.missing()
 
     def _close_if_ready(self, now: float) -> list[Command]:
@@ -383,7 +383,7 @@ class ClusterHead(Struct):
             return self._close(now)
         if complete and self.troubled:
             self.phase, self.failed = "idle", next(f"{name}: {self.troubled[name]}" for name in sorted(self.troubled))
-        elif complete and (others := tuple(name for name in self.children if name not in self.called)):  # those chosen for this round are gone
+        elif complete and (others := tuple(name for name in self.children if name not in self.called)):  # all members chosen for this round are gone
             return self._widen(others)
         return []
 
@@ -432,10 +432,10 @@ class ClusterHead(Struct):
     # -- d2d: the members agree ------------------------------------------------------------
 
     def _agree(self, now: float) -> list[Command]:
-        """A new epoch, from the inputs of all that are ready; back to gathering if none is left."""
+        """Begin a new epoch from the inputs of all ready members; without any, gather again."""
         names = [name for name in sorted(self.answers) if name in self.children]
         if not names:
-            self.phase, self.answers, self.holders = "gathering", {}, ()  # who answered too late for the others is asked again
+            self.phase, self.answers, self.holders = "gathering", {}, ()  # members that answered too late are called again
             return [*self._call_orphans(), *self._close_if_ready(now)]
         self.phase = "agreeing"
         return self.agreement.begin(names, (*self.line, *self.born), self.number)
@@ -458,10 +458,10 @@ class ClusterHead(Struct):
         refs = {f"slice{part}": slices[part] for part in sorted(slices)}
         return [Run("join", {"like": like, **refs}, ("joined", self.number, self.opening), {"without": self.without})]
 
-    # -- what a person sees ----------------------------------------------------------------
+    # -- for a person ----------------------------------------------------------------------
 
     def note(self) -> str:
-        """How this cluster averages, and why."""
+        """'vertical: reason' or 'd2d: reason'; '' before the first round."""
         return f"{'d2d' if self.d2d else 'vertical'}: {self.why}" if self.why else ""
 
     def waiting(self) -> Waiting | None:

@@ -1,4 +1,4 @@
-"""A member of a cluster: passes calls on, gives its input up or sideways, averages with its neighbours. See cluster.py."""
+"""A member of a cluster passes calls on, gives its input up or sideways, and averages with its neighbours (fog_learning.clusters.messages)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Heard = PassOn | Links | More | Pull | Share
 
 
 class ClusterMember(Struct):
-    """State of one member, from its own side. The owner decides which calls to follow, and computes the input of a round."""
+    """State of one member, from its own side. The owner follows or drops calls by `verdict`, and computes the input of a round."""
 
     seed: int
     consensus: Consensus
     head: str = ""
     call: Call | None = None
-    """The newest call, to be passed on."""
+    """The newest call, kept to be passed on."""
     passes: list[PassOn] = field(default_factory=list)
-    """Asked for before the call itself came."""
+    """Requests to pass on calls that have not come yet."""
     number: int = -1
     """Round of the input below."""
     line: Line = ()
-    """The latest that was heard."""
+    """The latest line heard."""
     root: int = -1
-    """The root's round that it counts in."""
+    """The root's round in which the input counts."""
     given_to: str = ""
-    """The head that has it."""
+    """The head that has the input."""
     base: str = ""
-    """Digest of the weights that the input was made from."""
+    """Digest of the weights from which the input was made."""
     weights: Ref | None = None
     examples: int = 0
     slots: Slots = Slots()
@@ -41,15 +41,15 @@ class ClusterMember(Struct):
     counts: tuple[int, ...] = ()
     mixing: Mixing = field(default_factory=Mixing)
     reported: tuple[Epoch, int] = ((), 0)
-    """(epoch, turn) whose sketch was asked for."""
+    """(epoch, turn) whose sketch was begun."""
     stuck_at: float | None = None
-    """When silent neighbours are reported."""
+    """Job time at which silent neighbours are reported."""
     patience: tuple[Epoch, int] = ((), 0)
-    """(epoch, turn) that stuck_at belongs to."""
+    """(epoch, turn) of `stuck_at`."""
 
     def called(self, call: Call) -> list[Command]:
-        """Pass the call on, if this node is to."""
-        if call.head != self.head:  # it belongs to another cluster now: the lines of two heads cannot be compared
+        """Pass the call on to the members that it, or a PassOn, names."""
+        if call.head != self.head:  # the member is in another cluster now, and lines of two heads cannot be compared
             self.head, self.line, self.call, self.passes = call.head, (), None, []
         if call.line < self.line:
             return []
@@ -61,8 +61,11 @@ class ClusterMember(Struct):
         return [Send(name, msgspec.structs.replace(call, relay=(), base=None), latest=True) for name in dict.fromkeys(names)]
 
     def verdict(self, call: Call, doing: Call | None, newest: int) -> Literal["drop", "again", "adopt", "begin", "elsewhere"]:
-        """What to do about a call: drop it (outdated, or a copy), give the input again, go on with what is done for it anyway, begin, or
-        say that this node's part of the round is in another cluster, so that nothing counts twice."""
+        """Decide about a call.
+
+        drop: it is outdated or a copy; again: give the input again; adopt: the running work serves it, too; begin: begin to work;
+        elsewhere: another cluster has this node's part of the round, which must not count twice.
+        """
         if call.root == self.root and call.head != self.given_to:
             return "elsewhere"
         if call.line < self.line:
@@ -77,7 +80,7 @@ class ClusterMember(Struct):
         return "begin" if later or call.number > newest else "drop"
 
     def give(self, call: Call, weights: Ref, examples: int, slots: Slots, numbers: Numbers, counts: tuple[int, ...] = ()) -> list[Command]:
-        """The input of this round is there (the owner has put a Save before these commands)."""
+        """Give the input of a round to the head; the owner puts a Save before these commands. counts: as in Contribution."""
         self.root, self.given_to = call.root, call.head
         self.number, self.base, self.examples, self.slots, self.numbers = call.number, _digest(call.weights), examples, slots, numbers
         self.weights, self.counts = weights, counts
@@ -86,12 +89,13 @@ class ClusterMember(Struct):
         return self.give_again(call)
 
     def elsewhere(self, call: Call) -> list[Command]:
+        """Tell the head that another cluster has this node's part of the round."""
         return [
             Send(call.head, NoContribution(call.number, call.line, f"its part of round {call.root} is with {self.given_to}", empty=True), latest=True)
         ]
 
     def give_again(self, call: Call) -> list[Command]:
-        """To a head that began anew, or did not hear it."""
+        """Give the input again, to a head that began anew or did not get it."""
         assert self.weights is not None
         if call.d2d:
             return [Send(call.head, Ready(call.number, call.line, self.examples, self.slots, self.numbers, self.counts), keep=call.root)]
@@ -129,7 +133,7 @@ class ClusterMember(Struct):
         return []
 
     def op_failed(self, event: Failed) -> list[Command]:
-        """An op of the consensus failed: the others go on without this node."""
+        """An op of the consensus failed: the other members go on without this node."""
         match event.tag:
             case ("paired" | "mixed" | "sketched" | "pulled" as what, *rest) if tuple(rest[-len(self.mixing.epoch) :]) == self.mixing.epoch:
                 self.mixing.stop()
@@ -141,7 +145,7 @@ class ClusterMember(Struct):
         return []
 
     def woke(self, now: float) -> list[Command]:
-        """Report neighbours that are silent for too long; again after the same time, should that change nothing."""
+        """Report silent neighbours to the head, again after every `stall_s`."""
         if self.stuck_at is None or now < self.stuck_at:
             return []
         self.stuck_at = now + self.consensus.stall_s
@@ -157,7 +161,7 @@ class ClusterMember(Struct):
         return Waiting(f"neighbours (turn {mixing.turn + 1} of {mixing.turns})", have, len(mixing.links), missing, until=self.stuck_at)
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
-        """What follows from a step of the consensus: the sketch when it has settled, the stall timer while it waits."""
+        """After a step of the consensus: set the stall timer while it waits, begin the sketch when it has settled."""
         mixing = self.mixing
         at = (mixing.epoch, mixing.turn)
         if mixing.phase != "waiting":
@@ -166,12 +170,12 @@ class ClusterMember(Struct):
             self.stuck_at, self.patience = now + self.consensus.stall_s, at
         if mixing.phase == "settled" and self.reported != at and mixing.value is not None:
             self.reported = at
-            drawn = "/".join(str(part) for part in (self.seed, *mixing.epoch, mixing.turn))  # anew each time: one bad draw is not the job's
+            drawn = "/".join(str(part) for part in (self.seed, *mixing.epoch, mixing.turn))  # a new draw each time, so that a bad one does not stay
             numbers: dict[str, float | int | str] = {"size": self.consensus.sketch, "seed": drawn}
             return [*commands, Run("sketch", {"value": mixing.value}, ("sketched", mixing.turn, *mixing.epoch), numbers)]
         return commands
 
 
 def _digest(ref: Ref) -> str:
-    """Of received weights, which are blobs; a handle (the head is on this node) by its name."""
+    """Digest of received weights, or the name of a handle, if the head is on this node."""
     return ref.digest if isinstance(ref, Blob) else ref.name

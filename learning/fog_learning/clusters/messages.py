@@ -1,9 +1,9 @@
-"""A cluster averages: what its head and its members say to each other, and what a user may say about it.
+"""Messages between the head and the members of a cluster that averages, and the section `consensus` of a job file.
 
-vertical: every member sends its update up, the head adds them. d2d: the members say that they are ready, average among
+vertical: every member sends its update up, the head adds them. d2d: the members report that they are ready, average among
 themselves (fog_learning.clusters.mixing), and the head pulls the result from one of them, or a disjoint slice from each.
-Either way the head knows whose data is in the result and counts each slot once. The head is fog_learning.clusters.head, the
-other side fog_learning.clusters.member; `server` and `aggregator` of fog are heads, `trainer` and `aggregator` members.
+Either way the head knows the slots in the result and counts each once. The head is fog_learning.clusters.head, the other
+side fog_learning.clusters.member; `server` and `aggregator` of fog are heads, `trainer` and `aggregator` members.
 """
 
 from __future__ import annotations
@@ -17,43 +17,46 @@ from fog_learning.clusters.graphs import Kind
 from fog_learning.clusters.mixing import Epoch
 from fog_learning.job.sections import Count, NotNegative, Positive
 
-# -- what a user may say -------------------------------------------------------------------
+# -- the section `consensus` ---------------------------------------------------------------
 
 
 class Consensus(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the members of a cluster average among themselves."""
+    """Rules by which the members of a cluster average among themselves."""
 
     graph: Kind = "full"
     radius: Positive = 0.5
     """geometric: links up to this distance in the unit square."""
     degree: Annotated[int, Meta(ge=2)] = 4
-    """small_world: neighbours of each before rewiring."""
+    """small_world: neighbours of each member before rewiring."""
     rewire: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """small_world: probability that a link is moved."""
     turns: Annotated[int, Meta(ge=0, le=100_000)] = 0
-    """Fixed number; 0 = as many as shrink the disagreement to `shrink`, by the second eigenvalue of the graph."""
+    """Number of turns; 0 = as many as shrink the disagreement to `shrink`, by the second eigenvalue of the graph."""
     shrink: Annotated[float, Meta(gt=0, lt=1)] = 0.01
     max_error: NotNegative = 0.0
-    """Go on, doubling the turns, until the measured error is at most this; 0 = whatever the turns give, measured and reported."""
+    """Double the turns until the measured error is at most this; 0 = never, the error is only measured and reported."""
     max_turns: Count = 1000
     sketch: Annotated[int, Meta(ge=128, multiple_of=8)] = 128
-    """Numbers that each member sends so that the error can be bounded; at least the size of the model: measured exactly. With fewer than 128
-    the bound would be missed too often."""
+    """Numbers that each member sends to bound the error; with at least the size of the model the error is exact. With fewer than 128 the
+    bound would fail too often."""
     stall_s: Positive = 30.0
-    """A neighbour that is silent for so long is reported; the link is left out, and the consensus begins again."""
+    """Seconds after which a silent neighbour is reported; the link is then left out, and the consensus begins again."""
 
 
-# -- what they say -------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------
 
 Line = tuple[int, ...]
-"""(view, incarnation) of every head from the root down to the one who calls. A head that began anew has a later line: it may ask again
-for what an earlier one had, and what was meant for the earlier one does not count for it."""
+"""(view, incarnation) of every head from the root down to the caller. A head that began anew has a later line: it may ask again for
+inputs that an earlier instance got, and answers to the earlier instance do not count for it."""
 
 
 class Call(Struct, frozen=True, tag="Call"):
-    """Head -> member, or passed on by a neighbour: work on these weights. root: the root's round that this belongs to. relay: pass it on to these.
+    """Head -> member, or passed on by a neighbour: work on these weights.
 
-    whole: `weights` holds all blocks; else all but those that stay with the trainers for now. base: a whole model with these blocks, for
-    one who lacks them."""
+    root: the root's round to which this round belongs; relay: members to which the receiver passes the call on.
+    whole: `weights` holds all blocks, otherwise all but those that stay with the trainers for now; base: a whole model with
+    these blocks, for a member that lacks them.
+    """
 
     number: int
     root: int
@@ -67,7 +70,7 @@ class Call(Struct, frozen=True, tag="Call"):
 
 
 class PassOn(Struct, frozen=True, tag="Pass"):
-    """Head -> member: pass the round's Call on to these neighbours (they joined, or lost the one who should have)."""
+    """Head -> member: pass the round's Call on to these neighbours, which joined late or lost the member that should have done so."""
 
     number: int
     line: Line
@@ -75,14 +78,14 @@ class PassOn(Struct, frozen=True, tag="Pass"):
 
 
 class Lacking(Struct, frozen=True, tag="Lacking"):
-    """Member -> head: the Call is not whole, and I have no blocks of my own that fit it (I am new, or missed the last whole round)."""
+    """Member -> head: the Call is not whole, and the sender, new or absent from the last whole round, has no own blocks that fit it."""
 
     number: int
     line: Line
 
 
 class Ready(Struct, frozen=True, tag="Ready"):
-    """Member -> head (d2d): my input of this round is there and durable. counts: as in Contribution."""
+    """Member -> head (d2d): the sender's input of this round is durable. counts: as in Contribution."""
 
     number: int
     line: Line
@@ -93,7 +96,7 @@ class Ready(Struct, frozen=True, tag="Ready"):
 
 
 class Contribution(Struct, frozen=True, tag="Update"):
-    """Member -> head: vertical: my update; d2d (`epoch` not empty): slice `part` of `of` of what the cluster agreed on.
+    """Member -> head: vertical: the sender's update; d2d (`epoch` not empty): slice `part` of `of` of the cluster's result.
 
     counts: examples of each slot, in their order, if there are in-block rounds (which may hold different slots).
     """
@@ -111,7 +114,8 @@ class Contribution(Struct, frozen=True, tag="Update"):
 
 
 class NoContribution(Struct, frozen=True, tag="Trouble"):
-    """Member -> head: nothing from me in this round, and why. empty: nobody is in the cluster that I head; should somebody come, I answer yet."""
+    """Member -> head: the sender has no input in this round. why: the reason, for a person. empty: the sender's own cluster has no members
+    now; if one joins, an input may still follow."""
 
     number: int
     line: Line
@@ -120,7 +124,7 @@ class NoContribution(Struct, frozen=True, tag="Trouble"):
 
 
 class Links(Struct, frozen=True, tag="Links"):
-    """Head -> member: average with these neighbours (task -> weight). A new epoch begins from the inputs."""
+    """Head -> member: average with these neighbours (task -> weight) in a new epoch, from the inputs."""
 
     epoch: Epoch
     turns: int
@@ -128,7 +132,7 @@ class Links(Struct, frozen=True, tag="Links"):
 
 
 class Settled(Struct, frozen=True, tag="Settled"):
-    """Member -> head: my turns are done."""
+    """Member -> head: the sender's turns are done."""
 
     epoch: Epoch
     turn: int
@@ -138,14 +142,14 @@ class Settled(Struct, frozen=True, tag="Settled"):
 
 
 class More(Struct, frozen=True, tag="More"):
-    """Head -> member: not close enough; go on until so many turns are done."""
+    """Head -> member: the error is too large; go on until `turns` turns are done."""
 
     epoch: Epoch
     turns: int
 
 
 class Pull(Struct, frozen=True, tag="Pull"):
-    """Head -> member: send slice `part` of `of` of your estimate."""
+    """Head -> member: request for slice `part` of `of` of the member's estimate."""
 
     epoch: Epoch
     part: int = 0
@@ -153,7 +157,7 @@ class Pull(Struct, frozen=True, tag="Pull"):
 
 
 class Stuck(Struct, frozen=True, tag="Stuck"):
-    """Member -> head: these neighbours have been silent for too long."""
+    """Member -> head: these neighbours are silent for too long."""
 
     epoch: Epoch
     missing: tuple[str, ...]
@@ -161,18 +165,17 @@ class Stuck(Struct, frozen=True, tag="Stuck"):
 
 Said = Lacking | Ready | Contribution | NoContribution | Settled | Stuck
 
-# -- what the head knows of them -----------------------------------------------------------
+# -- members and inputs at the head --------------------------------------------------------
 
 
 class Child(Struct, frozen=True):
-    """A live member."""
+    """A live member. bytes_s, rtt_s, byte_j: of its link, as in Peer; 0 = unknown."""
 
     role: str
     site: str
     bytes_s: float = 0.0
     rtt_s: float = 0.0
     byte_j: float = 0.0
-    """Of its link, as in Peer; 0 = unknown."""
 
     @classmethod
     def of(cls, peer: Peer) -> Child:
@@ -180,19 +183,21 @@ class Child(Struct, frozen=True):
 
 
 class Input(Struct):
+    """A member's input of the round, without its weights."""
+
     slots: Slots
     examples: int
     numbers: Numbers
     counts: tuple[int, ...] = ()
 
     def by_slot(self) -> dict[int, int]:
-        """Examples of each slot; {} where they were not told."""
+        """Examples of each slot; {} if they are unknown."""
         counts = self.counts or ((self.examples,) if len(self.slots) == 1 else ())
         return dict(zip(self.slots, counts, strict=True)) if counts else {}
 
 
 class Agreed(Struct, frozen=True):
-    """The end of a round: weights of all that counted."""
+    """Result of a round. members: number of inputs in it."""
 
     weights: Ref
     examples: int
@@ -200,4 +205,4 @@ class Agreed(Struct, frozen=True):
     members: int
     numbers: Numbers
     counts: dict[int, int] = {}
-    """Examples by slot, as far as they were told."""
+    """Examples by slot, as far as they are known."""

@@ -1,9 +1,9 @@
 """One node's part of an average consensus: the turns of one epoch, sans-IO. Used by fog (led by a head) and by gossip.
 
 An **epoch** fixes members, links, weights and the number of turns. It begins from the inputs (w_i, n_i); if a member or a
-link changes, a new epoch begins from the same inputs, and what was mixed in the old one is forgotten: so nothing is
-counted twice and nothing is lost. In each turn a node sends its y (in the dtype of the model) and m to its neighbours, and
-adds sum_j W_ij (y_j - y_i) of what was *sent*, its own included: rounding on the wire then moves the nodes, never the sum.
+link changes, a new epoch begins from the same inputs and the old one's values are forgotten, so that no data is counted
+twice or lost. In each turn a node sends its y (in the dtype of the model) and m to its neighbours, and adds
+sum_j W_ij (y_j - y_i) of the *sent* values, including its own: rounding on the wire then moves the nodes, never the sum.
 
 | op      | inputs                    | numbers in      | outputs      | numbers out |
 |---------|---------------------------|-----------------|--------------|-------------|
@@ -13,7 +13,7 @@ adds sum_j W_ij (y_j - y_i) of what was *sent*, its own included: rounding on th
 | settle  | value                     | m, part, of     | weights      |             |
 
 value: y = n w in float64; sent: y in the model's dtype; change: Euclidean norm of what the turn added; sketch: a random linear
-projection of y to `size` numbers (all of y if it has no more: exact = 1); settle: y / m in the model's dtype, of = 1: as weights,
+projection of y to `size` numbers (y itself if it is not longer: exact = 1); settle: y / m in the model's dtype, of = 1: as weights,
 of > 1: slice number `part` of `of`, flat.
 """
 
@@ -26,11 +26,11 @@ from msgspec import Struct, field
 from fog_common.runtime.machine import Command, Handle, Ran, Ref, Run, Send
 
 Epoch = tuple[int, ...]
-"""Ordered: a later one replaces an earlier one. fog: the head's line, its view and incarnation, a count, the round."""
+"""Ordered name of an epoch: a later epoch replaces an earlier one. fog: the head's line, its view and incarnation, a count, the round."""
 
 
 class Share(Struct, frozen=True, tag="Share"):
-    """Member -> neighbour: my pair (y, m) before the turn. Of another epoch than the receiver's: older is dropped, newer kept."""
+    """Member -> neighbour: the sender's pair (y, m) before the turn. The receiver drops shares of older epochs and keeps those of newer ones."""
 
     epoch: Epoch
     turn: int
@@ -39,26 +39,27 @@ class Share(Struct, frozen=True, tag="Share"):
 
 
 class Mixing(Struct):
-    """What one member holds of one epoch."""
+    """State of one member in one epoch."""
 
     epoch: Epoch = ()
     links: dict[str, float] = field(default_factory=dict)
     """Neighbour (task id) -> W_ij, in sorted order."""
     turns: int = 0
-    """How many are to be done."""
+    """Number of turns of the epoch."""
     turn: int = 0
-    """How many are done."""
+    """Number of turns done."""
     mass: float = 0.0
+    """m_i."""
     phase: Literal["idle", "pairing", "waiting", "mixing", "settled"] = "idle"
     value: Ref | None = None
     sent: Ref | None = None
     change: float = 0.0
-    """Norm of what the last turn added."""
+    """Euclidean norm of what the last turn added."""
     inbox: dict[str, list[Share]] = field(default_factory=dict)
-    """Shares that were not used yet, by sender: of this epoch or of one that has not begun here."""
+    """Unused shares by sender, of this epoch or of one that has not begun here."""
 
     def begin(self, epoch: Epoch, links: dict[str, float], turns: int, weights: Ref, n: float) -> list[Command]:
-        """Start this epoch from the inputs. An epoch that is not newer changes nothing."""
+        """Begin an epoch from the input (weights, n). An epoch that is not newer is ignored."""
         if epoch <= self.epoch:
             return []
         self.epoch, self.links, self.turns, self.turn = epoch, dict(sorted(links.items())), turns, 0
@@ -69,26 +70,26 @@ class Mixing(Struct):
         return [Run("pair", {"weights": weights}, ("paired", *epoch), {"n": float(n)}, into)]
 
     def extend(self, turns: int) -> list[Command]:
-        """Go on until so many turns are done."""
+        """Go on until `turns` turns are done."""
         if turns <= self.turns or self.phase == "idle":
             return []
         self.turns = turns
         return self._offer() if self.phase == "settled" else []
 
     def hear(self, sender: str, share: Share) -> list[Command]:
-        """A neighbour's share. Kept until its turn; repeated and outdated ones are dropped."""
+        """Keep a neighbour's share until its turn; repeated and outdated shares are dropped."""
         if share.epoch < self.epoch or (share.epoch == self.epoch and (share.turn < self.turn or sender not in self.links)):
             return []
         known = self.inbox.setdefault(sender, [])
         if any((other.epoch, other.turn) == (share.epoch, share.turn) for other in known):
             return []
         newest = max(other.epoch for other in [*known, share])
-        # of epochs that have not begun here only the newest can still count
+        # of the epochs that have not begun here only the newest can still count
         self.inbox[sender] = [other for other in [*known, share] if other.epoch in (self.epoch, newest)]
         return self._mix() if share.epoch == self.epoch else []
 
     def ran(self, event: Ran) -> list[Command]:
-        """The end of `pair` or `mix`; of another epoch: nothing."""
+        """Go on after `pair` or `mix`; ops of another epoch are ignored."""
         match event.tag:
             case ("paired", *epoch) if tuple(epoch) == self.epoch and self.phase == "pairing":
                 self.value, self.sent = event.refs["value"], event.refs["sent"]
@@ -103,7 +104,7 @@ class Mixing(Struct):
         return []
 
     def missing(self) -> tuple[str, ...]:
-        """Neighbours whose share of this turn has not come."""
+        """Neighbours whose share of this turn is missing."""
         return tuple(name for name in self.links if self._share(name) is None) if self.phase == "waiting" else ()
 
     def stop(self) -> None:
@@ -113,7 +114,7 @@ class Mixing(Struct):
     # -- inside --------------------------------------------------------------------------
 
     def _offer(self) -> list[Command]:
-        """Send what this turn needs, or settle."""
+        """Send the shares of the next turn, or settle after the last."""
         if self.turn >= self.turns:
             self.phase = "settled"
             return []
@@ -140,7 +141,7 @@ class Mixing(Struct):
         return [Run("mix", refs, ("mixed", self.turn, *self.epoch), {f"w{i}": w for i, (w, _) in enumerate(shares)}, into)]
 
     def _forget(self) -> None:
-        """Drop the shares of the turn that is over."""
+        """Drop the shares of the finished turn."""
         for sender in list(self.inbox):
             kept = [share for share in self.inbox[sender] if share.epoch > self.epoch or (share.epoch == self.epoch and share.turn > self.turn)]
             if kept:

@@ -1,4 +1,4 @@
-"""Up or sideways: what a cluster's round costs either way, from link rates and energy per byte. Behind `mode: auto`."""
+"""Cost of a cluster's round by vertical and by d2d averaging, from link rates and energy per byte; the choice of `mode: auto`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from fog_learning.job.sections import NotNegative, Positive
 
 Objective = Literal["energy", "latency", "uplink"]
 UNKNOWN_SIZE: Final = 1_000_000
+"""Bytes assumed for a model of unknown size."""
 
 
 class LinkCosts(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of the members of one cluster. The defaults are the LTE and WiFi of fog_common.energy.radios, where their sources stand. What is known
-    of the members' own links (their profiles) takes the place of `up_*`; nothing measures `d2d_*`, so say it where WiFi is wrong."""
+    """Link costs of the members of one cluster. The defaults are LTE and WiFi of fog_common.energy.radios, which names their sources.
+
+    Known links of the members (their profiles) replace `up_*`; `d2d_*` is never measured, so a job without WiFi should set it.
+    """
 
     up_bytes_s: Positive = LTE.send_bytes_s
     up_latency_s: NotNegative = 0.04
     up_j_per_byte: NotNegative = LTE.pair_j / 2
-    """Energy of the device for a byte over the uplink, mean of sending and receiving: as much goes up as comes down."""
+    """Energy of the device per byte over the uplink, the mean of sending and receiving."""
     d2d_bytes_s: Positive = WIFI.send_bytes_s
     d2d_latency_s: NotNegative = 0.003
     d2d_j_per_byte: NotNegative = WIFI.pair_j
-    """Energy for a byte between neighbours, both ends together."""
+    """Energy per byte between neighbours, both ends together."""
 
 
 class Comparison(Struct, frozen=True):
-    """What the members of a cluster pay for one round, both ways. Seconds, joules, bytes over the uplink (up and down)."""
+    """Costs of one round for the members of a cluster, both ways: seconds, joules, bytes over the uplink (up and down).
+
+    d2d: the cheaper way; why: the reason, for a person.
+    """
 
     d2d: bool
     why: str
@@ -42,11 +48,11 @@ class Comparison(Struct, frozen=True):
 
 
 def choose(graph: Graph, turns: int, size_bytes: int, costs: LinkCosts, objective: Objective, slices: int = 1, relay: bool = True) -> Comparison:
-    """graph: of the members; turns: of the consensus; slices: in how many parts, by as many members, the result goes up.
+    """Choose by the objective. graph: of the members; turns: of the consensus; slices: parts of the result, each sent up by another member.
 
-    Vertical: every member receives the weights over the uplink and sends its own. d2d: one receives them and passes them on (not relay:
-    each receives them over the uplink), `turns` exchanges with each neighbour (one after the other on the sender's link), then one set of
-    weights goes up. size_bytes 0: unknown, UNKNOWN_SIZE is taken.
+    Vertical: every member receives the weights over the uplink and sends its own. d2d: one member receives them and passes them on (not
+    relay: each receives them over the uplink), `turns` exchanges with each neighbour (one after the other on the sender's link), then one
+    set of weights goes up. size_bytes: of the weights; 0 = unknown, taken as UNKNOWN_SIZE.
     """
     size, n = size_bytes or UNKNOWN_SIZE, len(graph)
     links, most = sum(len(row) for row in graph), max((len(row) for row in graph), default=0)

@@ -1,7 +1,7 @@
-"""What a method's tasks need, step by step, so that they can be placed: FLOPs, bytes, memory. No tensors, no nodes, no clock.
+"""Demands of a method's tasks, by which placement compares nodes: FLOPs, bytes, memory. No tensors, no nodes, no clock.
 
-A cycle is what repeats in training: phases that follow each other. In a phase all tasks of one role compute side by side, then send;
-the next phase begins when the slowest has arrived. FLOPs are those of fog_learning.models.layers: forward 1x, backward 2x.
+A cycle repeats in training and consists of phases that follow each other. In a phase all tasks of one role compute side by side, then
+send; the next phase begins when the slowest message has arrived. FLOPs follow fog_learning.models.layers: forward 1x, backward 2x.
 
     fcddt, cut after c1:  front  forward   -> trunk  activations
                           trunk  3x        -> front  gradients of the cut
@@ -20,52 +20,54 @@ from fog_learning.job.sections import JobFile
 from fog_learning.models import ModelSpec
 
 WORKER_BYTES: Final = 250_000_000
-"""A worker that has imported torch, before it has a model."""
+"""Memory of a worker that has imported torch, without a model."""
 UPDATE_FLOPS: Final = 8.0
-"""Per parameter, for what touches the weights once: an optimiser step, a mean. Bound by memory, so more than its arithmetic."""
+"""FLOPs per parameter of an operation that touches the weights once (an optimiser step, a mean); bound by memory, hence more than its
+arithmetic."""
 BACKWARD: Final = 2.0
+"""Cost of a backward pass, in forward passes."""
 TRAIN: Final = 3.0
-"""A training step in forward passes."""
+"""Cost of a training step, in forward passes."""
 
 
 class Phase(Struct, frozen=True):
-    """All tasks of `role` do this side by side."""
+    """Work that all tasks of `role` do side by side."""
 
     role: str
     flops: float
-    """Of one task."""
+    """FLOPs of one task."""
     ops: float = 1.0
-    """Dispatches, each of which costs a node's overhead."""
+    """Number of dispatches, each of which costs a node's overhead."""
     to: str = ""
-    """Role that it sends to; '': nothing is sent."""
+    """Role to which the tasks send; '': nothing is sent."""
     bytes: float = 0.0
-    """From or to one data task: the tasks that own data are many, the others are one."""
+    """Bytes from or to one data task: data tasks are many, other tasks are one."""
     cast: bool = False
-    """Published once for all receivers."""
+    """The message is published once for all receivers."""
     often: float = 1.0
-    """Fraction of the cycles in which this happens."""
+    """Fraction of the cycles in which the phase happens."""
 
 
 class Demands(Struct, frozen=True, kw_only=True):
     """One way to run a method."""
 
     title: str
-    """For a person: 'cut after c1'."""
+    """Title for a person, e.g. 'cut after c1'."""
     settings: dict[str, Any] = {}
     """Keys of the job's `method` section that this way fixes."""
     blocks: int | None = None
-    """Of a chain: how many blocks the first segment has."""
+    """Number of blocks of the first segment; None for a model that is not cut."""
     cycle: tuple[Phase, ...]
     steps: int = 1
     """Training steps in a cycle."""
     cycles: int = 1
-    """In a round."""
+    """Cycles in a round."""
     overlaps: bool = False
-    """Cycles overlap: the slowest phase sets the pace, not the sum of all."""
+    """Cycles overlap, so that the slowest phase sets the pace instead of the sum of all."""
     waits_for: float = 1.0
-    """Fraction of the data tasks, the fastest, that a phase waits for."""
+    """Fraction of the data tasks, the fastest, for which a phase waits."""
     round: tuple[Phase, ...] = ()
-    """Once per round besides."""
+    """Additional phases, once per round."""
     memory: dict[str, int] = {}
     """role -> bytes of its worker."""
 
@@ -75,23 +77,24 @@ class Demands(Struct, frozen=True, kw_only=True):
 
 
 def value_bytes(job: JobFile) -> int:
+    """Bytes of one value of the job's dtype."""
     return 8 if job.train.dtype == "float64" else 4
 
 
 def worker_bytes(job: JobFile, parameters: int, activations: float, copies: float) -> int:
-    """Of a worker with so many values; what the job says counts before any estimate. activations: values alive at once."""
+    """Memory of a worker in bytes: the job's own number, otherwise an estimate. copies: of all parameters; activations: values alive at once."""
     if job.resources.memory_mb is not None:
         return job.resources.memory_mb * 1_000_000
     return WORKER_BYTES + int(value_bytes(job) * (parameters * copies + activations))
 
 
 def evaluation(job: JobFile, spec: ModelSpec, role: str, test_examples: int) -> tuple[Phase, ...]:
-    """What a central evaluation costs a round, on average."""
+    """The phase of a central evaluation, with its average cost per round; () without one."""
     if job.evaluation.where != "central" or not test_examples:
         return ()
     return (Phase(role, float(spec.flops) * test_examples, 1 + test_examples / 512, often=1 / job.evaluation.every),)
 
 
 def activations(spec: ModelSpec, first: int = 0, last: int | None = None) -> int:
-    """Values that a forward pass of one example keeps for its backward."""
+    """Values that a forward pass of one example through blocks first..last-1 keeps for its backward."""
     return sum(prod(facts.output_shape) for facts in spec.facts()[first:last])

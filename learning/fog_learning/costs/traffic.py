@@ -1,6 +1,6 @@
-"""Bytes that a method sends, by formula: printed beside those that were measured. The formulas are the methods' own (methods/NAME/traffic.py).
+"""Bytes that a method sends, by formula, shown beside the measured bytes. Each method has its own formulas (methods/NAME/traffic.py).
 
-Payload of tensors only, without headers and repairs.
+Only payload of tensors counts, without headers and repairs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ WIRE_BYTES: Final = {"float16": 2, "int8": 1}
 
 
 class Traffic(Struct, frozen=True):
-    """Bytes of one step; a mean where not all steps are alike. cast: published once, whatever the number of nodes."""
+    """Bytes of one step, or their mean if steps differ. cast: published once for any number of nodes."""
 
     up: float
     down: float
@@ -25,15 +25,15 @@ class Traffic(Struct, frozen=True):
 
 
 def row_bytes(values: int, wire: str, value_bytes: int) -> float:
-    """Bytes of one row of so many values as it travels: float16 and int8 have a scale of 4 bytes."""
+    """Bytes on the wire of one row of `values` values; float16 and int8 carry a scale of 4 bytes."""
     return values * WIRE_BYTES.get(wire, value_bytes) + (4 if wire in WIRE_BYTES and values else 0)
 
 
 class Count(Struct, frozen=True):
-    """Bytes of all rounds that a job has closed."""
+    """Bytes of all closed rounds of a job."""
 
     steps: int
     formula: float
-    """Of what is built here."""
+    """Bytes of this implementation."""
     paper: float
-    """As the paper counts: its values, each as wide as the job's dtype."""
+    """Bytes by the paper's formula: its number of values, each as wide as the job's dtype."""

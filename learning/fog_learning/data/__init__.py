@@ -1,10 +1,10 @@
-"""Data sets by name: which are known, where they are looked for, how they are read.
+"""Data sets by name: known sets, places of the files, readers.
 
-A name is looked for in the agent's `datasets:` (name: path), then in $FOGLEARN_DATA/NAME; `digits` comes with scikit-learn.
+A name is looked up in the agent's `datasets:` (name: path), then in $FOGLEARN_DATA/NAME; `digits` comes with scikit-learn.
 A place may hold idx files (MNIST and relatives), npz, CSV, or a folder of images per class; the file names decide.
 
-What a model sees is (stored value - mean) / deviation, per channel or feature. Of the sets in DATASETS these are constants, so that
-nodes which own their data agree; of all others they are those of the training part that the node has.
+A model's input is (stored value - mean) / deviation, per channel or feature. For the sets in DATASETS these are constants, so that
+nodes with data of their own agree; for all others they are those of the node's training part.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ DIGITS: Final = DATASETS["digits"].scale or ((0.0,), (1.0,))
 
 
 def load_digits() -> Dataset:
-    """scikit-learn's 1 797 handwritten digits, 8x8, real scans with values 0..16; always the same fifth held out."""
+    """scikit-learn's 1 797 scanned digits, (1, 8, 8) with values 0..16; the held-out fifth is always the same. DataError without scikit-learn."""
     import gzip
     import importlib.util
 
     import numpy as np
 
-    # its file is read without importing the package, which would cost each worker a second and 60 MB
+    # reading the file without importing the package saves each worker a second and 60 MB
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise DataError("data set digits needs scikit-learn on this node; pip install 'foglearn[torch]'")
@@ -78,14 +78,14 @@ def _scale(dataset: Dataset) -> Scale:
 
 
 def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Path]:
-    """Where a data set of that name may be on this node, in the order of looking."""
+    """Places where this node looks for a data set, in order."""
     if name in paths:
         return [Path(paths[name]).expanduser()]
     return [Path(env["FOGLEARN_DATA"]).expanduser() / name] if env.get("FOGLEARN_DATA") else []
 
 
 def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Dataset:
-    """The data set, as stored. paths: the agent's `datasets:`; env: for FOGLEARN_DATA. DataError says where was looked."""
+    """The data set, as stored. paths: the agent's `datasets:`; env: for FOGLEARN_DATA. DataError names the places searched."""
     looked = places(name, paths, env)
     for place in looked:
         if place.exists():

@@ -1,4 +1,4 @@
-"""What a data set is once it is in memory."""
+"""A data set in memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class DataError(ConfigError):
-    """A data set is missing, or not what it should be: where was looked, what was found."""
+    """A data set is missing or malformed; the text names the places searched and the content found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Stored values to what a model sees: (value - shift) / divide, per channel or feature (one entry: for all)."""
+    """Scale from stored values to a model's inputs: (value - shift) / divide, per channel or feature; a single entry serves all."""
 
     shift: tuple[float, ...]
     divide: tuple[float, ...]
@@ -39,7 +39,10 @@ AS_STORED = Scale((0.0,), (1.0,))
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """x: as stored (uint8 stays uint8: four times less memory), (rows, *input_shape), channels first; y: int64 in 0..classes-1."""
+    """A data set. x: (rows, *input_shape), channels first, as stored (uint8 takes a quarter of the memory); y: int64 in 0..classes-1.
+
+    DataError if the arrays do not fit each other or hold NaN or infinity.
+    """
 
     name: str
     train_x: Array
@@ -50,9 +53,9 @@ class Dataset:
     scale: Scale = AS_STORED
     class_names: tuple[str, ...] = ()
     train_groups: Array | None = None
-    """Who recorded each training row (subject, writer), where the files say so."""
+    """The person (subject, writer) behind each training row, if the files contain it."""
     origin: str = ""
-    """Where it came from, for a person."""
+    """Source of the set, for a person."""
     input_shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,11 +76,11 @@ class Dataset:
 
     @property
     def named(self) -> bool:
-        """Whether labels stand for words; numbers mean the same on every node, words are numbered by each for itself."""
+        """Whether labels stand for words, which each node numbers by itself; numbers mean the same on every node."""
         return any(not name.isdecimal() for name in self.class_names)
 
     def limited(self, train_limit: int | None, test_limit: int | None, seed: int) -> Dataset:
-        """Only the first so many examples after a seeded shuffle; None: all, in their order."""
+        """The set with the first examples after a seeded shuffle, up to each limit; None: all, in their order."""
         changed = self
         if train_limit is not None and train_limit < len(self.train_y):
             rows = stream("train_limit", seed).permutation(len(self.train_y))[:train_limit]
@@ -90,11 +93,11 @@ class Dataset:
 
 
 def standardised(train_x: Array) -> Scale:
-    """Mean 0, deviation 1 per channel (or feature) of the training rows; constant channels are only shifted."""
+    """The scale to mean 0 and deviation 1 per channel (or feature) of the training rows; constant channels are only shifted."""
     import numpy as np
 
     axes = (0, *range(2, train_x.ndim))
-    chunks = [train_x[first : first + 1024] for first in range(0, len(train_x), 1024)]  # float64 copies of all would be large
+    chunks = [train_x[first : first + 1024] for first in range(0, len(train_x), 1024)]  # a float64 copy of all rows would be large
     per_channel = train_x.size / train_x.shape[1]
     mean = sum(chunk.sum(axis=axes, dtype=np.float64) for chunk in chunks) / per_channel
     middle = mean.reshape(-1, *(1,) * (train_x.ndim - 2))
@@ -105,7 +108,7 @@ def standardised(train_x: Array) -> Scale:
 
 
 def stratified_split(labels: Array, fraction: float, *name: int | str) -> tuple[Array, Array]:
-    """(training rows, test rows), sorted: `fraction` of each class (rounded) is held out, drawn from stream(*name)."""
+    """Sorted (training rows, test rows): `fraction` of each class, rounded, is held out, drawn from stream(*name)."""
     import numpy as np
 
     random, held = stream(*name), []

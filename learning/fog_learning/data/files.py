@@ -24,9 +24,12 @@ UCI_HAR_TEST = (2, 4, 9, 10, 12, 13, 18, 20, 24)
 
 
 def load_npz(name: str, place: Path) -> Dataset | None:
-    """From a file with x_train, y_train[, x_test, y_test] or x, y[, subject], or a folder with such files, or with
-    *train*.npz and *test*.npz. None if there is no npz. What has no test part gets one: whole subjects where the file names
-    them (windows of one person overlap), else a fifth of each class."""
+    """A data set from an npz file with x_train, y_train[, x_test, y_test] or x, y[, subject], or a folder with one such file or with
+    *train*.npz and *test*.npz; None without npz files. DataError for other contents.
+
+    A set without a test part gets one: whole subjects if the file names them (windows of one person overlap), otherwise a fifth
+    of each class.
+    """
     import numpy as np
 
     files = [place] if place.is_file() else sorted(place.glob("*.npz"))
@@ -77,7 +80,7 @@ def _xy(arrays: dict[str, Array], file: Path) -> tuple[Array, Array, Array | Non
 
 
 def _channels_first(x: Array) -> Array:
-    """uint8 (N,H,W) gets a channel axis; (N,H,W,1|3) becomes (N,1|3,H,W); the rest is taken as it is."""
+    """uint8 (N,H,W) gets a channel axis; (N,H,W,1|3) becomes (N,1|3,H,W); other shapes stay."""
     import numpy as np
 
     if x.dtype == np.uint8 and x.ndim == 3:
@@ -105,8 +108,9 @@ def _split_by_group(name: str, groups: Array) -> tuple[Array, Array]:
 
 
 def load_csv(name: str, place: Path) -> Dataset | None:
-    """From a file with a header, numbers, and a label column (label, class, target or y; words or numbers), or a folder
-    with one such file or with *train*.csv and *test*.csv. None if there is no CSV."""
+    """A data set from a CSV file with a header, numbers, and a label column (label, class, target or y; words or numbers), or a folder
+    with one such file or with *train*.csv and *test*.csv; None without CSV files. DataError for other contents.
+    """
     import numpy as np
 
     files = [place] if place.is_file() else sorted(place.glob("*.csv"))
@@ -133,14 +137,14 @@ def load_csv(name: str, place: Path) -> Dataset | None:
 
 def _class_names(words: list[str]) -> tuple[str, ...]:
     """Whole numbers keep their value as label (a node may lack some classes); words are numbered in alphabetical order."""
-    found = set(words)
-    if all(word.isdecimal() and len(word) <= 4 for word in found):
-        return tuple(str(n) for n in range(max(int(word) for word in found) + 1))
-    return tuple(sorted(found))
+    names = set(words)
+    if all(word.isdecimal() and len(word) <= 4 for word in names):
+        return tuple(str(n) for n in range(max(int(word) for word in names) + 1))
+    return tuple(sorted(names))
 
 
 def _word(text: str) -> str:
-    """07 and 7 are one label."""
+    """The label in its shortest form: 07 becomes 7."""
     return str(int(text)) if text.isdecimal() else text
 
 
@@ -177,7 +181,7 @@ def _read_csv(file: Path) -> tuple[Array, list[str]]:
 
 
 def load_folders(name: str, place: Path) -> Dataset | None:
-    """From {class}/*.png|jpg|bmp, or train/{class}/… and test/{class}/…; all images of one size. None if there are none."""
+    """A data set from {class}/*.png|jpg|bmp, or train/{class}/… and test/{class}/…; None without images. DataError if their sizes differ."""
     import numpy as np
 
     if not place.is_dir():
@@ -185,13 +189,13 @@ def load_folders(name: str, place: Path) -> Dataset | None:
     train_root, test_root = place / "train", place / "test"
     divided = train_root.is_dir() and test_root.is_dir()
     roots = (train_root, test_root) if divided else (place,)
-    found = [(root, folder) for root in roots for folder in sorted(root.iterdir()) if folder.is_dir() and _images(folder)]
-    if not found:
+    folders = [(root, folder) for root in roots for folder in sorted(root.iterdir()) if folder.is_dir() and _images(folder)]
+    if not folders:
         return None
-    names = _class_names([_word(folder.name) for _, folder in found])
+    names = _class_names([_word(folder.name) for _, folder in folders])
     parts: dict[Path, tuple[list[Array], list[int]]] = {root: ([], []) for root in roots}
     size: tuple[int, ...] | None = None
-    for root, folder in found:
+    for root, folder in folders:
         for file in _images(folder):
             pixels = _pixels(file)
             size = size or pixels.shape

@@ -19,7 +19,7 @@ TEST_WORDS = ("t10k", "test")
 
 
 def read_idx(path: Path, axes: int) -> Array:
-    """The uint8 array in an idx file with so many axes. DataError if it is something else or cut off."""
+    """The uint8 array of an idx file with this number of axes. DataError for any other or a truncated file."""
     import numpy as np
 
     try:
@@ -42,24 +42,25 @@ def find_images(folder: Path, word: str) -> list[Path]:
 def load_idx(name: str, folder: Path) -> Dataset | None:
     """A data set from idx files in `folder`; None if it holds none. Without test files a fifth of each class is held out.
 
-    EMNIST stores its images transposed: they are put upright when the name or a file says emnist.
+    EMNIST stores its images transposed: they are turned upright if the name of the set or of a file contains emnist. DataError for
+    files that do not fit together.
     """
     import numpy as np
 
-    found = _one_of(name, find_images(folder, "train"))
-    if found is None:
+    train = _one_of(name, find_images(folder, "train"))
+    if train is None:
         return None
-    train_x, train_y = _pair(found)
+    train_x, train_y = _pair(train)
     tests = [path for word in TEST_WORDS for path in find_images(folder, word)]
-    test = _one_of(found.name.split("train-images")[0].rstrip("-"), tests)
-    if "emnist" in name.lower() or "emnist" in found.name.lower():
+    test = _one_of(train.name.split("train-images")[0].rstrip("-"), tests)
+    if "emnist" in name.lower() or "emnist" in train.name.lower():
         train_x = train_x.transpose(0, 2, 1)
     if test is None:
         rows, held = stratified_split(train_y, 0.2, "split", name)
         train_x, test_x, train_y, test_y = train_x[rows], train_x[held], train_y[rows], train_y[held]
     else:
         test_x, test_y = _pair(test)
-        if "emnist" in name.lower() or "emnist" in found.name.lower():
+        if "emnist" in name.lower() or "emnist" in train.name.lower():
             test_x = test_x.transpose(0, 2, 1)
     classes = int(max(train_y.max(initial=0), test_y.max(initial=0))) + 1
     images = (np.ascontiguousarray(x)[:, None] for x in (train_x, test_x))
@@ -79,7 +80,7 @@ def _pair(images: Path) -> tuple[Array, Array]:
 
 
 def _one_of(stem: str, paths: list[Path]) -> Path | None:
-    """The only one, or the one that begins with `stem`; plain before gzip. DataError if that does not decide."""
+    """The only file, or the one that begins with `stem`, plain before gzip; None without files. DataError if several remain."""
     unique = {path.name.removesuffix(".gz"): path for path in reversed(paths)}
     if len(unique) > 1:
         named = {base: path for base, path in unique.items() if stem and base.startswith(stem + "-")}

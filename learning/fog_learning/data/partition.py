@@ -1,4 +1,4 @@
-"""Dividing a training set over the roster's slots. A function of (labels, slots, partition, seed): every node computes the same."""
+"""Partition of a training set over the roster's slots: a function of (labels, slots, partition, seed), the same on every node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_partition(how: Partition) -> None:
-    """ConfigError for values that no data set could satisfy."""
+    """ConfigError for values that fit no data set."""
     if not (isfinite(how.alpha) and how.alpha > 0):
         raise ConfigError(f"data.partition.alpha must be a number above 0, got {how.alpha}")
     if how.shards_per_node < 1:
@@ -24,10 +24,10 @@ def check_partition(how: Partition) -> None:
 
 
 def partition(labels: Array, slots: int, how: Partition, seed: int) -> list[Array]:
-    """Row numbers per slot, sorted: disjoint, together all rows, at least one each. ConfigError where that cannot be.
+    """Sorted row numbers per slot: disjoint, together all rows, at least one each. ConfigError if there are too few rows.
 
-    iid: shuffled and cut evenly. dirichlet: of each class, shares drawn from Dir(alpha) (Hsu et al. 2019); a slot that got
-    nothing takes one row from the largest. shards: sorted by class, cut into slots x shards_per_node pieces, dealt at
+    labels: (rows,). iid: shuffled and cut evenly. dirichlet: of each class, shares drawn from Dir(alpha) (Hsu et al. 2019); an
+    empty slot takes one row from the largest. shards: sorted by class, cut into slots x shards_per_node pieces, dealt at
     random (McMahan et al. 2017).
     """
     import numpy as np
@@ -62,7 +62,7 @@ def _dirichlet(labels: Array, slots: int, alpha: float, random: np.random.Random
     hands: list[list[Array]] = [[] for _ in range(slots)]
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
-        # a tiny alpha underflows to 0/0 = NaN: its limit is one slot that gets the whole class. The draw is made either way
+        # a tiny alpha underflows to 0/0 = NaN; in the limit one slot gets the whole class. The slot is always drawn, for the stream's sake
         lucky = random.randint(slots)
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = random.dirichlet(np.full(slots, alpha)) if slots > 1 else np.ones(1)

@@ -1,9 +1,9 @@
-"""A job file from its text to a Job whose method and model are known to exist and to fit each other. No torch.
+"""Reading of a job file into a JobFile whose method and model exist and fit each other. Torch-free.
 
-    load_job("examples/digits.yaml")            # ConfigError: file, line, key, what was found, what is allowed
-    job_from(request.spec, "job digits-7")      # the same for a job that came as a message
+    load_job("examples/digits.yaml")            # ConfigError: file, line, key, found value, allowed values
+    job_from(request.spec, "job digits-7")      # the same for a job from a message
 
-What only a node can know (its data, its free memory) is found by the job's preflight, before the first training step.
+Facts that only a node knows (its data, its free memory) are checked by the job's preflight, before the first training step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fog_learning.models import check_model, resolve_model
 
 
 def load_job(path: str | Path, fit: bool = False) -> JobFile:
-    """The job in a file, completely checked. fit: also against what is known of its data set by name, which only the nodes' files settle."""
+    """The checked job in a file. fit: also check the model against the known facts of its data set, which the nodes' files may contradict."""
     document = config.read(path)
     job = _checked(document)
     if fit:
@@ -33,14 +33,14 @@ def load_job(path: str | Path, fit: bool = False) -> JobFile:
 
 
 def shape_unsaid(job: JobFile) -> str:
-    """'' unless each node has files of its own, of which nobody can tell the model's shape for all."""
+    """Lack of a model shape, for a person; '' unless each node has files of its own and neither their name nor the job gives the shape."""
     if job.data.local and known_shape(job.data.name) is None and not {"classes", "input_shape"} <= set(job.model):
         return f"each node has its own {job.data.name}, so its files cannot tell the shape of the model; say model.input_shape and model.classes"
     return ""
 
 
 def check_fit(job: JobFile) -> None:
-    """ConfigError if the model does not fit a data set of which the shape and the classes are known by its name."""
+    """ConfigError if the model does not fit a data set with known shape and classes."""
     known = known_shape(job.data.name)
     if known is None:
         if lack := shape_unsaid(job):
@@ -59,7 +59,7 @@ def check_fit(job: JobFile) -> None:
 
 
 def job_from(spec: Mapping[str, Any], source: str = "") -> JobFile:
-    """The job in builtins (a message, a stored job), checked like a file; the errors name source and key."""
+    """The job in builtins (a message, a stored job), checked like a file; a ConfigError names source and key."""
     return _checked(config.Document(dict(spec), source))
 
 

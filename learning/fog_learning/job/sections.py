@@ -1,9 +1,8 @@
-"""The job file as types. Strict: an unknown key, a wrong type, an impossible value is a ConfigError with file, line and key.
+"""The job file as types. Strict: an unknown key, a wrong type or an impossible value is a ConfigError with file, line and key.
 
 Sections `method` and `model` carry the parameters of the named method or model; their types are the `Plan` of the method
-(fog_learning.methods) and the parameters of the model (fog_learning.models). A key that nothing enforces yet is refused.
-Ranges stand in the types, so that they hold wherever a job comes from; `fog_learning.job.reading` reads files and checks all
-sections together.
+(fog_learning.methods) and the parameters of the model (fog_learning.models). Ranges stand in the types, so that they hold for
+a job from any source; `fog_learning.job.reading` reads files and checks all sections together.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from fog_common.errors import ConfigError
 from fog_common.ids import Id
+from fog_learning.costs.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Prices
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -25,23 +25,24 @@ MAX_NODES: Final = 10_000
 
 
 class Partition(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the training set is divided over the roster's slots; deterministic under the job's seed."""
+    """Division of the training set over the roster's slots; deterministic under the job's seed."""
 
     kind: Literal["iid", "dirichlet", "shards"] = "iid"
     alpha: Positive = 0.5
-    """dirichlet: concentration; smaller is less alike."""
+    """dirichlet: concentration; a smaller value makes the slots less alike."""
     shards_per_node: Count = 2
-    """shards: the set is sorted by label and cut; each slot gets this many shards."""
+    """shards: number of shards of each slot, cut from the set sorted by label."""
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     name: Id = "digits"
     partition: Partition = Partition()
     local: bool = False
-    """True: each node owns its data (the agent's `datasets:` maps the name to a path); nothing is partitioned."""
+    """Each node owns its data (the agent's `datasets:` maps the name to a path), and the set is not partitioned."""
     train_limit: Count | None = None
-    """Use only the first so many training examples (after a seeded shuffle)."""
+    """Largest number of training examples, taken after a seeded shuffle."""
     test_limit: Count | None = None
+    """Largest number of test examples, taken after a seeded shuffle."""
 
 
 class Train(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,11 +59,11 @@ class Select(Struct, frozen=True, forbid_unknown_fields=True):
     tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
     site: list[Id] = []
     names: list[Id] = []
-    """Exactly these; one that is offline is waited for, visibly."""
+    """Exactly these nodes; the job waits for those that are offline."""
 
 
 class Nodes(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which nodes own data slots. The roster is fixed at submit: all that match then, or `count` of them (waits until so many are there)."""
+    """Nodes that own data slots. The roster is fixed at submit: all matching nodes, or `count` of them (the job waits for that many)."""
 
     select: Select = Select(tier=["thing", "edge"])
     count: Annotated[int, Meta(ge=1, le=MAX_NODES)] | None = None
@@ -70,69 +71,62 @@ class Nodes(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stragglers(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a round may close (DESIGN section 6) and what happens to an update that comes later."""
+    """Conditions under which a round closes, and the treatment of later updates (docs/jobs.md)."""
 
     quorum: Fraction = 1.0
     """Fraction of the live data tasks (rounded down, at least one) that must have answered before the adaptive deadline counts:
     0.8 of 4 nodes are 3. 1.0: a round waits for all, or for deadline_s."""
     deadline_s: Positive | None = None
-    """Fixed: so many seconds after its opening a round closes with what it has, be it one update, at any quorum. None: no such limit."""
+    """Seconds after its opening at which a round closes with the updates that it has, at least one, at any quorum. None: no such limit."""
     mad_factor: NotNegative = 4.0
-    """quorum < 1: the adaptive deadline is median + mad_factor x MAD of recent arrival times …"""
+    """quorum < 1: the adaptive deadline is median + mad_factor x MAD of recent arrival times, but see grace_s."""
     grace_s: NotNegative = 1.0
-    """… and at least this long after the median."""
+    """quorum < 1: the adaptive deadline is at least this many seconds after the median."""
     late: Literal["drop", "accept"] = "drop"
     staleness: NotNegative = 0.5
-    """late=accept: an update that is s rounds old counts with n x (1 + s) ** -staleness."""
+    """late: accept: an update that is s rounds old counts with n x (1 + s) ** -staleness."""
     late_rounds: Count = 3
-    """late=accept: an update that is older than so many rounds is dropped; a node's spool holds so many more updates."""
+    """late: accept: an update that is older than this many rounds is dropped; a node's spool holds this many more updates."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
+    """Evaluation of the model: by one task (central), by each node with data (federated), or none."""
+
     where: Literal["central", "federated", "none"] = "central"
     every: Count = 1
     """Rounds between evaluations; the last round is always evaluated."""
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.2
-    """federated: the fraction of each node's data that is held out."""
+    """federated: fraction of each node's data that is held out."""
 
 
 class Layer(Struct, frozen=True, forbid_unknown_fields=True):
-    """One layer of inner nodes. Each of them heads a cluster of what is one layer further down; clusters hold nodes of one site where they can."""
+    """One layer of inner nodes, each of which heads a cluster of the next lower layer; clusters hold nodes of one site if possible."""
 
     on: Literal["thing", "edge", "fog", "cloud", "member"] = "member"
-    """Tier of the heads: nodes of the cluster's own site first. member: one of the cluster itself, the best connected."""
+    """Tier of the heads, nodes of the cluster's own site first. member: the best connected member of the cluster itself."""
     size: Annotated[int, Meta(ge=2, le=MAX_NODES)] | None = None
-    """At most so many members in a cluster; None: as many clusters as a site has nodes of that tier."""
+    """Largest number of members in a cluster; None: a site has as many clusters as nodes of that tier."""
 
 
 class Topology(Struct, frozen=True, forbid_unknown_fields=True):
-    """The tree of a method that has inner nodes (fog). Without this section it follows from the tiers and sites that the nodes announce."""
+    """The tree of a method with inner nodes (fog). Without this section it follows from the tiers and sites of the nodes."""
 
     layers: list[Layer] | None = None
-    """From the nodes with data up; the root is above the last. []: a star."""
+    """Layers from the nodes with data up; the root is above the last. []: a star."""
     parents: dict[Id, Id] = {}
-    """node -> the node that aggregates for it, to any depth. Who has no parent here hangs under the root. Not together with `layers`."""
+    """node -> the node that aggregates for it, to any depth. A node without a parent is under the root. Excludes `layers`."""
 
 
 class Resources(Struct, frozen=True, forbid_unknown_fields=True):
+    """Resources of each worker of the job."""
+
     memory_mb: Count | None = None
-    """What a worker of this job needs; None: estimated from the model."""
+    """Memory of a worker, in MB; None: estimated from the model."""
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
-class Prices(Struct, frozen=True, forbid_unknown_fields=True):
-    """objective: weighted. What a second, a joule and a megabyte of a training step cost."""
-
-    latency: NotNegative = 1.0
-    """Per second."""
-    energy: NotNegative = 0.0
-    """Per joule of all nodes that take part."""
-    bytes: NotNegative = 0.0
-    """Per megabyte on the network."""
-
-
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
-    """Nodes that may take a task. All conditions hold together; a node that is not admitted never takes the task, also not in a recovery."""
+    """Nodes that may take a task: they fulfil all conditions, even in a recovery."""
 
     tier: list[Literal["thing", "edge", "fog", "cloud"]] = []
     """Only nodes of these tiers; [] = any."""
@@ -143,46 +137,53 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Placing(Where, frozen=True, forbid_unknown_fields=True):
-    """Where the tasks go that are bound to no data, heads of clusters among them, and where the model is cut (`method.cut: auto`).
+    """Placement of tasks without data, including heads of clusters, and choice of the cut (`method.cut: auto`).
 
-    Without this section: free tasks on the best nodes of the cloud. With it: where a training step costs least by what nodes and links
-    can do, as far as that was measured. `fogctl plan` shows the choice.
+    Without this section free tasks go to the best nodes of the cloud. With it they go where a training step costs least, by the
+    measured speeds of nodes and links. `fogctl plan` shows the choice.
     """
 
     roles: dict[Id, Where] = {}
-    """role -> where its tasks may be, instead of the conditions for all."""
-    objective: Literal["latency", "energy", "bytes", "weighted"] = "latency"
+    """role -> conditions for its tasks, which replace the conditions for all."""
+    objective: str = DEFAULT_OBJECTIVE
+    """A row of `OBJECTIVES` in `fog_learning.costs.objectives`."""
     weights: Prices = Prices()
     margin: Annotated[float, Meta(ge=0, le=10)] = 0.2
-    """A running task moves only to a place that is better by this fraction of its present cost …"""
+    """A running task moves only to a place that is better by this fraction of its present cost, for hold_s."""
     hold_s: NotNegative = 60.0
-    """… and has been so for this long."""
+    """Seconds for which a better place must stay better before a task moves there."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
 
     def of(self, role: str) -> Where:
-        """Where the tasks of a role may be."""
+        """Conditions for the tasks of a role."""
         return self.roles.get(role, self)
 
 
 class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
+    """Consent of the job's owner."""
+
     share_samples: bool = False
-    """True: raw samples may leave the nodes that own them. A method that needs it refuses the job without."""
+    """Raw samples may leave the nodes that own them. A method that sends samples refuses a job without this."""
 
 
 class Budgets(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the job may use. At 80 % it says so, at 100 % it ends with the model it has. None: no limit."""
+    """Limits of the job. At 80 % of a limit the job warns, at 100 % it ends with its present model. None: no limit."""
 
     time_s: Positive | None = None
     """Seconds since training began."""
     bytes: Count | None = None
-    """Payload of all nodes on all planes."""
+    """Payload bytes of all nodes on all planes."""
     joules: Positive | None = None
-    """Of all nodes together. What a node does not know of its energy is not counted."""
+    """Joules of all nodes together, as far as nodes know their energy."""
     node_cpu_s: Positive | None = None
-    """Of any single node: CPU seconds of its workers. A node that does not measure them is not counted."""
+    """CPU seconds of the workers of any single node that measures them."""
     node_bytes: Count | None = None
-    """Of any single node: payload that it sent, on all planes."""
+    """Payload bytes that any single node sends on all planes."""
     node_joules: Positive | None = None
-    """Of any single node: energy, where it is known."""
+    """Joules of any single node that knows its energy."""
 
 
 class JobFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -194,7 +195,7 @@ class JobFile(Struct, frozen=True, forbid_unknown_fields=True):
     data: Data = Data()
     train: Train = Train()
     loss: Literal["cross_entropy"] = "cross_entropy"
-    """By which the model is trained and rated; its metric is what a rating says beside it (cross_entropy: accuracy)."""
+    """Loss by which the model is trained and rated; a rating also holds its metric (cross_entropy: accuracy)."""
     nodes: Nodes = Nodes()
     stragglers: Stragglers = Stragglers()
     evaluation: Evaluation = Evaluation()
@@ -207,18 +208,19 @@ class JobFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def job_spec(job: JobFile) -> dict[str, Any]:
-    """The job as builtins, all defaults written out: what fog_learning.job.reading.job_from takes and the coordinator stores."""
+    """The job as builtins with all defaults, as fog_learning.job.reading.job_from reads and the coordinator stores it."""
     return msgspec.to_builtins(job)  # type: ignore[no-any-return]
 
 
 def check(job: JobFile) -> None:
-    """What no single key shows. ConfigError begins with the key at fault."""
+    """Check keys against each other. A ConfigError begins with the key at fault."""
     for section in ("method", "model"):
         table = getattr(job, section)
         if "name" not in table and not (section == "model" and "import" in table):
             raise ConfigError(f"{section}: key 'name' is missing; `fogctl {section}s` lists what there is")
-    if job.placement is not None and job.placement.objective != "weighted" and job.placement.weights != Prices():
-        raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: weighted, or remove the weights")
+    if job.placement is not None and not OBJECTIVES[job.placement.objective].weighs and job.placement.weights != Prices():
+        weighing = " or ".join(name for name, row in OBJECTIVES.items() if row.weighs)
+        raise ConfigError(f"placement.weights: objective {job.placement.objective} does not weigh; say objective: {weighing}, or remove the weights")
     if job.data.local and job.data.partition != Partition():
         raise ConfigError("data.partition: nodes that own their data (data.local: true) have nothing to partition; remove the section")
     if job.nodes.select.names and job.nodes.count is not None and job.nodes.count > len(job.nodes.select.names):
@@ -233,7 +235,7 @@ def check(job: JobFile) -> None:
 
 
 def refuse_idle(section: Struct, path: str, keys: tuple[str, ...], why: str) -> None:
-    """ConfigError if one of these keys, which nothing reads here, is not as it is by default. A key that does nothing must not look as if it did."""
+    """ConfigError if one of these keys, which have no effect in this job, differs from its default. why: the reason, for a person."""
     plain = type(section)()
     for key in keys:
         if getattr(section, key) != getattr(plain, key):
@@ -259,6 +261,7 @@ def _check_idle(job: JobFile) -> None:
 
 
 def check_topology(topology: Topology) -> None:
+    """ConfigError if `layers` and `parents` are both given, or `parents` has a circle."""
     if topology.parents and topology.layers is not None:
         raise ConfigError("topology: `parents` names every inner node, `layers` has them chosen; give one of the two")
     for node in topology.parents:

@@ -8,6 +8,7 @@ process (`methods: [NAME, ...]` of agent, coordinator and fogctl). A job only na
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Final, get_args
@@ -30,7 +31,7 @@ class Methods(Mapping[str, Method]):
         self._loaded: dict[str, Method] = {}
 
     def allow(self, names: Iterable[str]) -> None:
-        """Also load these methods of installed packages; a name that is allowed already stays as it is. ConfigError unless one package offers it."""
+        """Allow methods of installed packages; an allowed name keeps its descriptor. ConfigError unless exactly one package offers a name."""
         wanted = [name for name in names if name not in self._targets]
         if not wanted:
             return
@@ -43,6 +44,22 @@ class Methods(Mapping[str, Method]):
                 lack = f"is offered by several packages ({', '.join(sorted(targets))})" if targets else "is offered by no installed package"
                 raise ConfigError(f"methods: {name!r} {lack} (entry points of the group {GROUP})")
             self._targets[name] = targets.pop()
+
+    @contextmanager
+    def allowed(self, names: Iterable[str]) -> Iterator[None]:
+        """As `allow`, until the block ends: then the process may load the same methods as before, whatever was allowed inside."""
+        before = dict(self._targets)
+        try:
+            self.allow(names)
+            yield
+        finally:
+            self._targets = before
+            self._loaded = {name: method for name, method in self._loaded.items() if name in before}
+
+    def refusal(self, name: str) -> str:
+        """Why a name that is not allowed is refused, and what to do: one line."""
+        configure = "`methods:` in the configuration of agents, coordinator and fogctl allows those of installed packages"
+        return f"{name!r}: {config.suggest(name, list(self), 'method')}; {configure}"
 
     def __getitem__(self, name: str) -> Method:
         if name not in self._loaded:
@@ -69,23 +86,23 @@ METHODS: Final = Methods(module.name for module in iter_modules(__path__) if mod
 
 
 def method_of(job: JobFile) -> Method:
-    """The descriptor of the job's method. ConfigError names what was found and what is allowed."""
+    """The descriptor of the job's method. ConfigError names the found value and the allowed ones."""
     name = job.method.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"method.name: expected one of {', '.join(METHODS)}, got {'nothing' if name is None else repr(name)}")
     if name not in METHODS:
-        raise ConfigError(f"method.name: {name!r}: {config.suggest(name, list(METHODS), 'method')}")
+        raise ConfigError(f"method.name: {METHODS.refusal(name)}")
     return METHODS[name]
 
 
 def plan_of(job: JobFile) -> tuple[Method, Struct]:
-    """The job's method and its plan, whose fit to the rest of the job is not checked. ConfigError as resolve_method."""
+    """The job's method and its plan, without a check against the rest of the job. ConfigError as of resolve_method."""
     method = method_of(job)
     return method, config.convert({key: value for key, value in job.method.items() if key != "name"}, method.plan, key="method")
 
 
 def resolve_method(job: JobFile) -> tuple[Method, Struct]:
-    """The job's method and its checked plan. ConfigError names the key, what was found and what is allowed."""
+    """The job's method and its checked plan. ConfigError names the key, the found value and the allowed ones."""
     method, plan = plan_of(job)
     _refuse_unread(job, method)
     method.check(job, plan)
@@ -93,13 +110,13 @@ def resolve_method(job: JobFile) -> tuple[Method, Struct]:
 
 
 def rounds_of(job: JobFile) -> int:
-    """Rounds that the job is to have. ConfigError as resolve_method."""
+    """Number of rounds of the job. ConfigError as of resolve_method."""
     method, plan = resolve_method(job)
     return method.rounds(job, plan)
 
 
 def _refuse_unread(job: JobFile, method: Method) -> None:
-    """ConfigError if a section that the method does not read is other than by default: it would look as if it did something."""
+    """ConfigError if a section that the method does not read differs from its default, because it would have no effect."""
     for section in get_args(Section):
         if section not in method.sections and getattr(job, section) != getattr(_PLAIN, section):
             raise ConfigError(f"{section}: method {method.name} does not read this section; remove it")

@@ -20,26 +20,30 @@ from fog_learning.models import ModelSpec
 from fog_learning.ops.row import Op
 
 AUTO: Final = "auto"
-"""Value of a key of the `method` section that placement settles."""
+"""Value of a key of the `method` section that placement chooses."""
 
 Section = Literal["data", "train", "stragglers", "evaluation", "topology"]
-"""A section of the job file that not every method reads."""
+"""A section of the job file that only some methods read."""
 
 
 class Headline(Struct, frozen=True):
-    """A number of the rounds that people follow: status, watch, top, plot, the exporter and the demo show it."""
+    """A number of the rounds that people follow in status, watch, top, plot, the exporter and the demo."""
 
     name: str
-    """Its key in the numbers of a RoundRecord, and of the result."""
+    """Key in the numbers of a RoundRecord and of the result."""
     title: str
-    """For a person: 'accuracy on held-out data'."""
+    """Title for a person, e.g. 'accuracy on held-out data'."""
     unit: str = ""
-    """'' for a ratio or a plain number; else a base unit: s, J, B."""
+    """Base unit (s, J, B); '' for a ratio or a plain number."""
     better: Literal["more", "less"] = "more"
+    most: float | None = None
+    """The largest value that is possible; None: no limit."""
+    metric: str = ""
+    """A gauge of `fog_common.telemetry.metrics`, by job, that has the number too; '' = `fog_job_headline` alone has it."""
 
 
-ACCURACY: Final = Headline("accuracy", "accuracy on held-out data")
-LOSS: Final = Headline("loss", "training loss", better="less")
+ACCURACY: Final = Headline("accuracy", "accuracy on held-out data", most=1.0, metric="fog_job_accuracy")
+LOSS: Final = Headline("loss", "training loss", better="less", metric="fog_job_loss")
 
 
 class Role(Struct, frozen=True):
@@ -51,20 +55,20 @@ class Role(Struct, frozen=True):
     """slot: one task on every roster slot's node; free: `count` tasks, each where placement puts it; tree: one task per inner node of the
     job's tree."""
     count: int | Callable[[JobFile, Struct], int] = 1
-    """free: number of tasks, known from the job and its plan. Task ids: the role's name, or name-0, name-1 … where there are several."""
+    """free: number of tasks, from the job and its plan. A single task has the role's name as id, several have name-0, name-1 …"""
     talks_to: tuple[str, ...] = ()
-    """Roles to which its tasks send."""
+    """Roles to which the role's tasks send."""
     stateful: bool = False
-    """Its Saves are copied to one other node, so that it can be placed again where the node is lost."""
+    """Saves of its tasks are copied to one other node, so that a task whose node is lost goes on elsewhere."""
     heritable: bool = False
-    """slot: a node that leaves may hand its task, Save and all, to a peer of its site, if the job lets samples leave their nodes."""
+    """slot: a node that leaves may hand its task with its Save to a peer of its site, if the job lets samples leave their nodes."""
 
 
 class Segments(Struct, frozen=True):
     """The model is cut into segments, each computed by the tasks of one role."""
 
     key: str
-    """Key of the `method` section that says where the model is cut; `auto`: placement chooses."""
+    """Key of the `method` section that names the cut; `auto`: placement chooses."""
     cut: Callable[[Struct, tuple[str, ...]], tuple[int, ...]]
     """(plan, names of the model's blocks) -> the first block of each segment after the first. ConfigError for an impossible cut."""
 
@@ -73,7 +77,7 @@ class Segments(Struct, frozen=True):
         return job.method.get(self.key) == AUTO
 
     def flops(self, plan: Struct, spec: ModelSpec) -> tuple[float, ...]:
-        """FLOPs of one example's forward pass through each segment; () for a model whose blocks are not known here."""
+        """FLOPs of one example's forward pass through each segment; () for a model without a block spec."""
         if not spec.blocks:
             return ()
         bounds = (0, *self.cut(plan, spec.block_names), len(spec.blocks))
@@ -82,7 +86,7 @@ class Segments(Struct, frozen=True):
 
 
 class ModelFacts(Struct, frozen=True):
-    """Facts of a job's model that a node knows once it has built it."""
+    """Facts of a job's model that a node learns by building it."""
 
     name: str
     weighted: tuple[str, ...]
@@ -109,15 +113,17 @@ def train_rounds(job: JobFile, plan: Struct) -> int:
 
 
 class Method(Struct, frozen=True):
+    """A learning method: roles, messages, ops, and the answers to every question about it."""
+
     name: str
     title: str
     source: str
-    """Paper, section."""
+    """Paper and section."""
     plan: type[Struct]
     """Type of the job file's `method` section without `name` (frozen, forbid_unknown_fields)."""
     roles: tuple[Role, ...]
     messages: tuple[type[Struct], ...]
-    """All that its tasks say to each other (tagged structs)."""
+    """Types of all messages between its tasks (tagged structs)."""
     ops: tuple[Op, ...]
     """Rows of all ops that its machines run."""
     root: str
@@ -127,21 +133,21 @@ class Method(Struct, frozen=True):
     sections: tuple[Section, ...] = ()
     """Sections of the job file that its machines or ops read; the reader refuses the others."""
     headline: tuple[Headline, ...] = ()
-    """What its rounds are judged by, the first first."""
+    """Numbers by which its rounds are judged, the most important first."""
     check: Callable[[JobFile, Struct], None] = no_check
-    """Raises ConfigError for what this method cannot do (pure, torch-free)."""
+    """Raises ConfigError for a job that this method cannot run. Pure, torch-free."""
     preflight: Callable[[ModelFacts, Struct], list[str]] = no_problems
     """(model, plan) -> sentences for a person about a model that this method cannot train. ConfigError counts as one. Pure."""
     demands: Callable[[JobFile, Struct, ModelSpec, int, int], tuple[Demands, ...]] | None = None
-    """(job, plan, model, data tasks, test examples) -> ways to run it, of which placement chooses. None: tasks are placed by tier alone."""
+    """(job, plan, model, data tasks, test examples) -> ways to run the job, of which placement chooses. None: tasks are placed by tier alone."""
     traffic: Callable[[JobFile, Struct, ModelSpec, Sequence[RoundRecord], int | None], Count | None] | None = None
-    """(job, plan, model, closed rounds, bytes of a stored value or None) -> bytes of these rounds by formula; None: a fact is not known."""
+    """(job, plan, model, closed rounds, bytes of a stored value or None) -> bytes of these rounds by formula; None if a fact is missing."""
     segments: Segments | None = None
     """None: every task computes the whole model."""
     rounds: Callable[[JobFile, Struct], int] = train_rounds
-    """Rounds that a job is to have."""
+    """(job, plan) -> number of rounds of the job."""
     lockstep: bool = False
-    """True: all tasks must stand at the same label; one that falls back takes the job with it (Rewind)."""
+    """All tasks must stand at the same label: a task that falls back takes the whole job back (rewind)."""
 
     def role(self, name: str) -> Role:
         return next(role for role in self.roles if role.name == name)

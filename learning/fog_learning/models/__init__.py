@@ -1,4 +1,4 @@
-"""The table of models and the way from the job file's `model:` section to a spec. Torch-free; models/build.py makes modules."""
+"""The table of models, and the spec of a job file's `model:` section. Torch-free; models/build.py makes modules."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ __all__ = ["MODELS", "Block", "BlockFacts", "ModelEntry", "ModelSpec", "Shape", 
 
 
 class ModelEntry(Struct, frozen=True):
+    """A model of the table. spec: (parameters, input shape, classes) -> ModelSpec."""
+
     title: str
     parameters: type[Struct]
     """Type of the `model` section without `name`, `classes` and `input_shape` (frozen, strict)."""
     spec: Callable[[Any, Shape, int], ModelSpec]
     example: Shape = (1, 28, 28)
-    """Of what it was made for; what `fogctl models show` takes if not told."""
+    """Input shape for which the model is made; default of `fogctl models show`."""
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -39,17 +41,17 @@ _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def check_model(model: dict[str, Any]) -> None:
-    """ConfigError for whatever is wrong with a `model:` section and can be told without knowing the data."""
+    """ConfigError for a `model:` section that is wrong with any data."""
     _parse(model)
 
 
 def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int | None, allow_models: Sequence[str] | None = None) -> ModelSpec:
-    """The spec for a job's `model:` section on data of this shape.
+    """The spec of a job's `model:` section on data of this shape.
 
-    model: {name: mlp, …its parameters} or {import: "pkg.mod:Factory", arguments: {…}}; both may say `classes` and
-        `input_shape`, which then count instead of the data's (a node that has no data must be told), and `weights`.
-    allow_models: "pkg.mod:Factory" or "pkg.mod" that this node imports; None: not asked here (no import happens either way).
-    ConfigError: unknown name or parameter, shape does not fit, shape not known. Refused: import not on the list.
+    model: {name: mlp, …parameters} or {import: "pkg.mod:Factory", arguments: {…}}; both may hold `classes` and
+        `input_shape`, which replace those of the data (and are needed without data), and `weights`.
+    allow_models: "pkg.mod:Factory" or "pkg.mod" that this node may import; None: no check. Nothing is imported here.
+    ConfigError: unknown name or parameter, a shape that does not fit or is unknown. Refused: import not on the list.
     """
     entry, parameters, own_shape, own_classes = _parse(model)
     shape, outputs = own_shape or input_shape, own_classes or classes
@@ -69,7 +71,7 @@ def resolve_model(model: dict[str, Any], input_shape: Shape | None, classes: int
 
 
 def nominal_spec(model: dict[str, Any]) -> ModelSpec:
-    """The spec of a zoo model on data of some shape, for what does not depend on the data: the names of its blocks."""
+    """The spec of a zoo model on data of an arbitrary shape, for facts that do not depend on the data, such as block names."""
     whole = {"classes": 10, **model}
     return resolve_model(whole, tuple(model.get("input_shape") or (3, 32, 32)), whole["classes"])
 

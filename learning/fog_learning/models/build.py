@@ -1,4 +1,4 @@
-"""Specs to torch modules. The first weights are a function of (seed, block name): a cut model starts as the whole one does."""
+"""Torch modules from specs. First weights are a function of (seed, block name): a cut model starts as the whole one does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from fog_learning.models.spec import Block, ModelSpec
 def build(spec: ModelSpec, first: int = 0, last: int | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Blocks first..last-1 of a model (last None: to the end), on the CPU, with their first weights.
 
-    Parameter names are `{block}.{layer}.weight` whatever the range. Neither reads nor moves torch's global generator.
+    Parameter names are `{block}.{layer}.weight` for any range. torch's global generator is neither read nor moved. ConfigError for an
+    impossible range, or a user's own module that cannot be imported, built or cut.
     """
     if spec.factory:
         module = _imported(spec, seed).to(dtype)
@@ -30,7 +31,7 @@ def build(spec: ModelSpec, first: int = 0, last: int | None = None, seed: int = 
 
         return segment(module, spec.input_shape, first, last)
     shape, blocks = spec.shape_before(first), OrderedDict[str, nn.Module]()
-    # modules draw weights of their own, which are overwritten below; the meta device would avoid that, but imports sympy (1.5 s, 35 MB)
+    # modules draw weights that are overwritten below; the meta device would avoid this, but imports sympy (1.5 s, 35 MB)
     with torch.random.fork_rng(devices=[]):
         for block in spec.span(first, last):
             layers = OrderedDict[str, nn.Module]()
@@ -96,7 +97,7 @@ def _module(layer: Layer, shape: Shape, dtype: torch.dtype) -> nn.Module:
 
 
 def _imported(spec: ModelSpec, seed: int) -> nn.Module:
-    """A user's own module: Factory(input_shape=…, classes=…, **arguments). The caller has asked the node's allow-list."""
+    """A user's own module: Factory(input_shape=…, classes=…, **arguments). The caller has checked the node's allow-list."""
     module_name, _, factory_name = spec.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)

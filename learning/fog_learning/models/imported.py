@@ -1,11 +1,11 @@
-"""Cutting a user's own nn.Module: torch.distributed.pipelining's splitter behind an adapter. Imports torch.
+"""Cuts of a user's own nn.Module, by the splitter of torch.distributed.pipelining. Imports torch.
 
-A block is a top-level child with parameters, in the order in which forward uses them; what forward computes between two children
-belongs to the first. (A module whose only child holds everything is cut inside that child.) Parameter names are kept. Nothing is
-trusted: each cut is run against the whole module, with two batch sizes, before it is used.
+A block is a top-level child with parameters, in the order in which forward uses them; operations between two children belong
+to the first. (A module whose only child holds all parameters is cut inside that child.) Parameter names are kept. Each cut is
+compared with the whole module, with two batch sizes, before it is used.
 
-Refused, with the reason: control flow that depends on data, a block that is used twice, several tensors that cross the cut, weights on
-both sides, buffers that training changes (BatchNorm), outputs of an example that depend on its batch.
+ConfigError, with the reason, for control flow that depends on data, a block that is used twice, several tensors that cross the cut,
+weights on both sides, buffers that training changes (BatchNorm), outputs of an example that depend on its batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fog_learning.models.layers import Shape
 from fog_learning.models.spec import BlockFacts
 
 SIZES: Final = (2, 3)
-"""Batches that a cut is tried with: a size that was baked in shows with the other."""
+"""Batch sizes with which a cut is tried; the second reveals a constant in place of the batch axis."""
 
 
 def block_names(module: nn.Module, input_shape: Shape) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def block_names(module: nn.Module, input_shape: Shape) -> tuple[str, ...]:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             module(_examples(module, input_shape, SIZES[0]))
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise any exception
         raise ConfigError(f"the module does not take examples of shape {tuple(input_shape)}: {error}") from None
     finally:
         for hook in hooks:
@@ -58,9 +58,9 @@ def block_names(module: nn.Module, input_shape: Shape) -> tuple[str, ...]:
 
 
 def segment(module: nn.Module, input_shape: Shape, first: int, last: int | None) -> nn.Module:
-    """Blocks first..last-1 of `module` (last None: to the end), with copies of its weights, to be trained.
+    """Blocks first..last-1 of `module` (last None: to the end), with copies of its weights, ready for training.
 
-    ConfigError says why the module cannot be cut there.
+    ConfigError names the reason if the module cannot be cut there.
     """
     names = block_names(module, input_shape)
     end = len(names) if last is None else last
@@ -74,7 +74,7 @@ def segment(module: nn.Module, input_shape: Shape, first: int, last: int | None)
 
 
 def split(module: nn.Module, input_shape: Shape, before: list[str]) -> list[nn.Module]:
-    """The module in len(before) + 1 parts, each part but the first beginning with the block that is named. Tried, see the module text."""
+    """The module in len(before) + 1 tried parts, each but the first beginning with a block of `before`. ConfigError as of segment()."""
     make, point = _splitter()
     _check_batches(module, input_shape)
     whole = copy.deepcopy(module).train()
@@ -83,7 +83,7 @@ def split(module: nn.Module, input_shape: Shape, before: list[str]) -> list[nn.M
         with _quiet(), torch.random.fork_rng(devices=[]):
             pipe = make(copy.deepcopy(whole), (_examples(module, input_shape, SIZES[0]),), split_spec=dict.fromkeys(before, point.BEGINNING))
             stages = [pipe.get_stage_module(index) for index in range(len(before) + 1)]
-    except Exception as error:  # the splitter raises what it likes, down to RecursionError
+    except Exception as error:  # the splitter may raise any exception, even RecursionError
         raise ConfigError(f"the module cannot be cut before {where}: {_reason(error)}") from None
     _check_borders(stages, before)
     _check_weights(whole, stages, where)
@@ -92,13 +92,13 @@ def split(module: nn.Module, input_shape: Shape, before: list[str]) -> list[nn.M
 
 
 def facts(module: nn.Module, input_shape: Shape) -> tuple[tuple[BlockFacts, ...], dict[str, str]]:
-    """(what each block has and costs, why it is not possible to cut behind some of them). Per example; FLOPs as torch counts them.
+    """(facts of each block, block -> reason for which no cut behind it is possible). Per example; FLOPs as torch counts them.
 
-    A block behind which no cut is possible has no shape of its own; its FLOPs are counted with the next one's.
+    A block behind which no cut is possible has no output shape; its FLOPs are counted with the next block's.
     """
     names = block_names(module, input_shape)
     size = torch.empty(0, dtype=_dtype(module)).element_size()
-    total, found, impossible = _flops(module, input_shape), [], {}
+    total, blocks, impossible = _flops(module, input_shape), [], {}
     before: Shape = tuple(input_shape)
     done = 0
     for index, name in enumerate(names):
@@ -116,9 +116,9 @@ def facts(module: nn.Module, input_shape: Shape) -> tuple[tuple[BlockFacts, ...]
             except ConfigError as error:
                 impossible[name] = str(error)
         parameters = sum(parameter.numel() for key, parameter in module.named_parameters() if key.startswith(f"{name}."))
-        found.append(BlockFacts(name, before, shape, parameters, parameters * size, flops - done, prod(shape) * size if shape else 0))
+        blocks.append(BlockFacts(name, before, shape, parameters, parameters * size, flops - done, prod(shape) * size if shape else 0))
         before, done = shape, flops
-    return tuple(found), impossible
+    return tuple(blocks), impossible
 
 
 def whole(module: nn.Module, input_shape: Shape) -> BlockFacts:
@@ -133,7 +133,7 @@ def whole(module: nn.Module, input_shape: Shape) -> BlockFacts:
 
 
 def _splitter() -> tuple[Callable[..., Any], Any]:
-    """(pipeline, SplitPoint). Its API is labelled alpha: if it moves, this is the only place that knows it."""
+    """(pipeline, SplitPoint) of torch, whose API is labelled alpha and is used only here."""
     try:
         from torch.distributed.pipelining import SplitPoint, pipeline
     except ImportError:
@@ -146,7 +146,7 @@ def _splitter() -> tuple[Callable[..., Any], Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export prints whole graphs when it fails; our error says what is to be said."""
+    """Silence torch.export, which prints whole graphs when it fails; our error names the reason."""
     logger = logging.getLogger("torch")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -170,7 +170,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_borders(stages: list[nn.Module], before: list[str]) -> None:
-    """One tensor goes into each part and one comes out."""
+    """ConfigError unless one tensor goes into each part and one comes out."""
     for stage, name in zip(stages[1:], before, strict=True):
         count = sum(node.op == "placeholder" for node in _graph(stage).nodes)
         if count != 1:
@@ -216,7 +216,7 @@ def _check_results(whole: nn.Module, stages: list[nn.Module], input_shape: Shape
 
 
 def _check_batches(module: nn.Module, input_shape: Shape) -> None:
-    """What a part of the batch gives must not depend on the rest, nor leave traces."""
+    """ConfigError if outputs of an example depend on its batch, or a pass changes a buffer."""
     trial = copy.deepcopy(module)
     before = {name: buffer.clone() for name, buffer in trial.named_buffers()}
     x = _examples(module, input_shape, max(SIZES))
@@ -248,13 +248,13 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def _examples(module: nn.Module, input_shape: Shape, size: int) -> Tensor:
-    """Fixed, neither zero nor alike: (size, *input_shape)."""
+    """Fixed random examples, (size, *input_shape)."""
     generator = torch.Generator().manual_seed(size)
     return torch.randn(size, *input_shape, dtype=torch.float64, generator=generator).to(_dtype(module))
 
 
 def _flops(module: nn.Module, input_shape: Shape) -> int:
-    """Of the forward pass of one example."""
+    """FLOPs of the forward pass of one example."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:

@@ -1,8 +1,9 @@
-"""Layers as plain data: what they do to a shape, which parameters they have, what a forward pass costs. No tensors here.
+"""Layers as plain data: output shape, parameters, and FLOPs of a forward pass. Torch-free.
 
-Shapes have no batch axis: (features,), (channels, length) or (channels, height, width).
-FLOPs count as torch's FlopCounterMode does: a multiply-add is two, only convolutions and linear layers count; bias,
-activations, pooling and normalisation are free (they are bound by memory, not by arithmetic).
+Shapes have no batch axis: (features,), (channels, length) or (channels, height, width). Each layer has three methods:
+output(shape) raises ConfigError for an input that does not fit; parameters(shape) maps names to shapes; flops(shape) counts
+one example. FLOPs follow torch's FlopCounterMode: a multiply-add is two, only convolutions and linear layers count; bias,
+activations, pooling and normalisation are free, because memory and not arithmetic bounds them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Linear(Struct, frozen=True, tag="linear"):
     name: str
     features: int
     init: str = "fan_in"
-    """fan_in: U(±1/√fan_in), as PyTorch does; he: U(±√(6/fan_in)), bias 0, for deep stacks of ReLU layers."""
+    """fan_in: U(±1/√fan_in), as in PyTorch; he: U(±√(6/fan_in)), bias 0, for deep stacks of ReLU layers."""
 
     def output(self, shape: Shape) -> Shape:
         if len(shape) != 1:
@@ -69,7 +70,7 @@ class MaxPool(Struct, frozen=True, tag="max_pool"):
 
 
 class GroupNorm(Struct, frozen=True, tag="group_norm"):
-    """Normalises each example by itself, so averaging models and cutting batches stays exact (BatchNorm's would not)."""
+    """Group normalisation of each example by itself, so that averaging models and dividing batches stay exact, unlike with BatchNorm."""
 
     name: str
     groups: int

@@ -1,4 +1,4 @@
-"""A model as a chain of named blocks: shapes, parameters, FLOPs and bytes without torch, so that it can be cut anywhere."""
+"""A model as a chain of named blocks, with shapes, parameters, FLOPs and bytes of each, so that it can be cut anywhere. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fog_learning.models.layers import Layer, Shape
 
 
 class Block(Struct, frozen=True):
-    """The unit of cutting. Its parameters are called `{block}.{layer}.weight`."""
+    """The unit of cutting. Its parameters are named `{block}.{layer}.weight`."""
 
     name: str
     layers: tuple[Layer, ...]
 
 
 class BlockFacts(Struct, frozen=True):
-    """What one block has and costs, per example."""
+    """Sizes and costs of one block, per example."""
 
     name: str
     input_shape: Shape
@@ -27,13 +27,13 @@ class BlockFacts(Struct, frozen=True):
     parameters: int
     parameter_bytes: int
     flops: int
-    """Forward pass of one example (rule: fog_learning.models.layers). A training step costs about three times as much."""
+    """FLOPs of the forward pass of one example (rule: fog_learning.models.layers). A training step costs about three times as much."""
     activation_bytes: int
-    """Its output for one example: what crosses the wire where the model is cut behind this block."""
+    """Bytes of the output for one example, which cross the wire if the model is cut behind this block."""
 
 
 class ModelSpec(Struct, frozen=True):
-    """A classifier. factory: "pkg.mod:Factory" for a user's own module, whose blocks only torch can tell (then empty)."""
+    """A classifier. factory: "pkg.mod:Factory" of a user's own module, whose `blocks` are empty, because only torch knows them."""
 
     name: str
     input_shape: Shape
@@ -42,14 +42,14 @@ class ModelSpec(Struct, frozen=True):
     factory: str = ""
     arguments: dict[str, Any] = {}
     told: tuple[BlockFacts, ...] = ()
-    """Of a user's own module: what a worker has found out about its blocks."""
+    """Facts of the blocks of a user's own module, as measured by a worker."""
 
     @property
     def block_names(self) -> tuple[str, ...]:
         return tuple(block.name for block in self.told) or tuple(block.name for block in self.blocks)
 
     def span(self, first: int = 0, last: int | None = None) -> tuple[Block, ...]:
-        """Blocks first..last-1 (last None: to the end). ConfigError if that names none or blocks that do not exist."""
+        """Blocks first..last-1 (last None: to the end). ConfigError for an empty or impossible range, or a user's own module."""
         if self.factory:
             raise ConfigError(f"model {self.factory} is not one of ours: its blocks are not known here")
         end = len(self.blocks) if last is None else last
@@ -58,7 +58,7 @@ class ModelSpec(Struct, frozen=True):
         return self.blocks[first:end]
 
     def facts(self, bytes_per_value: int = 4) -> tuple[BlockFacts, ...]:
-        """One entry per block, in order. ConfigError, naming the block, if a shape does not fit."""
+        """One entry per block, in order. ConfigError names the block whose shape does not fit."""
         if self.told:
             return self.told
         shape, facts = self.input_shape, []
@@ -76,7 +76,7 @@ class ModelSpec(Struct, frozen=True):
         return tuple(facts)
 
     def shape_before(self, first: int) -> Shape:
-        """Shape of one example as block `first` gets it."""
+        """Input shape of block `first` for one example."""
         return self.input_shape if first == 0 else self.facts()[first - 1].output_shape
 
     def parameter_shapes(self, first: int = 0, last: int | None = None) -> dict[str, Shape]:
@@ -95,7 +95,7 @@ class ModelSpec(Struct, frozen=True):
 
     @property
     def flops(self) -> int:
-        """Forward pass of one example."""
+        """FLOPs of the forward pass of one example."""
         return sum(facts.flops for facts in self.facts())
 
     def check(self) -> None:

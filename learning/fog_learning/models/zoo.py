@@ -1,4 +1,4 @@
-"""The models that come with foglearn, each a function (parameters, input_shape, classes) -> ModelSpec."""
+"""The models of foglearn, each a function (parameters, input shape, classes) -> ModelSpec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MlpParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def mlp(parameters: Any, input_shape: Shape, classes: int) -> ModelSpec:
-    """Fully connected. Blocks fc1 .. fcN (linear, relu), head."""
+    """A fully connected model. Blocks fc1 .. fcN (linear, relu), head."""
     blocks = [Block(f"fc{i}", (Linear("linear", width), Relu())) for i, width in enumerate(parameters.hidden, 1)]
     blocks.append(Block("head", (Linear("linear", classes),)))
     blocks[0] = Block(blocks[0].name, (Flatten(), *blocks[0].layers))
@@ -44,7 +44,7 @@ class CnnParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def cnn(parameters: Any, input_shape: Shape, classes: int) -> ModelSpec:
-    """Two convolutions with pooling, two fully connected. Blocks c1 c2 f1 head; works from 4x4 pixels on."""
+    """Two convolutions with pooling, two fully connected layers. Blocks c1 c2 f1 head; for images of at least 4x4 pixels."""
     conv = [
         Block(f"c{i}", (Conv("conv", width, parameters.kernel, padding=parameters.kernel // 2), Relu(), MaxPool("pool", 2)))
         for i, width in enumerate(parameters.channels, 1)
@@ -100,14 +100,14 @@ def leaf_cnn(parameters: Any, input_shape: Shape, classes: int) -> ModelSpec:
 
 class VggParameters(Struct, frozen=True, forbid_unknown_fields=True):
     norm: Literal["group", "none"] = "group"
-    """GroupNorm with 32 groups behind each convolution, or none. BatchNorm is not offered: its statistics depend on how a
-    batch is divided over nodes, so neither averaging nor cutting would be exact."""
+    """GroupNorm with 32 groups behind each convolution, or none. BatchNorm is not offered: its statistics depend on the division of a
+    batch over nodes, so that neither averaging nor cutting would be exact."""
 
 
 def vgg16(parameters: Any, input_shape: Shape, classes: int) -> ModelSpec:
     """VGG-16 (Simonyan and Zisserman 2015) for 32x32 images: 13 convolutions, two linear layers of 512 instead of 4096.
 
-    Blocks c1_1 c1_2 c2_1 .. c5_3 f1 f2 head; the last convolution of each group holds its pooling. Weights start as He's.
+    Blocks c1_1 c1_2 c2_1 .. c5_3 f1 f2 head; the last convolution of each group holds its pooling. The first weights are He's.
     """
     blocks = []
     for group, (width, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):

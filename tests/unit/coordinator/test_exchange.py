@@ -15,9 +15,11 @@ from fog_common.runtime.machine import Blob
 from fog_common.transfer.blobs import MemoryBlobs
 from fog_common.transfer.endpoint import Acked, Address, Arrived, BlobMeta, Content, Endpoint, LetterRefused, PublishFrame
 from fog_common.wire import messages, topics
-from fog_common.wire.messages import Announce, Control, Desired, Goodbye, Heartbeat, Presence, Profile, Reply, Request
+from fog_common.wire.api.verbs import ReadJob
+from fog_common.wire.messages import Announce, Control, Desired, DesiredJob, Goodbye, Heartbeat, Presence, Profile, Reply, Request
+from fog_common.wire.parts import MAX_MESSAGE_BYTES, ControlCodec
 from fog_coordinator.core import Core
-from fog_coordinator.exchange import Accept, Exchange, Store, Turned, frame_of
+from fog_coordinator.exchange import Accept, Exchange, Store, Turned, Unsent
 from fog_coordinator.state.effects import Answer, JournalRecord, SendResult, Tell
 from support.stand_ins import StandIn, World
 
@@ -128,14 +130,53 @@ def test_an_announced_node_is_known_and_a_request_is_answered():
     record, *rest = exchange.take()
     assert isinstance(record, JournalRecord)
     (answer,) = [effect for effect in rest if isinstance(effect, Answer)]
-    topic, payload = frame_of("main", answer)
+    ((topic, payload),) = exchange.frames(1.0, answer)
     assert topic == "fog/v1/main/to/cloud/ada/coordinator/reply~s1"
     reply = messages.decode(payload)
     assert isinstance(reply, Reply)
     assert reply.body["denied"] == ["a/+", "b/+"]
     (tell,) = [effect for effect in rest if isinstance(effect, Tell)]
-    assert frame_of("main", tell)[0] == "fog/v1/main/to/home/pi-1/coordinator/ctl"
+    assert [topic for topic, _ in exchange.frames(1.0, tell)] == ["fog/v1/main/to/home/pi-1/coordinator/ctl"]
     assert exchange.take() == []
+
+
+def test_an_answer_that_is_too_large_is_an_error_with_the_numbers():
+    exchange = Exchange("main", Core("c1"), 1, lambda topic, payload: None)
+    ((_, payload),) = exchange.frames(0.0, Answer("ada", "s1", Reply("r1", {"log": "x" * MAX_MESSAGE_BYTES})))
+    reply = messages.decode(payload)
+    assert isinstance(reply, Reply)
+    assert (reply.id, reply.exit_code) == ("r1", 1)
+    assert f"more than the {MAX_MESSAGE_BYTES} B of a message" in reply.error
+
+
+def test_a_request_in_parts_is_answered_once():
+    exchange = Exchange("main", Core("c1"), 1, lambda topic, payload: None)
+    exchange.on_bus(0.0, Connected(10_000))
+    operator, topic = ControlCodec("s1"), topics.REQUEST.at(fleet="main", sender="ada", kind="request~s1")
+    payloads = operator.payloads(Request("r1", "ping", {"ballast": "x" * 250_000}))
+    assert len(payloads) == 3
+    for payload in [*payloads, *payloads]:
+        exchange.on_bus(0.0, Received(topic, payload))
+    (answer,) = [effect for effect in exchange.take() if isinstance(effect, Answer)]
+    assert "ballast" in answer.reply.error
+
+
+def test_a_table_that_no_message_holds_is_named_by_the_job_and_not_taken_for_a_silent_node(running: World):
+    core = running.core
+    assert core is not None
+    exchange = Exchange("main", core, 1, lambda topic, payload: None)
+    placement = core.placement(core.book["digits"].job)
+    tell = Tell("pi-1", "home", Desired(9, "c1", (DesiredJob("digits", {"ballast": "x" * MAX_MESSAGE_BYTES}, placement),)))
+    assert exchange.frames(running.now, tell) == []
+    (unsent,) = [effect for effect in exchange.take() if isinstance(effect, Unsent)]
+    assert (unsent.node, f"more than the {MAX_MESSAGE_BYTES} B of a message" in unsent.why) == ("pi-1", True)
+    assert exchange.frames(running.now, tell) == []
+    assert not any(isinstance(effect, Unsent) for effect in exchange.take()), "told once"
+    waits = running.look(ReadJob("digits")).waits
+    assert any("pi-1 cannot be told what to run" in wait.what for wait in waits), waits
+    running.ask("node.drain", node="pi-2")
+    running.run(30.0)  # another table
+    assert not any("cannot be told" in wait.what for wait in running.look(ReadJob("digits")).waits)
 
 
 # -- results -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from fog_common.wire import messages, topics
@@ -14,6 +15,8 @@ from fog_sim.costs import standin_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.links import Link
 from fog_sim.world import Simulation
+
+pytestmark = pytest.mark.thorough
 
 
 def simulation(nodes: int) -> Simulation:

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from fog_common.telemetry.metrics import METRICS, series_names
 from fog_coordinator.shell.config import load_config
+from fog_learning.methods import METHODS
+from fog_learning.methods.base import LOSS, Headline
 from support.panels import DASHBOARDS, DEPLOY, load, metric_names, queries
 from support.prometheus import promtool
 
@@ -19,12 +22,29 @@ RULES = DEPLOY / "prometheus"
 SHIPPED = [*RULES.glob("*.yml"), *(DEPLOY / "grafana").rglob("*.yaml"), DEPLOY / "compose.yaml", DEPLOY / "coordinator.yaml"]
 
 
-def test_the_dashboards_are_what_the_generator_writes():
+def generator() -> Any:
     spec = importlib.util.spec_from_file_location("generate", DEPLOY / "grafana" / "generate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert {path.name: path.read_text() for path in DASHBOARDS} == module.texts(), "run: python deploy/grafana/generate.py"
+    return module
+
+
+def test_the_dashboards_are_what_the_generator_writes():
+    assert {path.name: path.read_text() for path in DASHBOARDS} == generator().texts(), "run: python deploy/grafana/generate.py"
+
+
+def test_a_headline_number_with_a_metric_of_its_own_has_a_panel_and_a_column(monkeypatch: pytest.MonkeyPatch):
+    slow = Headline("delay", "delay of an answer", unit="s", better="less", metric="fog_job_round_seconds")
+    fedavg = METHODS["fedavg"]
+    module = generator()
+    assert fedavg.headline == module.HEADLINES
+    monkeypatch.setattr(module, "HEADLINES", module.headlines([fedavg, replace(fedavg, headline=(LOSS, Headline("pi", "pi"), slow))]))
+    assert (*fedavg.headline, slow) == module.HEADLINES
+    (panel,) = [panel for panel in module.job()["panels"] if panel["title"] == "Delay of an answer"]
+    assert panel["fieldConfig"]["defaults"]["unit"] == "s" and panel["targets"][0]["expr"] == 'fog_job_round_seconds{job=~"$job"}'
+    (jobs,) = [panel for panel in module.fleet()["panels"] if panel["title"] == "Jobs"]
+    assert "delay" in jobs["transformations"][1]["options"]["renameByName"].values()
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

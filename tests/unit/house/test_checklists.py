@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 
-from fog_common.wire.api.verbs import QUESTIONS
-from fog_coordinator.placement.cost import Cost, value
-from fog_coordinator.placement.shortlist import ORDERS
-from fog_learning.job.sections import Placing
+from fog_common.energy.sensors import SENSORS
+from fog_common.wire.api.verbs import QUESTIONS, Question
+from fog_learning.costs.objectives import OBJECTIVES
 from fog_learning.methods import METHODS
+from support.source import product
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 LISTS = re.findall(r"^## Add (.+)\n", TEXT, re.MULTILINE)
+
+
+def naming(name: str) -> set[str]:
+    """The modules of the product that hold this string constant."""
+    return {module.name for module in product().values() for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and node.value == name}
 
 
 def test_every_checklist_says_its_files():
@@ -34,13 +39,20 @@ def test_a_method_is_a_folder():
     assert folders and folders <= set(METHODS)
 
 
-def test_an_objective_has_a_price_and_an_order():
-    objectives = set(get_args(get_type_hints(Placing)["objective"]))
-    assert objectives == set(ORDERS)
-    for objective in objectives:
-        assert value(Cost(1.0, 1.0, 1e6), Placing(objective=objective)) > 0
+def test_a_sensor_is_a_file_and_a_row():
+    assert [sensor.__module__ for sensor in SENSORS.values()] == [f"fog_common.energy.{name}" for name in SENSORS]
+    for name in ("ina3221", "rapl", "nvml"):
+        assert naming(name) == {f"fog_common.energy.{name}", "fog_common.energy.sensors"}
 
 
-def test_a_verb_has_a_case_in_the_coordinator():
-    answers = (ROOT / "coordinator/fog_coordinator/reading/verbs.py").read_text()
+def test_an_objective_is_a_row_that_the_documentation_names():
+    assert f"# {' | '.join(OBJECTIVES)}\n" in (ROOT / "docs/placement.md").read_text()
+    assert naming("weighted") == {"fog_learning.costs.objectives"}
+
+
+def test_a_verb_is_a_question_an_answer_and_a_command():
+    assert [each for each in Question.__subclasses__() if QUESTIONS.get(each.verb) is not each] == []
+    answers = product()["fog_coordinator.reading.verbs"].text
     assert [each.__name__ for each in QUESTIONS.values() if f"case {each.__name__}():" not in answers] == []
+    commands = "".join(module.text for name, module in product().items() if name.startswith("fogctl."))
+    assert [each.__name__ for each in QUESTIONS.values() if f"{each.__name__}(" not in commands] == []

@@ -13,9 +13,7 @@ PRODUCT_LINES: Final = 400
 TEST_LINES: Final = 500
 LONG: Final[dict[str, int]] = {
     "common/fog_common/bus/mqtt.py": 459,
-    "common/fog_common/config.py": 407,
     "learning/fog_learning/clusters/head.py": 482,
-    "learning/fog_learning/methods/fcddt/trunk.py": 436,
 }
 """Files that are still longer -> their present length. The list and its numbers only shrink."""
 OTHER_AREAS: Final = {"bench", "deploy", "house", "emulation"}

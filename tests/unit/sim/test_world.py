@@ -20,6 +20,7 @@ from fog_sim.faults import Fault, Schedule, random_schedule
 from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.shape import NodePlace
 from fog_sim.world import Simulation
+from support.few import few
 
 JOB = {**chaos.JOB, "train": {"rounds": 4}}
 
@@ -56,6 +57,7 @@ def test_random_faults_count_every_update_once_and_never_hang(first: int):
     assert not bad
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [61111, 63807, 62105, 70783])
 def test_what_long_campaigns_found_does_not_come_back(seed: int):
     """The first two: what a node that woke had sent once was refused, and its bytes were gone when it could leave again. The third: an update
@@ -63,8 +65,8 @@ def test_what_long_campaigns_found_does_not_come_back(seed: int):
     assert [outcome.violations for outcome in chaos.campaign(seed, 1)] == [()]
 
 
-@pytest.mark.parametrize("kind", ["kill_worker", "kill_agent", "power_loss", "freeze", "cut", "disk_full"])
-@pytest.mark.parametrize("at", [0.5, 3.2, 6.9])
+@pytest.mark.parametrize("kind", few(["kill_worker", "power_loss", "kill_agent", "freeze", "cut", "disk_full"], 2))
+@pytest.mark.parametrize("at", few([0.5, 3.2, 6.9], 1))
 def test_a_single_fault_of_the_servers_node_costs_time_and_nothing_else(kind: str, at: float):
     _, reference = chaos.play(0, Schedule())
     outcome, weights = chaos.play(0, Schedule([Fault(at, kind, "cloud-1", 6.0)]), reference=reference)  # type: ignore[arg-type]
@@ -123,7 +125,7 @@ def test_spools_and_disks_stay_small_when_rounds_are_faster_than_the_copies_of_t
     assert kept <= 8 * 2100, "more than a few updates in a spool"
 
 
-@pytest.mark.parametrize("at", [0.3 + 0.011 * step for step in range(8)])
+@pytest.mark.parametrize("at", few([0.3 + 0.011 * step for step in range(8)], 2))
 def test_a_drained_server_closes_no_round_twice(at: float, monkeypatch: pytest.MonkeyPatch):
     closed: list[tuple[int, bytes]] = []
     write = JobDisk.write
@@ -148,7 +150,7 @@ def test_a_drained_server_closes_no_round_twice(at: float, monkeypatch: pytest.M
 DATA_FAULTS = ["kill_worker", "kill_agent", "reset", "cut", "half_open", "slow"]
 
 
-@pytest.mark.parametrize("kind", DATA_FAULTS)
+@pytest.mark.parametrize("kind", few(DATA_FAULTS, 2))
 @pytest.mark.parametrize("at", [1.3, 4.4])
 def test_a_single_fault_of_a_node_with_data_costs_time_and_nothing_else(kind: str, at: float):
     _, reference = chaos.play(0, Schedule())

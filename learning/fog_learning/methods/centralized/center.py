@@ -1,4 +1,4 @@
-"""The center of centralized training: collects the samples, trains on them (protocol and ops: fog_learning.methods.centralized.method)."""
+"""The center of centralized training collects the samples and trains on them (protocol and ops: fog_learning.methods.centralized.method)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Center(Machine):
     """Live sources: task -> slot."""
     samples: dict[int, Ref] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
-    """Examples of each."""
+    """slot -> number of its examples."""
     since: float = 0.0
 
     def step(self, event: Event, now: float) -> list[Command]:

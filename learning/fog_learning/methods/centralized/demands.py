@@ -11,11 +11,12 @@ from fog_learning.models import ModelSpec
 
 
 def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
+    """The only way to run the job. slots: number of sources."""
     assert isinstance(plan, Plan)
     batch, parameters = job.train.batch_size * slots, spec.parameters
     kept = activations(spec) * batch * 2
     return (
-        Demands(  # the samples that go up once are no part of a step
+        Demands(  # a cycle does not count the samples, which go up once
             title="",
             cycle=(Phase("center", TRAIN * spec.flops * batch + UPDATE_FLOPS * parameters),),
             cycles=plan.round_steps,

@@ -1,4 +1,4 @@
-"""What a job file may say about centralized training, and what its tasks say to each other."""
+"""The plan of centralized training and the messages between its tasks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AskSamples(Struct, frozen=True, tag="Ask"):
-    """Center -> sources: send me your samples."""
+    """Center -> sources: send the samples."""
 
 
 class Samples(Struct, frozen=True, tag="Samples"):
+    """Source -> center: all samples of a slot, and their number."""
+
     slot: int
     samples: Ref
     examples: int
 
 
 class NoSamples(Struct, frozen=True, tag="Trouble"):
-    """Source -> center: I cannot, or will not, and why."""
+    """Source -> center: the node cannot or will not send its samples. why: the reason, for a person."""
 
     slot: int
     why: str

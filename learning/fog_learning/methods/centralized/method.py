@@ -1,6 +1,6 @@
-"""Centralized training (CC): the samples go up once, one node trains on them. The baseline that the other methods are measured by.
+"""Centralized training (CC), the baseline of the other methods: the samples go up once, and one node trains on them.
 
-Needs consent: `privacy: {share_samples: true}` in the job file; the op `samples` asks the node as well. Every step takes each slot's
+The job file must consent by `privacy: {share_samples: true}`, and the op `samples` asks the node as well. Every step takes each slot's
 batch of that step, as fedavg with local_steps: 1 and fcddt do, so all three see the same rows at the same step.
 
 | op         | runs on | inputs                          | numbers in         | outputs       | numbers out    |
@@ -10,8 +10,8 @@ batch of that step, as fedavg with local_steps: 1 and fcddt do, so all three see
 | train_union| center  | weights, opt?, samples{slot} ...| round, steps       | weights, opt  | loss, examples |
 | evaluate   | center  | weights                         | round              |               | accuracy, loss |
 
-A round is `round_steps` steps; its end is saved (the samples with it, once) and evaluated. A source that joins later is asked then, and
-its samples count from the next round on; those of one that leaves stay.
+A round is `round_steps` steps; at its end the center saves (the samples with it, once) and evaluates. A source that joins later is
+asked at once, and its samples count from the next round on; the samples of a source that leaves stay.
 """
 
 from __future__ import annotations

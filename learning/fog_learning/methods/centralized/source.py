@@ -21,7 +21,7 @@ from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Sam
 class SampleSource(Machine):
     slot: int
     asked: str = ""
-    """Who waits for the samples."""
+    """Task that waits for the samples; '' for none."""
     since: float = 0.0
 
     def step(self, event: Event, now: float) -> list[Command]:

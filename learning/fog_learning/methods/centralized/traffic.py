@@ -16,17 +16,17 @@ from fog_learning.models import ModelSpec
 
 
 def per_step(spec: ModelSpec, samples: int, steps: int, value_bytes: int = 4) -> Traffic:
-    """One of `steps` steps when all samples (values and one byte of label each) go up once."""
+    """Bytes of one of `steps` steps if all samples (values and one byte of label each) go up once."""
     return Traffic(up=samples * (value_bytes * prod(spec.input_shape) + 1) / steps, down=0.0, cast=0.0)
 
 
 def paper(spec: ModelSpec, batches: Sequence[int]) -> int:
-    """Values per step as the paper counts them: sum_i B_i d, for B_i rows of node i and d values per sample."""
+    """Values per step by the formula of the FCDDT paper: sum_i B_i d, for B_i rows of node i and d values per sample."""
     return sum(batches) * prod(spec.input_shape)
 
 
 def traffic(job: JobFile, plan: Struct, spec: ModelSpec, records: Sequence[RoundRecord], stored: int | None) -> Count | None:
-    """None without the size of a stored value: samples go up as stored."""
+    """None without `stored`, because samples travel as they are stored."""
     assert isinstance(plan, Plan)
     if stored is None:
         return None

@@ -1,4 +1,4 @@
-"""Demands of fcddt: a cycle is a step, one way to run it per cut (fog_learning.costs.demands)."""
+"""Demands of fcddt: a cycle is a step, and each cut is one way to run the job (fog_learning.costs.demands)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fog_learning.models import ModelSpec
 
 
 def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
-    """One way per cut that is possible, or the one that the job names. ConfigError if there is none."""
+    """One way to run the job per possible cut, or the cut that the job names. ConfigError without a possible cut."""
     assert isinstance(plan, Plan)
     names = spec.block_names
     if plan.cut != AUTO:
@@ -74,7 +74,7 @@ def _cut(job: JobFile, plan: Plan, spec: ModelSpec, slots: int, test_examples: i
 
 
 def _backward(plan: Plan, flops: float, local: int, weights: float, update: float, slots: int, sync: float) -> tuple[Phase, ...]:
-    """From the gradient of the cut to the next step."""
+    """The phases from the gradient of the cut to the next step."""
     if not plan.own:
         return (
             Phase("front", BACKWARD * flops, to="trunk", bytes=weights),

@@ -24,7 +24,7 @@ LOCAL, OPT, GRAPH, TAIL = (Handle(name) for name in ("local", "opt", "graph", "t
 
 
 class Front(Machine):
-    """Holds nothing that outlives a step but the weights that the trunk gave it; saves nothing."""
+    """Holds no state beyond a step but the weights from the trunk, and makes no Saves."""
 
     plan: Plan
     slot: int
@@ -33,10 +33,11 @@ class Front(Machine):
     given: tuple[int, int] = (0, 0)
     """(number, attempt) of the Step that brought `local`."""
     at: tuple[int, int] = (0, 0)
-    """The newest (number, attempt) asked for."""
+    """The newest (number, attempt) that the trunk asked for."""
     until: int = 0
+    """The last step whose forward the trunk asked for."""
     begun: int = 0
-    """The newest step whose forward was begun, in this attempt."""
+    """The newest step of this attempt whose forward was begun."""
     local: Ref | None = None
     opt: Ref | None = None
     graph: Handle | None = None
@@ -45,9 +46,9 @@ class Front(Machine):
     batch: int = 0
     """Examples of the step that runs."""
     seen: int = 0
-    """Examples stepped on since the last sync."""
+    """Examples of the own steps since the last sync."""
     running: str = ""
-    """The op whose end is awaited, unless it is a front_step: that one is never cancelled."""
+    """The op whose end is awaited; '' for a front_step, which is never cancelled."""
     waits: str = "step"
     since: float = 0.0
 
@@ -113,7 +114,7 @@ class Front(Machine):
         return attempt == self.at[1] and self.at[0] <= number <= self.until
 
     def _meet(self, life: str) -> None:
-        """Another trunk instance: what the old one asked for counts no more."""
+        """A message of another trunk instance ends all work for the old one."""
         if life != self.life:
             self.life, self.given, self.at, self.until, self.begun = life, (0, 0), (0, 0), 0, 0
             self.local = self.opt = self.graph = self.tail = None
@@ -126,16 +127,16 @@ class Front(Machine):
         return self._go((call.number, call.attempt), call.until, now)
 
     def _go(self, at: tuple[int, int], until: int, now: float) -> list[Command]:
-        """Move on to a newer step, or to the same once more."""
+        """Go on with a newer step, or begin the same one again."""
         stale: list[Command] = []
         if (at[1], at[0]) > (self.at[1], self.at[0]):
             if not self.plan.frozen or at[1] != self.at[1]:
                 stale = [Cancel((self.running, self.life, number, self.at[1])) for number in range(self.at[0], self.until + 1) if self.running]
                 self.begun, self.graph, self.tail = at[0] - 1, None, None
-            else:  # steps that closed without this node: their activations would come too late
+            else:  # the trunk closed these steps without this node, whose activations would come too late
                 stale = [Cancel(("forward", self.life, number, at[1])) for number in range(self.at[0], min(at[0], self.until + 1))]
             self.at, self.until = at, until
-        if self.local is None:  # a Go that has overtaken its Step
+        if self.local is None:  # the Go came before its Step
             return stale
         first = max(self.at[0], self.begun + 1)
         self.begun = max(self.begun, self.until)
@@ -152,7 +153,7 @@ class Front(Machine):
         if cut is None:
             return self._go((after, self.at[1]), after, now) if after else []
         if self.graph is None or self.local is None:
-            return []  # a second time
+            return []  # a repeated message
         refs: dict[str, Ref] = {"graph": self.graph, "cut": cut}
         if self.tail is not None:
             refs["tail"] = self.tail
@@ -165,6 +166,6 @@ class Front(Machine):
         if self.opt is not None:
             refs["opt"] = self.opt
         self.seen += self.batch
-        self.local, self.opt = LOCAL, OPT  # what the ops behind this one find there
+        self.local, self.opt = LOCAL, OPT  # the following ops find the stepped values under these names
         stepping = Run("front_step", refs, ("step", *tag), numbers, {"local": LOCAL, "opt": OPT})
         return [stepping, *(self._go((after, self.at[1]), after, now) if after else [])]

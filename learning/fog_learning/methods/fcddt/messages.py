@@ -1,4 +1,4 @@
-"""What a job file may say about fcddt, and what its tasks say to each other (protocol: fog_learning.methods.fcddt.method)."""
+"""The plan of fcddt and the messages between its tasks (protocol: fog_learning.methods.fcddt.method)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fog_learning.job.sections import Count
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     cut: int | str = 1
-    """How many blocks are on the nodes, or the name of the last of them; auto: placement chooses by what nodes and links can do."""
+    """Number of blocks on the nodes, or the name of the last of them; auto: placement chooses by the speed of nodes and links."""
     backward: Literal["cut_gradient", "frozen_front"] = "cut_gradient"
     round_steps: Count = 20
     """Steps in a round; at its end the trunk saves and evaluates."""
     sync_every: Count = 1
-    """Steps between two means of the fronts; 1 = exact. Divides round_steps."""
+    """Steps between two means of the fronts; 1 = exact. Must divide round_steps."""
     u_shaped: bool = False
     """Labels and loss stay on the nodes, with the last `tail` blocks."""
     tail: Count = 1
     straggler_rate: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Fraction of the live fronts without which a step may go on."""
     wire: Literal["float32", "float16", "int8"] = "float32"
-    """What activations and their gradients travel as. float32 stands for the job's own dtype; the others are not exact."""
+    """Encoding of activations and their gradients on the wire. float32 stands for the job's own dtype; the others are not exact."""
 
     @property
     def frozen(self) -> bool:
@@ -33,14 +34,14 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def own(self) -> bool:
-        """Nodes step by themselves between syncs."""
+        """Whether the nodes take steps of their own between syncs."""
         return self.sync_every > 1 and not self.frozen
 
     def is_sync(self, step: int) -> bool:
         return step % self.sync_every == 0
 
     def chosen(self, live: int) -> int:
-        """With how many of `live` fronts a step goes on."""
+        """Number of the `live` fronts that make up a step."""
         return max(1, math.ceil((1.0 - self.straggler_rate) * live - 1e-9))
 
 
@@ -65,7 +66,7 @@ def cut_at(plan: Plan, blocks: tuple[str, ...]) -> tuple[int, int]:
     return first, end
 
 
-# -- what they say. life: which trunk instance; (number, attempt): which step, and how often it was begun ---------------------
+# -- messages. life: the trunk instance; (number, attempt): the step and how often it was begun ------------------------------
 
 
 class Step(Struct, frozen=True, tag="Step"):
@@ -79,7 +80,7 @@ class Step(Struct, frozen=True, tag="Step"):
 
 
 class Go(Struct, frozen=True, tag="Go"):
-    """Trunk -> fronts: forward steps number..until with the weights you have."""
+    """Trunk -> fronts: forward steps number..until with the weights of the last Step."""
 
     life: str
     number: int
@@ -88,6 +89,8 @@ class Go(Struct, frozen=True, tag="Go"):
 
 
 class FrontRows(Struct, frozen=True, tag="Rows"):
+    """Front -> trunk: activations at the cut, and labels unless u_shaped, of the front's batch."""
+
     life: str
     number: int
     attempt: int
@@ -97,7 +100,7 @@ class FrontRows(Struct, frozen=True, tag="Rows"):
 
 
 class Features(Struct, frozen=True, tag="Features"):
-    """Trunk -> front (u_shaped): what the trunk makes of your rows. total: rows of all fronts in this step."""
+    """Trunk -> front (u_shaped): the trunk's output for the front's rows. total: rows of all fronts in this step."""
 
     life: str
     number: int
@@ -118,7 +121,7 @@ class Heads(Struct, frozen=True, tag="Heads"):
 
 
 class Cut(Struct, frozen=True, tag="Cut"):
-    """Trunk -> front: dl/dz of your rows (None: they came too late). next: the step to go on with by yourself; 0: wait for Step."""
+    """Trunk -> front: dl/dz of the front's rows (None: they came too late). next: the step that the front begins by itself; 0: wait for Step."""
 
     life: str
     number: int
@@ -128,7 +131,7 @@ class Cut(Struct, frozen=True, tag="Cut"):
 
 
 class Local(Struct, frozen=True, tag="Local"):
-    """Front -> trunk: its gradient (sync_every 1), or its weights and the examples that they have seen since the last sync."""
+    """Front -> trunk: its gradient (sync_every 1), or its weights and their examples since the last sync."""
 
     life: str
     number: int
@@ -139,7 +142,7 @@ class Local(Struct, frozen=True, tag="Local"):
 
 
 class NoStep(Struct, frozen=True, tag="Trouble"):
-    """Front -> trunk: I cannot do this step, and why."""
+    """Front -> trunk: the front cannot do this step. why: the reason, for a person."""
 
     life: str
     number: int

@@ -1,8 +1,8 @@
 """Decomposed training, FCDDT: the front of the model on the nodes that own data, the trunk on one node, usually in the cloud.
 
 The paper's Algorithm 3 cannot be computed as written: the gradient of the local weights needs the local inputs, which never leave
-the node. Two exact ways instead: `cut_gradient` (the trunk returns dl/dz for each node's rows, the node finishes its own backward)
-and `frozen_front` (the front stays as it is, nothing comes back). One step, with p fronts, B_i rows each, N = sum B_i:
+the node. Two exact ways replace it: `cut_gradient` (the trunk returns dl/dz for each node's rows, the node finishes its own backward)
+and `frozen_front` (the front does not learn, and no gradient comes back). One step, with p fronts, B_i rows each, N = sum B_i:
 
     trunk  -> fronts  Step      the front's weights, cast once
     front  -> trunk   Rows      z = front(x) and labels                                                up    B_i l_m
@@ -10,18 +10,18 @@ and `frozen_front` (the front stays as it is, nothing comes back). One step, wit
     front  -> trunk   Local     its gradient of the front's weights                                    up    |w_local|
     trunk             sums, takes one optimiser step on front and trunk, and casts the next Step       cast  |w_local|
 
-That is one step of the unsplit model on the union batch, for SGD, momentum and Adam. The trunk owns all weights and all optimiser
-state: a front holds nothing that outlives a step, so it may die, return or move at any time, and a trunk that is restored from its
-Save casts the step again. A front that goes before it has sent its gradient takes its rows with it: the step is done again without.
+This equals one step of the unsplit model on the union batch, for SGD, momentum and Adam. The trunk owns all weights and all optimiser
+state: a front holds no state beyond a step, so it may die, return or move at any time, and a trunk that is restored from its Save
+casts the step again. If a front leaves before it has sent its gradient, the step is repeated without its rows.
 
-sync_every = s > 1: each node takes s - 1 steps of its own between two syncs (Cut says which step comes next, dl/dz is scaled to the
-node's own mean, N / B_i), then the weights are averaged by examples. Given up: fronts drift apart between syncs, and their optimiser
-state begins anew after each; the trunk's steps are as before. frozen_front: Step once, then Go; one step ahead is in flight, which
-changes nothing as z does not depend on the trunk. u_shaped: the last `tail` blocks, the labels and the loss stay on the node (Rows
+sync_every = s > 1: each node takes s - 1 steps of its own between two syncs (Cut names the next step, dl/dz is scaled to the node's
+own mean, N / B_i), then the weights are averaged by examples. This is not exact: fronts drift apart between syncs, and their optimiser
+state begins anew after each; the trunk's steps stay the same. frozen_front: Step once, then Go; one step ahead is in flight, which is
+exact because z does not depend on the trunk. u_shaped: the last `tail` blocks, the labels and the loss stay on the node (Rows
 without labels, then Features down and Heads up before Cut); the tail's weights travel with the front's. straggler_rate = a: a step
 goes on with the first ceil((1 - a) p) fronts; N counts their rows only.
 
-A round is `round_steps` steps; at its end the trunk Saves (label = round) and evaluates. All fields named below are refs.
+A round is `round_steps` steps; at its end the trunk saves (label = round) and evaluates. Inputs and outputs below are refs.
 
 | op             | runs on | inputs                                  | numbers in                    | outputs                      | numbers out    |
 |----------------|---------|-----------------------------------------|-------------------------------|------------------------------|----------------|
@@ -38,8 +38,8 @@ A round is `round_steps` steps; at its end the trunk Saves (label = round) and e
 | split_join     | trunk   | local, trunk                            |                               | weights (the whole model)    |                |
 | evaluate       | trunk   | weights                                 | round                         |                              | accuracy, loss |
 
-Ops know the job (model, cut, wire, optimiser). own = 1: gradients are scaled to each node's own mean. `loss` of front_head is the
-sum over its rows divided by total. graph and tail live in one process between two ops and are in no Save.
+Ops read the job (model, cut, wire, optimiser). own = 1: gradients are scaled to each node's own mean. `loss` of front_head is the
+sum over its rows divided by total. graph and tail live in one process between two ops; no Save holds them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from fog_learning.models import ModelSpec
 
 
 def per_step(spec: ModelSpec, plan: Plan, batches: Sequence[float], value_bytes: int = 4) -> Traffic:
-    """One step of fcddt as it is built here. value_bytes: of the job's dtype."""
+    """Bytes of one step of this implementation. batches: B_i of each node; value_bytes: of the job's dtype."""
     first, end = cut_at(plan, spec.block_names)
     facts = spec.facts()
     width = prod(facts[first - 1].output_shape)
@@ -39,7 +39,7 @@ def per_step(spec: ModelSpec, plan: Plan, batches: Sequence[float], value_bytes:
 
 
 def paper(spec: ModelSpec, first: int, batches: Sequence[float]) -> float:
-    """Values per step as the paper counts them: sum_i (B_i l_m + |w_local|)."""
+    """Values per step by the paper's formula: sum_i (B_i l_m + |w_local|). first: first block of the trunk."""
     facts = spec.facts()
     return sum(batches) * prod(facts[first - 1].output_shape) + len(batches) * sum(block.parameters for block in facts[:first])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from fog_common.runtime.machine import (
     Cancel,
@@ -25,7 +25,6 @@ from fog_common.runtime.machine import (
     Ran,
     Ref,
     Rewound,
-    RoundRecord,
     Run,
     Save,
     Send,
@@ -34,20 +33,11 @@ from fog_common.runtime.machine import (
     Waiting,
 )
 from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step
+from fog_learning.methods.fcddt.sums import Sums
 from fog_learning.rounds.ledger import Ledger
 
 LOCAL, TRUNK, OPT, GRADS, GRAPH = (Handle(name) for name in ("local", "trunk", "opt", "grads", "graph"))
-"""Values that ops update in place, so that a step allocates nothing that stays."""
-
-
-class Sums(Struct):
-    """Of the steps of the round that runs."""
-
-    loss: float = 0.0
-    """Sum of loss x examples."""
-    examples: int = 0
-    fronts: int = 0
-    """The fewest that made up a step; 0 = no step yet."""
+"""Values that ops update in place, so that a step allocates no lasting memory."""
 
 
 class Trunk(Machine):
@@ -56,7 +46,7 @@ class Trunk(Machine):
     phase: Literal["starting", "idle", "rows", "computing", "heads", "locals", "applying", "ending"] = "starting"
     life: str = ""
     number: int = 1
-    """The step that runs, from 1."""
+    """The running step, from 1."""
     attempt: int = 0
     local: Ref | None = None
     trunk: Ref | None = None
@@ -64,12 +54,13 @@ class Trunk(Machine):
     fronts: dict[str, int] = field(default_factory=dict)
     """Live fronts: task -> slot."""
     active: dict[int, str] = field(default_factory=dict)
-    """Those that have the weights and take part: slot -> task."""
+    """Fronts that have the weights and take part: slot -> task."""
     rows: dict[int, dict[int, FrontRows]] = field(default_factory=dict)
-    """step -> slot -> what came, for the step that runs and, with a frozen front, the next."""
+    """step -> slot -> received rows, for the running step and, with a frozen front, the next."""
     chosen: list[int] = field(default_factory=list)
     """Slots whose rows make up the step, in order."""
     examples: dict[int, int] = field(default_factory=dict)
+    """slot -> rows of the step, for the chosen slots."""
     grads: Handle | None = None
     graph: Handle | None = None
     heads: dict[int, Heads] = field(default_factory=dict)
@@ -95,7 +86,7 @@ class Trunk(Machine):
                 return self._joined(peer, now)
             case Left(peer, in_order) if peer.role == "front":
                 self.fronts.pop(peer.task, None)
-                if in_order and self._can_take_again():  # Joined comes with its new instance, which gives the same rows
+                if in_order and self._can_take_again():  # Joined follows with a new instance, which sends the same rows
                     self.rows.get(self.number, {}).pop(peer.slot, None)
                     return []
                 return self._without(peer.slot, now)
@@ -120,9 +111,10 @@ class Trunk(Machine):
             case Ran(("applied", *at), refs) if self._is_at(at):
                 return self._applied(refs, now)
             case Ran(("rated", number), _, numbers):
-                return self._rated(int(number), numbers)
+                return self.ledger.rate(int(number), {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
             case Ran(("joined",), refs):
-                return self._finish(refs["weights"])
+                self.weights = refs["weights"]
+                return self.ledger.finish(self.weights)
             case Failed((what, *at), why) if what in ("init", "rated", "joined", "whole") or self._is_at(at):
                 return self.ledger.fail(f"{what} failed in step {self.number}: {why}")
         return []
@@ -152,12 +144,12 @@ class Trunk(Machine):
         return self.ledger.numbers
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
-        """Join what the last round's Save holds of both parts."""
+        """Join front and trunk of the newest Save."""
         if self.local is None or self.trunk is None:
             return [Finish(why=f"{why}; there was no model yet")]
         return [self._whole(("joined",), {})]
 
-    # -- who takes part ----------------------------------------------------------------
+    # -- the fronts --------------------------------------------------------------------
 
     def _meet(self, roster: tuple[Peer, ...]) -> None:
         self.fronts = {peer.task: peer.slot for peer in roster if peer.role == "front"}
@@ -171,17 +163,17 @@ class Trunk(Machine):
         if self.phase == "idle":
             return self._begin(now)
         if not self._can_take_again():
-            return []  # from the next Step on
+            return []  # the front takes part from the next Step on
         self.active[peer.slot] = peer.task
         self.rows.get(self.number, {}).pop(peer.slot, None)
         return [Send(peer.task, self._call(), latest=True)]
 
     def _can_take_again(self) -> bool:
-        """Whether a front that begins anew can still have its part in this step: with local weights of its own only behind a sync."""
+        """Whether a front that begins anew can still take part in this step; with own steps, only in the first one after a sync."""
         return self.phase == "rows" and not (self.plan.own and not self.plan.is_sync(self.number - 1))
 
     def _without(self, slot: int, now: float) -> list[Command]:
-        """Go on without a front that had its part in this step."""
+        """Go on without a front that took part in this step."""
         if self.active.pop(slot, None) is None:
             return []
         for rows in self.rows.values():
@@ -191,12 +183,12 @@ class Trunk(Machine):
         if slot not in self.chosen or slot in self.locals or self.plan.frozen:
             return []
         if self.phase == "applying" or (self.plan.own and (self.phase == "locals" or not self.plan.u_shaped)):
-            self.chosen.remove(slot)  # the others have stepped, or are about to
+            self.chosen.remove(slot)  # the other fronts have the gradient at the cut already, or will get it
             return self._apply_if_ready(now)
         return [Cancel(("featured", *self._at())), Cancel(("stepped", *self._at())), *self._again(now)]
 
     def _again(self, now: float) -> list[Command]:
-        """The step once more, with those who are left: exact for them, as nothing was stepped yet."""
+        """Repeat the step with the remaining fronts; no weights have changed, so this is exact."""
         if not self.active:
             return self._begin(now)
         if not self.plan.own:
@@ -211,8 +203,8 @@ class Trunk(Machine):
 
     # -- a step ------------------------------------------------------------------------
 
-    def _at(self) -> Tag:
-        return (self.life, self.number, self.attempt)
+    def _at(self) -> tuple[str, int, int]:
+        return self.life, self.number, self.attempt
 
     def _is_at(self, at: list[str | int]) -> bool:
         return tuple(at) == self._at()
@@ -226,7 +218,7 @@ class Trunk(Machine):
         self.since = now
 
     def _until(self) -> int:
-        """With a frozen front one step ahead is in flight, but none over the end of a round: activations are in no Save."""
+        """Last step that the fronts may forward: with a frozen front one ahead, but never beyond the round, whose Save holds no activations."""
         return self.number + 1 if self.plan.frozen and self.number % self.plan.round_steps else self.number
 
     def _call(self) -> Step:
@@ -257,7 +249,7 @@ class Trunk(Machine):
             return self._compute_if_ready(now) if rows.number == self.number else []
         if not self.plan.own or rows.number > self.number or (rows.number == self.number and rows.slot in self.chosen):
             return [Measure("late_rows", 1)]
-        # a straggler between two syncs: it goes on with the step that is open now
+        # a straggler between two syncs goes on with the open step
         after = self.number if self.phase == "rows" else self._after()
         return [Measure("late_rows", 1), Send(sender, Cut(self.life, rows.number, rows.attempt, None, after))]
 
@@ -282,10 +274,7 @@ class Trunk(Machine):
         self.graph = GRAPH
         self.phase, self.since = "heads", now
         total = sum(self.examples[slot] for slot in self.chosen)
-        return [Send(self.active[slot], Features(*self._at3(), refs[f"features{slot}"], total), once=True) for slot in self.chosen]
-
-    def _at3(self) -> tuple[str, int, int]:
-        return self.life, self.number, self.attempt
+        return [Send(self.active[slot], Features(*self._at(), refs[f"features{slot}"], total), once=True) for slot in self.chosen]
 
     def _backward_if_ready(self, now: float) -> list[Command]:
         if len(self.heads) < len(self.chosen) or self.graph is None:
@@ -298,7 +287,7 @@ class Trunk(Machine):
         return [Run("trunk_backward", refs, ("stepped", *self._at()), numbers, {"grads": GRADS})]
 
     def _stepped(self, refs: dict[str, Ref], numbers: Numbers, now: float) -> list[Command]:
-        """The trunk's backward is done: give each front the gradient at the cut."""
+        """The trunk's backward is done: send each front the gradient at the cut."""
         self.loss = numbers.get("loss", self.loss)
         if self.plan.frozen:
             self.phase = "applying"
@@ -306,7 +295,7 @@ class Trunk(Machine):
         self.since = now
         after = self._after()
         cuts: list[Command] = [
-            Send(self.active[slot], Cut(*self._at3(), refs[f"cut{slot}"], after), once=True) for slot in self.chosen if slot in self.active
+            Send(self.active[slot], Cut(*self._at(), refs[f"cut{slot}"], after), once=True) for slot in self.chosen if slot in self.active
         ]
         if not self.plan.own:
             self.phase, self.grads = "locals", GRADS
@@ -333,7 +322,7 @@ class Trunk(Machine):
     def _apply_if_ready(self, now: float) -> list[Command]:
         if self.phase != "locals":
             return []
-        if not self.chosen:  # every front left before its weights came: those of the last sync stand
+        if not self.chosen:  # every front left before its weights came: the weights of the last sync stay
             return [Measure("lost_syncs", 1), *self._done(now)]
         if len(self.locals) < len(self.chosen):
             return []
@@ -355,11 +344,8 @@ class Trunk(Machine):
         return self._done(now)
 
     def _done(self, now: float) -> list[Command]:
-        """The step is done: count it, go on; at the end of a round save and evaluate."""
-        total = sum(self.examples.values())
-        self.sums.loss += self.loss * total
-        self.sums.examples += total
-        self.sums.fronts = min(self.sums.fronts or len(self.examples), len(self.examples))
+        """Count the finished step and begin the next; at the end of a round save and evaluate."""
+        self.sums.add(self.loss, self.examples)
         self.troubled = {}
         measured = Measure("loss", self.loss)
         ends = self.number % self.plan.round_steps == 0
@@ -382,9 +368,7 @@ class Trunk(Machine):
 
     def _end_round(self, now: float) -> list[Command]:
         number = (self.number - 1) // self.plan.round_steps
-        loss = self.sums.loss / self.sums.examples if self.sums.examples else 0.0
-        record = RoundRecord(number, now, self.sums.fronts, self.sums.examples, {"loss": loss})
-        self.sums = Sums()
+        record, self.sums = self.sums.record(number, now), Sums()
         self.ledger.round = number
         closed = self.ledger.close(record, rate=self.ledger.rates_here(number))
         if self.ledger.last:
@@ -392,7 +376,7 @@ class Trunk(Machine):
             self._clear(now)
             self.phase = "ending"
             return [*self._end(), *closed, Save(number)]
-        # the next step is cast before the Save: fronts hold nothing, so nobody needs to wait for the disk
+        # fronts keep no state, so the next step is cast before the Save and does not wait for the disk
         return [*self._next(now), *self._rating(), *closed, Save(number)]
 
     def _whole(self, tag: Tag, into: dict[str, Handle]) -> Run:
@@ -401,7 +385,7 @@ class Trunk(Machine):
         return Run("split_join", {"local": self.local, "trunk": self.trunk}, tag, into=into)
 
     def _rating(self) -> list[Command]:
-        """Evaluate the weights of the round that ended, if they are to be and are not yet. Before the next step changes them."""
+        """Evaluate the weights of the newest unrated round, before the next step changes them."""
         if not self.ledger.unrated:
             return []
         number = max(self.ledger.unrated)
@@ -413,10 +397,3 @@ class Trunk(Machine):
 
     def _end(self) -> list[Command]:
         return [*self._rating(), self._whole(("joined",), {})]
-
-    def _rated(self, number: int, numbers: Numbers) -> list[Command]:
-        return self.ledger.rate(number, {"accuracy": numbers["accuracy"], "rated_loss": numbers["loss"]})
-
-    def _finish(self, weights: Ref) -> list[Command]:
-        self.weights = weights
-        return self.ledger.finish(weights)

@@ -11,6 +11,7 @@ from fog_learning.models import ModelSpec
 
 
 def demands(job: JobFile, plan: Struct, spec: ModelSpec, slots: int, test_examples: int) -> tuple[Demands, ...]:
+    """The only way to run the job. slots: number of trainers."""
     assert isinstance(plan, Plan)
     steps, batch, parameters = plan.local_steps, job.train.batch_size, spec.parameters
     weights = float(parameters * value_bytes(job))

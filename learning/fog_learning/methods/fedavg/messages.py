@@ -1,4 +1,4 @@
-"""What a job file may say about fedavg, and what its tasks say to each other (protocol: fog_learning.methods.fedavg.server)."""
+"""The plan of fedavg and the messages between its tasks (protocol: fog_learning.methods.fedavg.method)."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     server_optimizer: Literal["none", "momentum", "adam"] = "none"
     server_lr: Positive = 1.0
     beta1: Decay = 0.9
-    """momentum: its factor; adam: decay of the first moment."""
+    """momentum: the factor of the old gradient; adam: decay of the first moment."""
     beta2: Decay = 0.99
+    """adam: decay of the second moment."""
     eps: Positive = 1e-3
     """adam: added to the root of the second moment."""
     layers: list[BlockName] = []
     """Blocks that are averaged; the others stay each trainer's own. Empty = all."""
 
 
-# -- what they say -------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------
 
 
 Branch = str
-"""What weights are made of: after a fallback the same round is closed again, with the same updates or with others. '' = the first weights."""
+"""Name of the updates that made some weights. A round that is closed again after a fall-back may get others. '' = the first weights."""
 
 Part = tuple[int, tuple[int, ...], Branch]
-"""Of a mean: (round, slots, branch) of an update in it."""
+"""An update in a mean: (round, slots, branch)."""
 
 
 def branch_of(before: Branch, parts: Iterable[Part]) -> Branch:
-    """Of weights that were made from those of `before` with these updates, in whatever order they came."""
+    """Branch of the weights made from those of branch `before` with these updates, in any order."""
     return hashlib.blake2b(repr((before, sorted(parts))).encode(), digest_size=8).hexdigest()
 
 
 class RoundCall(Struct, frozen=True, tag="Round"):
-    """Server -> trainers: start from these weights. rate: evaluate them first on the held-out part; train=False: only that."""
+    """Server -> trainers: train from these weights. rate: evaluate them first on the held-out part; train=False: evaluate only."""
 
     number: int
     weights: Ref
     train: bool = True
     rate: bool = False
     branch: Branch = ""
-    """Of these weights."""
+    """Branch of these weights."""
 
 
 class Update(Struct, frozen=True, tag="Update"):
-    """Trainer -> sender of the RoundCall. `slots`: whose data is in it. numbers: loss; with `rate` accuracy, rated_loss, rated_examples."""
+    """Trainer -> sender of the RoundCall. slots: owners of the data in it. numbers: loss; with `rate` accuracy, rated_loss, rated_examples."""
 
     round: int
     weights: Ref | None
@@ -65,11 +66,11 @@ class Update(Struct, frozen=True, tag="Update"):
     slots: Slots
     numbers: Numbers = {}
     branch: Branch = ""
-    """Of the weights that it began with: it counts in a round only if they are that round's."""
+    """Branch of the weights that the training began with; the update counts in a round only if they are that round's."""
 
 
 class NoUpdate(Struct, frozen=True, tag="Trouble"):
-    """Trainer -> server: no update of mine in this round, and why."""
+    """Trainer -> server: the trainer has no update in this round. why: the reason, for a person."""
 
     round: int
     slots: Slots

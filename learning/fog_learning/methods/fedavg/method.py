@@ -19,11 +19,11 @@ Ops (run by fog_learning.ops; `weights` is a mapping of tensors):
 `layers` is a comma-separated string, '' = all: then `weights` holds only those blocks and `own` holds the rest (absent: as
 `init` of the whole model makes it). `sum` carries sum(n w) in float64 and sum(n), so `mean` needs no number.
 
-What counts once: an update is (slots, round). It is counted when it is the first of its round that holds any of its slots.
-In the open round it counts with its examples n, if it was made from that round's own weights (`branch`). One of a round that
-is not open yet was called by a server that is lost: it waits for that round. One of an older round counts, with `late:
-accept` and not more than `late_rounds` rounds late, with n (1 + s)^-staleness into the round that is open then (or opens next), where s is the number
-of rounds between; it never helps the quorum. Everything else is dropped and measured.
+An update is named by (slots, round), and counts if no earlier update of its round holds any of its slots. In the open round it
+counts with its examples n, if it was made from that round's own weights (`branch`). An update of a round that is not open yet
+was called by a lost server, and waits for that round. An update of an older round counts with `late: accept`, if it is at most
+`late_rounds` rounds late: with n (1 + s)^-staleness in the open or the next round, s rounds later; it never helps the quorum.
+All other updates are dropped and measured.
 """
 
 from __future__ import annotations

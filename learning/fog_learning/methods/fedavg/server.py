@@ -40,7 +40,7 @@ from fog_learning.rounds.closing import Closing, stale_weight
 from fog_learning.rounds.ledger import Ledger
 
 AHEAD: Final = 8
-"""Updates of so many rounds beyond the open one are kept."""
+"""Rounds beyond the open one whose updates are kept."""
 
 
 class Counted(Struct):
@@ -50,7 +50,7 @@ class Counted(Struct):
     examples: int
     numbers: Numbers
     why: str = ""
-    """Not '' if it could not be added."""
+    """Reason for which the update could not be added; '' if it was."""
 
 
 class Server(Machine):
@@ -60,7 +60,7 @@ class Server(Machine):
     phase: Literal["starting", "idle", "open", "averaging", "rating"] = "starting"
     weights: Ref | None = None
     branch: Branch = ""
-    """Of the weights."""
+    """Branch of the weights."""
     moments: dict[str, Ref] = field(default_factory=dict)
     trainers: dict[str, int] = field(default_factory=dict)
     """Live trainers: task -> slot."""
@@ -69,13 +69,13 @@ class Server(Machine):
     heard: dict[int, dict[int, bool]] = field(default_factory=dict)
     """round -> slots whose update came, for the open round and the few before it."""
     troubled: dict[int, str] = field(default_factory=dict)
-    """slot -> why it has no update in this round."""
+    """slot -> reason for which it has no update in this round."""
     late: list[Update] = field(default_factory=list)
     """Late updates that wait to be added to the open or the next round."""
     mixed: list[Part] = field(default_factory=list)
     """Late updates in the open round's sum."""
     ahead: list[Update] = field(default_factory=list)
-    """Of rounds that a server before this one had opened, and lost: they count if the same weights are made again."""
+    """Updates of rounds that a lost server had opened; they count if the same weights are made again."""
     stale: int = 0
     """Rounds by which the oldest update in the open round's sum is late."""
     since: float = 0.0
@@ -96,7 +96,7 @@ class Server(Machine):
                 self._meet(roster)
                 self.since = now
                 return [Run("init", {}, ("init",), {"layers": ",".join(self.plan.layers)})]
-            case Rewound(_, roster):  # what stood behind the Save was performed again, the Cast included
+            case Rewound(_, roster):  # the commands behind the Save were performed again, including the Cast
                 self._meet(roster)
                 return self._open(now) if self.phase == "idle" else self._close_if_ready(now)
             case Joined(peer) if peer.role == "trainer":
@@ -180,7 +180,7 @@ class Server(Machine):
     # -- updates come ------------------------------------------------------------------
 
     def _owns(self, sender: str, slots: Slots) -> bool:
-        """A trainer speaks for its own slot. One that has just left is no longer known here; the host has let its last word through."""
+        """Whether the slots are the sender's own. The last message of a trainer that has just left is accepted."""
         return sender not in self.trainers or slots.members == (self.trainers[sender],)
 
     def _hear(self, update: Update, now: float) -> list[Command]:
@@ -217,7 +217,7 @@ class Server(Machine):
         return []
 
     def _take_ahead(self, now: float) -> list[Command]:
-        """Not in the step that opens the round: its Save knows no sum yet."""
+        """Take the waiting updates of this round, in a later step than the one that opens it: that step's Save holds no sum."""
         if self.phase != "open":
             return []
         ready = [update for update in self.ahead if update.round <= self.round]
@@ -229,7 +229,7 @@ class Server(Machine):
         return Run("accumulate", {"sum": self.sum, "add": weights}, ("added", self.round, index), {"n": n}, {"sum": self.sum})
 
     def _add_late(self) -> list[Command]:
-        """Not before the round's first own update: until then `sum` must be empty, for the Save."""
+        """Add late updates after the round's first own update: until then `sum` must be empty, for the Save."""
         late, self.late = [update for update in self.late if self.round - update.round <= self.stragglers.late_rounds], []
         self.stale = max([self.stale, *(self.round - update.round for update in late)])
         self.mixed += [(update.round, update.slots.members, update.branch) for update in late]
@@ -287,7 +287,7 @@ class Server(Machine):
         return {} if self.sum is None else {"sum": self.sum}
 
     def _closed(self, refs: dict[str, Ref], now: float) -> list[Command]:
-        """The new weights are there: save, say so, go on."""
+        """The new weights are ready: close the round, save, open the next or finish."""
         self.weights = refs["weights"]
         self.moments = {name: refs[name] for name in ("m", "v") if name in refs}
         self.sum = None

@@ -15,14 +15,14 @@ from fog_learning.models import ModelSpec
 
 
 def per_step(spec: ModelSpec, nodes: int, local_steps: int = 1, value_bytes: int = 4, layers: Sequence[str] = ()) -> Traffic:
-    """One local step of fedavg: a round's weights up and down over its local steps. layers: only these blocks travel; empty: all."""
+    """Bytes of one local step: a round's weights up and down, divided by its local steps. layers: blocks that travel; empty: all."""
     values = sum(block.parameters for block in spec.facts() if block.name in layers) if layers else spec.parameters
     weights = value_bytes * values / local_steps
     return Traffic(up=nodes * weights, down=0.0, cast=weights)
 
 
 def paper(spec: ModelSpec, nodes: int) -> int:
-    """Values per step as the paper counts them: 2 p |w|, for p nodes."""
+    """Values per step by the formula of the FCDDT paper: 2 p |w|, for p nodes."""
     return 2 * nodes * spec.parameters
 
 

@@ -1,4 +1,4 @@
-"""The trainer of fedavg: a node with data (protocol and ops: fog_learning.methods.fedavg.server)."""
+"""The trainer of fedavg: a node with data (protocol and ops: fog_learning.methods.fedavg.method)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fog_learning.methods.fedavg.messages import Branch, NoUpdate, Plan, RoundCa
 
 
 class Called(Struct, frozen=True):
-    """A RoundCall and its sender, who gets the answer."""
+    """A RoundCall and its sender, which gets the answer."""
 
     sender: str
     round: RoundCall
@@ -42,21 +42,23 @@ class Trainer(Machine):
     late: Literal["drop", "accept"] = "drop"
     late_rounds: int = 0
     newest: int = 0
-    """The newest round that was begun."""
+    """The newest round begun."""
     branch: Branch = ""
-    """Of the weights that it was begun with."""
+    """Branch of the weights with which `newest` was begun."""
     doing: Called | None = None
     next: Called | None = None
-    """The newest round that came while another was being trained: one at a time, so that a slow node never falls further behind."""
+    """The newest call that came during a training; older ones are dropped, so that a slow node never falls further behind."""
     own: Ref | None = None
-    """The blocks that are not averaged, as they were before round `at`, the newest that was trained, and `grown`, after it."""
+    """Blocks that are not averaged, as they were before round `at`."""
     grown: Ref | None = None
+    """The same blocks after round `at`."""
     at: int = 0
+    """The newest round trained."""
     using: Ref | None = None
-    """Those that the running round began with."""
+    """The own blocks with which the running round began."""
     scores: Numbers = field(default_factory=dict)
     renewed: bool = False
-    """The server is a new instance: it may have fallen back, so a lower round number is no stale one."""
+    """The server is a new instance and may have fallen back, so that a lower round number may be current."""
     since: float = 0.0
 
     def step(self, event: Event, now: float) -> list[Command]:
@@ -88,7 +90,7 @@ class Trainer(Machine):
 
     def _called(self, call: Called) -> list[Command]:
         number = call.round.number
-        anew = number == self.newest and call.round.branch != self.branch  # the server fell back and closed the round before once more
+        anew = number == self.newest and call.round.branch != self.branch  # the server fell back and closed the previous round again
         fresh = number > self.newest or (self.renewed and number <= self.newest) or anew or not call.round.train
         if not fresh or (self._does(number) and not anew):
             return []
@@ -102,7 +104,7 @@ class Trainer(Machine):
         self.doing, self.newest, self.branch, self.renewed, self.scores = call, call.round.number, call.round.branch, False, {}
         number = call.round.number
         weights: dict[str, Ref] = {"weights": call.round.weights}
-        self.using = self.grown if number > self.at else self.own  # a round that is done once more begins where it began the first time
+        self.using = self.grown if number > self.at else self.own  # a repeated round begins with the same blocks as the first time
         if self.using is not None:
             weights["own"] = self.using
         common: dict[str, float | int | str] = {"slot": self.slot, "layers": ",".join(self.plan.layers)}
@@ -130,10 +132,8 @@ class Trainer(Machine):
         examples = int(numbers["examples"])
         update = Update(number, refs["weights"], examples, Slots.of(self.slot), {"loss": numbers["loss"], **self.scores}, branch)
         after = self._go_on(now)
-        if (
-            self.late == "drop" and after and (self.newest, self.branch) != (number, branch)
-        ):  # that round is closed, or called anew: it would not count
-            return [Measure("late_updates", 1), *after]
+        if self.late == "drop" and after and (self.newest, self.branch) != (number, branch):
+            return [Measure("late_updates", 1), *after]  # the round is closed or called anew, so the update would not count
         keep = number + self.late_rounds if self.late == "accept" else number
         return [Save(number), Send(sender, update, keep=keep), Measure("loss", numbers["loss"]), *after]
 
@@ -144,10 +144,10 @@ class Trainer(Machine):
             what = "evaluation"
         tag = ("trained", number)
         trouble = Send(sender, NoUpdate(number, Slots.of(self.slot), f"{'training' if what == 'trained' else what} failed: {why}"), latest=True)
-        self.newest = number - 1  # asked again, it tries again
+        self.newest = number - 1  # another call of this round tries again
         return [Cancel(tag), trouble, *self._go_on(now)]
 
     def _go_on(self, now: float) -> list[Command]:
-        """The next round, if one waits."""
+        """Begin the next round, if one waits."""
         call, self.doing, self.next, self.since = self.next, None, None, now
         return [] if call is None else self._begin(call)

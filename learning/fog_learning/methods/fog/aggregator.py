@@ -38,19 +38,19 @@ class Aggregator(Alarm, kw_only=True):
     newest: int = 0
     doing: Call | None = None
     base: Ref | None = None
-    """deep: the newest whole model that the root sent."""
+    """deep: the newest whole model from the root."""
     basis: int = -1
-    """The root's round that it is from; -1: it is not for members who lack blocks."""
+    """The root's round of `base`; -1: members that lack blocks cannot use it."""
     lacks: bool = False
-    """Asked for one."""
+    """This node waits for a whole model that it asked for."""
     block: int = 0
-    """In-block rounds that are done of the parent's round."""
+    """Finished in-block rounds of the parent's round."""
     period: int = 1
     """In-block rounds of a parent's round."""
     counts: dict[int, int] = field(default_factory=dict)
-    """Examples by slot of all that is in the block so far: a slot may be in one of its rounds and miss another."""
+    """Examples by slot of all in-block rounds so far: a slot may be in one of them and miss another."""
     deserted: bool = False
-    """Our parent knows that nobody is here."""
+    """The parent knows that the cluster is empty."""
     saved: int = 0
     since: float = 0.0
 
@@ -97,7 +97,7 @@ class Aggregator(Alarm, kw_only=True):
         return tuple(peer.task for peer in roster if peer.parent == self.me)
 
     def _called(self, call: Call, now: float) -> list[Command]:
-        """A round of the parent. One that is still open here was closed there without us."""
+        """Take a call of the parent; an older round that is still open here was closed there without this cluster."""
         match self.member.verdict(call, self.doing, self.newest):
             case "elsewhere":
                 return self.member.elsewhere(call)
@@ -116,11 +116,11 @@ class Aggregator(Alarm, kw_only=True):
         return []
 
     def _has_base(self, call: Call) -> bool:
-        """Keep the whole model that the call brings. Whether there is one for members who will lack their blocks in this round."""
+        """Keep the call's whole model; returns whether there is one for members that lack their blocks in this round."""
         if not self.blocks.deep:
             return True
         newest = self.blocks.newest_whole(call.root)
-        if call.whole:  # if this round is whole, too, nobody will lack anything, and these may be in-block weights of the parent
+        if call.whole:  # in a whole round no member lacks blocks, and the weights may be those of the parent's block
             self.base, self.basis = call.weights, -1 if self.blocks.is_whole(call.root) else newest
         elif call.base is not None:
             self.base, self.basis = call.base, newest
@@ -134,7 +134,7 @@ class Aggregator(Alarm, kw_only=True):
         return self.head.open(number, root, call.line, weights, now, self.plan.clusters, whole, self.base, self.blocks.without(root))
 
     def _after(self, commands: list[Command], now: float) -> list[Command]:
-        """Look whether the cluster's round has ended."""
+        """Answer the parent if the cluster's round has failed or ended, or the cluster is empty."""
         call, agreed = self.doing, self.head.agreed
         if call is None:
             return commands
@@ -156,7 +156,7 @@ class Aggregator(Alarm, kw_only=True):
         self.saved = max(self.saved + 1, call.number)
         counts: tuple[int, ...] = ()
         examples, slots = agreed.examples, agreed.slots
-        if self.plan.has_blocks:  # the weight of all that is in it, not of the last round alone
+        if self.plan.has_blocks:  # the weight counts all in-block rounds, not the last alone
             counts, examples, slots = tuple(self.counts.values()), sum(self.counts.values()), Slots.of(*self.counts)
         given = self.member.give(call, agreed.weights, examples, slots, agreed.numbers, counts)
         return [*commands, Save(self.saved), *given]

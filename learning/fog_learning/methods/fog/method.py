@@ -1,17 +1,18 @@
 """Fog learning (Hosseinalipour et al. 2020): aggregation at every layer of a tree, averaging sideways inside its clusters.
 
-The tree is the placement's: each task names its parent (Peer.parent; trainers without one belong to the server). An inner
-node heads the cluster of its children; it is itself a member of its parent's cluster. Each cluster averages `vertical`
-(everybody sends up) or `d2d` (the members agree among themselves, one vector goes up), `auto` decides by cost and says why.
+The placement makes the tree: each task names its parent (Peer.parent; trainers without one belong to the server). An inner
+node heads the cluster of its children, and is a member of its parent's cluster. Each cluster averages `vertical` (all members
+send up) or `d2d` (the members agree among themselves, one vector goes up); `auto` chooses by cost and notes the reason.
 Every aggregate carries its slots and its sum of examples; parents merge disjoint sets only. With `mode: vertical` this is
-federated averaging in a tree: the result is that of the flat star, to rounding.
+federated averaging in a tree: the result equals that of the flat star, to rounding.
 
-Ops: `init`, `train`, `evaluate` as in fedavg; those of the cluster are listed in head.py (the head) and mixing.py (the members).
+Ops: `init`, `train`, `evaluate` as in fedavg; clusters/head.py lists those of the head, clusters/mixing.py those of the members.
 
 Schedules: `clusters` is the fraction of a parent's clusters that take part in a round; `period` the number of in-block rounds that an
-inner node runs with its children for each update that it sends up, for all or for each layer. `deep` names blocks that are averaged only every `deep_every` rounds
-of the root (periods layer by layer): in between they stay with the trainers, and neither calls nor updates carry them. The root and the
-heads keep the newest whole model for members who have no such blocks of their own, and to rate and hand out a model at any time.
+inner node runs with its children for each update that it sends up, for all layers or for each. `deep` names blocks that are averaged
+only every `deep_every` rounds of the root (periods layer by layer): in between they stay with the trainers, and neither calls nor
+updates carry them. The root and the heads keep the newest whole model for members that have no such blocks of their own, and to rate
+and hand out a model at any time.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Root(Alarm, kw_only=True):
     phase: Literal["starting", "idle", "running", "rating", "stopping"] = "starting"
     weights: Ref | None = None
     base: Ref | None = None
-    """deep: the newest whole model. It is `weights` after a round that averaged all."""
+    """deep: the newest whole model; `weights` after a round that averaged all blocks."""
     since: float = 0.0
 
     def react(self, event: Event, now: float) -> list[Command]:
@@ -143,7 +143,7 @@ class Root(Alarm, kw_only=True):
         return [*rated, *self.ledger.finish(self.weights)]
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
-        """deep: what was averaged last, and the other blocks as they were averaged last."""
+        """deep: put the newest weights and the deep blocks of the newest whole model together; otherwise as any root."""
         if self.weights is None or self.base in (None, self.weights):
             return super().stop(why, roster, now)
         self.phase = "stopping"

@@ -1,4 +1,4 @@
-"""fog: a node with data. See fog.py."""
+"""The trainer of fog: a node with data (protocol and ops: fog_learning.methods.fog.method)."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ class Leaf(Alarm, kw_only=True):
     newest: int = 0
     doing: Call | None = None
     begun: int = 0
-    """Trainings begun: one may be begun again, and the first still be running."""
+    """Number of trainings begun; a training may begin again while an earlier one still runs."""
     next: Call | None = None
-    """The newest call that came while another was worked on: one at a time."""
+    """The newest call that came during a training; older ones are dropped."""
     own: Ref | None = None
-    """deep: the blocks that stay here between two whole rounds, as they were before the newest training that counted, and `grown`, after it."""
+    """deep: the blocks that stay here between two whole rounds, as they were before the newest training that counted."""
     grown: Ref | None = None
+    """deep: the same blocks after that training."""
     at: tuple[int, int] = (0, 0)
     """(root's round, round) of that training."""
     basis: int = -1
-    """The whole round that they go back to; -1: there are none."""
+    """The whole round from which `own` and `grown` come; -1: this node has no such blocks."""
     using: Ref | None = None
-    """Own blocks that the running training began with."""
+    """The own blocks with which the running training began."""
     lacks: bool = False
-    """Asked for a whole model: without it this node cannot join the round."""
+    """This node asked for a whole model, without which it cannot join the round."""
     saved: int = 0
     since: float = 0.0
 
@@ -63,7 +64,7 @@ class Leaf(Alarm, kw_only=True):
                 return self._trained(refs["weights"], refs.get("own"), numbers, now)
             case Failed(("trained", _, begun), why) if begun == self.begun and self.doing is not None:
                 call = self.doing
-                self.newest = call.number - 1  # asked again, it tries again
+                self.newest = call.number - 1  # another call of this round tries again
                 return [Send(call.head, NoContribution(call.number, call.line, f"training failed: {why}"), latest=True), *self._go_on(now)]
             case Ran():
                 return self.member.ran(event, now)
@@ -86,7 +87,7 @@ class Leaf(Alarm, kw_only=True):
 
     def _called(self, call: Call) -> list[Command]:
         if self.next is not None and self.next.head == call.head and (call.line, call.number) < (self.next.line, self.next.number):
-            return []  # a copy of an older one, by way of a slow neighbour
+            return []  # a copy of an older call, relayed by a slow neighbour
         match self.member.verdict(call, self.doing, self.newest):
             case "elsewhere":
                 return self.member.elsewhere(call)
@@ -120,7 +121,7 @@ class Leaf(Alarm, kw_only=True):
         return [Run("train", refs, ("trained", call.number, self.begun), numbers)]
 
     def _own(self, call: Call) -> Ref | None:
-        """The blocks that this round does not bring. A round that is done once more begins where it began the first time."""
+        """Own blocks for a call without them; None without any. A repeated round begins with the same blocks as the first time."""
         if self.basis != self.blocks.newest_whole(call.root):
             return None
         return self.grown if (call.root, call.number) > self.at else self.own
@@ -130,7 +131,7 @@ class Leaf(Alarm, kw_only=True):
         if call is None:
             return []
         after = self._go_on(now)
-        if after:  # the head has closed this round, or began it anew: it would not count
+        if after:  # the head has closed this round or begun it anew, so the update would not count
             return [Measure("late_updates", 1), *after]
         if self.blocks.deep:
             self.own, self.grown, self.at, self.basis = own, grown, (call.root, call.number), self.blocks.newest_whole(call.root)

@@ -1,17 +1,17 @@
-"""Decentralised SGD (Lian et al. 2017; Hosseinalipour et al. 2020, fully decentralised learning): no server.
+"""Decentralised SGD without a server (Lian et al. 2017; Hosseinalipour et al. 2020, fully decentralised learning).
 
-Every peer trains on its own data, then averages with its neighbours for a few turns, weighted by examples; nobody holds "the" model.
+Every peer trains on its own data, then averages with its neighbours for a few turns, weighted by examples; each peer has a model of its own.
 Neighbours are chosen inside a site; neighbouring sites are linked by one pair of peers each (`clusters.graphs.over_sites`).
-The observer only watches: it keeps the history, asks a peer for its model now and then to rate it, and hands out the result.
+The observer does not take part: it keeps the history, asks a peer for its model now and then to rate it, and hands out the result.
 
-A **crew** is the set of live peers (and their incarnations), and of links that were found dead: a neighbour that is silent for
-`stall_s` is asked through all; if it gave its share long ago, the link between the two is left out. Whenever the crew changes, all peers meet: each says where it stands, all go on
-from the newest round, a newcomer takes the model of one who is there, and the consensus that was going on begins again from its inputs.
-Messages of another crew do not count.
+A **crew** is the set of live peers (with their incarnations) and of dead links. If a neighbour is silent for `stall_s`, a peer asks for it
+through all peers; if the neighbour sent its share long ago, the link between the two is dead and is left out. Whenever the crew changes, all
+peers meet: each announces its next round, all go on from the newest round, a newcomer takes the model of an older peer, and the exchange
+that was running begins again from its inputs. Messages of another crew do not count.
 
 tracking (Liu et al. 2023, "Decentralized gradient tracking with local steps", K-GT with eta_s = 1): K local steps of lr on g_i + c_i from x_i
 to x_i'; with z_i = (x_i - x_i') / (K lr) and the weights W of an exchange, x_i = sum_j W_ij x_j' and c_i += sum_j W_ij z_j - z_i. The sum of
-the c_i stays 0, as all count alike; when the crew changes, or somebody skips a round, all begin again with c_i = 0.
+the c_i stays 0, because all peers have the same weight; when the crew changes, or a peer skips a round, all begin again with c_i = 0.
 
 Ops: `init`, `train`, `evaluate` as in fedavg; `pair`, `mix`, `settle`, `sketch` as in mixing.py; `spread` as in head.py. tracking: `train` takes
 `correction` (c_i; absent: 0) and the number `tracking`, its `weights` hold z_i, too; `track` takes settled, trained and correction, and gives

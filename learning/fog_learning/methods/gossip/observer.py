@@ -1,4 +1,4 @@
-"""The observer of gossip: keeps the history, asks a peer for its model now and then to rate it, hands out the result."""
+"""The observer of gossip keeps the history, asks a peer for its model now and then to rate it, and hands out the result."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Observer(Machine):
     ledger: Ledger
     seed: int
     peers: dict[str, int] = field(default_factory=dict)
-    """Live peers -> the newest round up to which all of theirs are known."""
+    """Live peer -> the newest round up to which all its reports have come."""
     told: dict[str, int] = field(default_factory=dict)
-    """The same of all that ever were there."""
+    """The same for all peers so far, including those that left."""
     ahead: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """(first, last) of rounds that are known before those in front of them: after an outage reports come in any order."""
+    """(first, last) of rounds whose reports came before earlier ones: after an outage reports come in any order."""
     reports: dict[int, dict[str, Report]] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
-    """round -> the peer whose model is to be rated."""
+    """round -> the peer whose model is rated; '' if there was no peer to ask."""
     result: Ref | None = None
     since: float = 0.0
 
     @property
     def round(self) -> int:
-        """Rounds that all live peers have done."""
+        """Rounds that all live peers have finished."""
         return self.ledger.round
 
     def stop(self, why: str, roster: tuple[Peer, ...], now: float) -> list[Command]:
-        """The round that is done is the last: ask one of the peers for its model, as at the end."""
+        """Make the newest closed round the last, and ask a peer for its model as at the end."""
         self._know(roster)
         if not self.round or not self.peers:
             return [Finish(why=f"{why}; there was no model yet")]
@@ -70,7 +70,7 @@ class Observer(Machine):
             case Rewound(_, roster):
                 self._know(roster)
                 asked = [command for number in list(self.asked) for command in self._ask(number)]
-                # what was being computed for rounds before the Save is lost: they go without it
+                # ops for rounds before the Save are lost, so these rounds stay without their numbers
                 lost = [
                     command
                     for number in list(self.ledger.unrated)
@@ -96,7 +96,7 @@ class Observer(Machine):
                 if self.ledger.evaluation.where == "central":
                     return [Run("evaluate", {"weights": weights}, ("rated", number), {"round": number})]
                 return self._rated(number, {})
-            case Delivered(sender, Halted(why)) if sender in self.peers:  # its neighbours would wait for it for ever
+            case Delivered(sender, Halted(why)) if sender in self.peers:  # otherwise its neighbours wait for ever
                 return self.ledger.fail(f"{sender} cannot go on: {why}")
             case Ran(("spread", number), _, numbers):
                 return self._measured(int(number), numbers["error"])
@@ -133,16 +133,16 @@ class Observer(Machine):
         self.ahead[name] = [span for span in spans if span[1] > newest]
 
     def _look(self, now: float) -> list[Command]:
-        """Has everybody done the next round?"""
+        """Close the rounds that all live peers have finished."""
         commands: list[Command] = []
         while not self.ledger.last and self.peers and min(self.peers.values()) > self.round:
             self.ledger.open()
             self.since = now
-            said = [report for _, report in sorted(self.reports.pop(self.round, {}).items()) if report.examples]
-            n = sum(report.examples for report in said)
-            numbers = {"loss": math.fsum(report.examples * report.numbers["loss"] for report in said) / n} if n else {}
-            self.ledger.close(RoundRecord(self.round, now, len(said), n, numbers), rate=True)
-            sketches = [report for report in said if report.sketch is not None]
+            reports = [report for _, report in sorted(self.reports.pop(self.round, {}).items()) if report.examples]
+            n = sum(report.examples for report in reports)
+            numbers = {"loss": math.fsum(report.examples * report.numbers["loss"] for report in reports) / n} if n else {}
+            self.ledger.close(RoundRecord(self.round, now, len(reports), n, numbers), rate=True)
+            sketches = [report for report in reports if report.sketch is not None]
             commands.append(Save(self.round))
             if len(sketches) > 1:
                 refs = {f"sketch{i}": report.sketch for i, report in enumerate(sketches) if report.sketch is not None}
@@ -162,7 +162,7 @@ class Observer(Machine):
         return [*measured, *self._rated(number, {})]
 
     def _ask(self, number: int) -> list[Command]:
-        """Another peer each time."""
+        """Ask a random peer for its model."""
         if not self.peers:
             self.asked[number] = ""
             return []

@@ -49,7 +49,7 @@ def instance_of(peer: Peer) -> Instance:
 
 
 def crew_of(peers: Iterable[Peer], cuts: Iterable[Cut] = ()) -> int:
-    """A number for this set of instances and links left out; another set has another one, but for a chance of 1 in 4 billion."""
+    """Number of this set of instances and cuts (a crc32): two sets share a number with a chance of 1 in 4 billion."""
     parts = [f"{peer.task}/{peer.since}/{peer.incarnation}" for peer in sorted(peers, key=lambda peer: peer.task)]
     return zlib.crc32(";".join([*parts, *(str(cut) for cut in sorted(cuts))]).encode())
 
@@ -64,35 +64,36 @@ class GossipPeer(Alarm, kw_only=True):
     seed: int
     rounds: int
     observer: str = "observer"
-    """Task id; what one is called that is away while we begin."""
+    """Task id; this default serves while the observer is away at the start."""
     phase: Literal["starting", "meeting", "fetching", "training", "mixing", "settling", "done"] = "starting"
     peers: dict[str, Peer] = field(default_factory=dict)
     crew: int = 0
     here: dict[str, Here] = field(default_factory=dict)
     meetings: int = 0
     met: dict[str, int] = field(default_factory=dict)
-    """Peer -> its meeting that has been used."""
+    """Peer -> its last meeting that was used."""
     gift: Model | None = None
-    """A neighbour's model for us newcomers; it may come before we know that we need it."""
+    """Another peer's model for this newcomer; it may come before this peer needs it."""
     done: int = 0
-    """Rounds that are over here."""
+    """Rounds finished by this peer."""
     new: bool = True
+    """This peer has not finished a round yet."""
     weights: Ref | None = None
     input: Ref | None = None
-    """Trained in the round after `done`, not mixed yet."""
+    """Weights trained in the round after `done`, not mixed yet."""
     correction: Ref | None = None
-    """tracking: what is added to each gradient; None: nothing."""
+    """tracking: c_i, added to each gradient; None: 0."""
     examples: int = 0
     loss: float = 0.0
     begun: int = 0
     mixing: Mixing = field(default_factory=Mixing)
     cuts: list[Cut] = field(default_factory=list)
-    """Links left out; those of instances that we do not know yet are kept until we do."""
+    """Dead links, including those of instances that this peer does not know yet."""
     waited: tuple[int, int, int] = (0, 0, 0)
-    """(meeting, round, turn) that is waited for."""
+    """(meeting, round, turn) whose shares this peer waits for."""
     waits_since: float = 0.0
     stuck_at: float | None = None
-    """When neighbours that are silent are asked for."""
+    """Job time at which this peer asks for silent neighbours."""
     since: float = 0.0
 
     def react(self, event: Event, now: float) -> list[Command]:
@@ -170,7 +171,7 @@ class GossipPeer(Alarm, kw_only=True):
     # -- the crew has changed --------------------------------------------------------------
 
     def _meet(self, now: float) -> list[Command]:
-        """Begin again with these peers. What is being computed for the old crew is not looked at any more."""
+        """Begin again with these peers; ends of ops for the old crew are ignored."""
         known = {peer.task: (peer.since, peer.incarnation) for peer in self.peers.values()}
         self.cuts = [cut for cut in self.cuts if not any(end[0] in known and known[end[0]] > end[1:] for end in cut)]
         crew = crew_of(self.peers.values(), self._dead())
@@ -193,20 +194,20 @@ class GossipPeer(Alarm, kw_only=True):
         self.here[sender] = here
         if self.phase in ("starting", "meeting"):
             return self._go_on(now) if self.phase == "meeting" else []
-        return self._meet(now)  # the others begin again, though nothing has changed that we were told of
+        return self._meet(now)  # the sender begins again after a change that only it has seen
 
     def _go_on(self, now: float) -> list[Command]:
-        """All are here: go on from the newest round."""
+        """Go on from the newest round once all peers have announced theirs."""
         if any(name not in self.here for name in self.peers):
             return []
         self.met = {name: here.meeting for name, here in self.here.items()}
         target = max(here.next for here in self.here.values())
         commands: list[Command] = []
-        if any(here.next < target for here in self.here.values()):  # all see that: the corrections of all begin anew
+        if any(here.next < target for here in self.here.values()):  # all peers see this, so all corrections begin anew
             self.correction = None
-        if self.done + 1 < target:  # the others are further: what was trained and not mixed is our model now
+        if self.done + 1 < target:  # the other peers are ahead: the trained, unmixed weights become this peer's model
             first, self.done = self.done + 1, target - 1
-            trained = None if self.plan.tracking else self.input  # it holds more than the model then: the step is lost
+            trained = None if self.plan.tracking else self.input  # with tracking it holds z_i, too, and the step is lost
             self.weights, self.input = trained or self.weights, None
             commands += self._report(Report(self.done, 0, Slots(), {}, first=first))
         givers = [name for name in self.peers if self.here[name].next == target and not self.here[name].new]
@@ -219,15 +220,15 @@ class GossipPeer(Alarm, kw_only=True):
             return commands
         return [*commands, *(self._mix(now) if self.input is not None else self._train(now))]
 
-    # -- links that carry nothing ----------------------------------------------------------
+    # -- dead links ------------------------------------------------------------------------
 
     def _dead(self) -> list[Cut]:
-        """Cuts between the peers of now."""
+        """Cuts between the present peers."""
         live = {instance_of(peer) for peer in self.peers.values()}
         return [cut for cut in self.cuts if set(cut) <= live]
 
     def _learn(self, cuts: Iterable[Cut], now: float) -> list[Command]:
-        """Of links that others leave out: all begin again without them."""
+        """Take over cuts of other peers; if one concerns the present crew, all peers meet again."""
         if new := set(cuts) - set(self.cuts):
             before = self._dead()
             self.cuts = sorted({*self.cuts, *new})
@@ -235,7 +236,7 @@ class GossipPeer(Alarm, kw_only=True):
         return []
 
     def _woke(self, now: float) -> list[Command]:
-        """Ask for neighbours that have been silent for too long; again after the same time, should nobody know better."""
+        """Ask all peers for silent neighbours, again after every `stall_s`."""
         if self.stuck_at is None or now < self.stuck_at:
             return []
         missing = self.mixing.missing()
@@ -243,7 +244,7 @@ class GossipPeer(Alarm, kw_only=True):
         return [Cast("peer", Silent(self.crew, self.done + 1, self.mixing.turn, missing), latest=True)] if missing else []
 
     def _missed(self, sender: str, silent: Silent, now: float) -> list[Command]:
-        """`sender` misses our share of a turn. If we gave it, and have waited here for long since, it will not come any more."""
+        """`sender` lacks our share of a turn. If we sent it, and have waited for `stall_s` since, the link between us is dead."""
         given = (self.done + 1, self.mixing.turn, self.mixing.phase == "waiting") > (silent.round, silent.turn, False)
         if not given or self.phase not in ("mixing", "done") or now - self.waits_since < self.plan.consensus.stall_s:
             return []
@@ -283,7 +284,7 @@ class GossipPeer(Alarm, kw_only=True):
         row = metropolis(graph)[me]
         turns = (say.turns or 1) if len(names) > 1 else 0
         links = {names[j]: row[j] for j in graph[me]}
-        n = 1 if self.plan.tracking else self.examples  # a sum of corrections that is 0 needs equal weights
+        n = 1 if self.plan.tracking else self.examples  # with equal weights the corrections keep the sum 0
         return self._mixed(self.mixing.begin((self.done + 1, self.crew), links, turns, self.input, n), now)
 
     def _mixed(self, commands: list[Command], now: float) -> list[Command]:
@@ -321,8 +322,8 @@ class GossipPeer(Alarm, kw_only=True):
         self.done += 1
         self.input, self.new, self.since = None, False, now
         mass, self.mixing.value, self.mixing.sent = self.mixing.mass, None, None
-        said = self._report(Report(self.done, self.examples, Slots.of(self.slot), {"loss": self.loss}, mass, sketch, exact))
-        return [Save(self.done), *said, Measure("loss", self.loss), *self._train(now)]
+        report = self._report(Report(self.done, self.examples, Slots.of(self.slot), {"loss": self.loss}, mass, sketch, exact))
+        return [Save(self.done), *report, Measure("loss", self.loss), *self._train(now)]
 
     def _report(self, report: Report) -> list[Command]:
         return [Send(self.observer, report, keep=report.round)]

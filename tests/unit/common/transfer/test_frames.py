@@ -272,6 +272,7 @@ chunks = st.builds(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(messages.map(lambda message: bytes(frames.encode(message))), chunks, st.binary(max_size=60)), max_size=20), st.data())
 @example([b""], None)

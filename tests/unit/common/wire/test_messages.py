@@ -93,6 +93,7 @@ def test_deep_nesting_is_refused(opening: bytes) -> None:
         ).map(packed),
     )
 )
+@pytest.mark.thorough
 def test_random_payloads_are_messages_or_refused(payload: bytes) -> None:
     with contextlib.suppress(WireError):
         assert isinstance(messages.decode(payload), msgspec.Struct)

@@ -147,6 +147,7 @@ def test_random_bytes_are_read_or_refused(content: bytes) -> None:
     assert sum(len(buffer) for *_, buffer in found) <= len(content)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 255), tables)
 def test_a_changed_byte_is_refused_or_read_as_the_safetensors_package_reads_it(at: int, value: int, table: Any) -> None:

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fog_coordinator.placement import planner, shortlist
-from fog_coordinator.placement.cost import Place, step_cost, value
+from fog_coordinator.placement.cost import step_cost, value
 from fog_coordinator.placement.planner import plans
 from fog_learning.costs.demands import WORKER_BYTES, Demands
+from fog_learning.costs.objectives import OBJECTIVES
+from fog_learning.costs.place import Place
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Placing
 from fog_learning.methods import METHODS
 
 pytestmark = pytest.mark.thorough
 
-OBJECTIVES = ("latency", "energy", "bytes", "weighted")
-
 
 def job(method: dict[str, Any], model: dict[str, Any], objective: str, **more: Any) -> Any:
     placement: dict[str, Any] = {"objective": objective}
-    if objective == "weighted":
+    if OBJECTIVES[objective].weighs:
         placement["weights"] = {"latency": 1.0, "energy": 0.3, "bytes": 0.1}
     privacy = {"privacy": {"share_samples": True}} if method["name"] == "centralized" else {}
     return job_from({"name": "p", "method": method, "model": model, "data": {"name": "mnist"}, "placement": placement, **privacy, **more})
@@ -79,7 +79,7 @@ def everything(file: Any, owners: list[Place], candidates: list[Place]) -> list[
 @settings(max_examples=100, deadline=None)
 @given(
     fleet=fleets(),
-    objective=st.sampled_from(OBJECTIVES),
+    objective=st.sampled_from(list(OBJECTIVES)),
     method=st.sampled_from(
         [
             {"name": "fcddt", "cut": "auto"},

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from fog_common.wire.api.states import ONLINE
 from fog_common.wire.messages import Profile
-from fog_coordinator.placement.cost import Place, step_cost, value
+from fog_coordinator.placement.cost import step_cost, value
 from fog_coordinator.placement.free import MOST_ASSIGNMENTS, FreeTask, free_tasks
 from fog_coordinator.placement.greedy import greedy, room_for_all
 from fog_coordinator.placement.planner import Plan, Planned, plans, ways
@@ -23,6 +23,7 @@ from fog_coordinator.placement.simple import rank
 from fog_coordinator.placement.spread import spread
 from fog_coordinator.state.nodes import Node
 from fog_learning.costs.demands import WORKER_BYTES, Demands, Phase
+from fog_learning.costs.place import Place
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import JobFile, Placing
 from fog_learning.methods import METHODS
@@ -87,10 +88,9 @@ MANY = Method(
 def allowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         offer(tmp_path_factory.mktemp("many"), patch, "many", Path(__file__), "MANY")
-        METHODS.allow(["many"])
-        METHODS.load()
-        yield
-        METHODS._targets.pop("many")
+        with METHODS.allowed(["many"]):
+            METHODS.load()
+            yield
 
 
 def job(count: int, memory: Mapping[str, int], objective: str = "latency") -> JobFile:

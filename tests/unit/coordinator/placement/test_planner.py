@@ -11,9 +11,11 @@ from msgspec.structs import replace
 from fog_common.errors import ConfigError
 from fog_common.wire.messages import Announce, BlockReport, Control, Desired, Profile, WorkerState
 from fog_coordinator.placement import planner
-from fog_coordinator.placement.cost import HANDLING_S, Place, step_cost, value
+from fog_coordinator.placement.cost import HANDLING_S, step_cost, value
 from fog_coordinator.placement.planner import plans
 from fog_learning.costs.demands import Demands, Phase
+from fog_learning.costs.objectives import OBJECTIVES
+from fog_learning.costs.place import Place
 from fog_learning.job.reading import job_from
 from fog_learning.job.sections import Placing
 from fog_learning.methods import METHODS
@@ -91,8 +93,8 @@ def test_a_rounds_own_costs_are_shared_by_its_steps():
 def test_the_choice_is_the_cheapest_of_all_cuts_and_nodes():
     roster = [replace(SLOW, node=f"pi-{n}", flops=(2 + n) * 1e9, bytes_s=1e6 * (1 + n)) for n in range(3)]
     candidates = [FAST, replace(FAST, node="near", flops=3e9, rtt_s=0.0005, bytes_s=5e7), *roster]
-    for objective in ("latency", "energy", "bytes", "weighted"):
-        weights = {"weights": {"latency": 1.0, "energy": 0.3, "bytes": 0.1}} if objective == "weighted" else {}
+    for objective in OBJECTIVES:
+        weights = {"weights": {"latency": 1.0, "energy": 0.3, "bytes": 0.1}} if OBJECTIVES[objective].weighs else {}
         file = job(placement={"objective": objective, **weights})
         everything = sorted(
             (value(step_cost(option, {"front": roster, "trunk": [place]}), file.placement), option.settings["cut"], place.node)

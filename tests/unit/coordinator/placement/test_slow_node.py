@@ -11,6 +11,9 @@ from fog_sim.links import Fleet, Link, NodeModel
 from fog_sim.world import Simulation
 from support.few import few
 
+pytestmark = pytest.mark.thorough
+
+
 NEAR = Link(up_bytes_s=20e6, down_bytes_s=20e6, latency_s=0.001, joules_per_byte=5e-9)
 EVEN = Fleet(link=NEAR, cloud_link=NEAR, node=NodeModel(flops=4e9), cloud=NodeModel(flops=4e9))
 """A cloud node that is no faster than the others, so that slowing it by 4 counts."""
@@ -44,6 +47,7 @@ def test_the_chosen_plan_beats_the_naive_one_in_measured_step_time(slowed: str):
         assert plan["measured"]["step_bytes"] == pytest.approx(plan["predicted"]["step_bytes"], rel=0.2)
 
 
+@pytest.mark.thorough
 def test_every_cut_and_trunk_ran_slower_than_the_chosen_one():
     """The model's order is the measured order, where it matters: at the top."""
     chosen = trained("cloud-1", {"cut": "auto"}, {"objective": "latency"})["measured"]["step_s"]

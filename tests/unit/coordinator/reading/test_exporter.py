@@ -17,7 +17,7 @@ from fog_common.wire.messages import Announce, Heartbeat, Presence
 from fog_coordinator.core import Core
 from fog_coordinator.reading.exporter import LINGER_S, Exporter
 from fog_coordinator.state.rules import Rules
-from fog_learning.methods.base import Headline
+from fog_learning.methods.base import ACCURACY, LOSS, Headline
 from support.reports import GAUGES, MeasuringNode, beat, profile
 from support.stand_ins import World
 
@@ -60,7 +60,7 @@ def judged(world: World, *numbers: Headline) -> None:
     entry.history.rounds[record.round] = replace(item, record=record)
 
 
-MEASURED = (Headline("accuracy", "accuracy on held-out data"), Headline("loss", "training loss", better="less"))
+MEASURED = (ACCURACY, LOSS)
 
 # -- all of the list -----------------------------------------------------------------------
 
@@ -318,6 +318,7 @@ def formatted(lines: int) -> float:
     return time.thread_time() - began
 
 
+@pytest.mark.thorough
 def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
     few, many = Scrapes(125), Scrapes(1000)
     turns = [(few.once(), many.once(), formatted(many.text.count(b"\n"))) for _ in range(6)]
@@ -328,6 +329,7 @@ def test_a_scrape_of_a_thousand_nodes_costs_what_its_lines_cost():
     assert len(many.text) < 3_000_000
 
 
+@pytest.mark.thorough
 def test_no_memory_of_a_scrape_stays():
     scrapes = Scrapes(125)
 

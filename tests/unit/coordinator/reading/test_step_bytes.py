@@ -20,6 +20,9 @@ from fog_sim.links import PRESETS
 from fog_sim.world import Simulation
 from fogctl.show.watch import summary
 
+pytestmark = pytest.mark.thorough
+
+
 SPEC = resolve_model({"name": "mlp", "hidden": [64]}, (1, 28, 28), 10)
 LOCAL = 784 * 64 + 64
 HEADER_BYTES = 250

@@ -14,6 +14,7 @@ from fog_common.wire.api.verbs import Body, Question, ReadJob, ReadTop
 from fogctl.show.plot import checked, columns, draw, spread
 from fogctl.show.watch import whole_status
 from fogctl.verbs.top import as_json, lines, picture, sparkline, with_rates
+from support.few import few
 from support.reports import MeasuringNode
 from support.stand_ins import World
 from support.statuses import status_of
@@ -130,7 +131,7 @@ def test_rounds_that_were_heard_of_together_share_what_they_used():
     assert spread([7.0, 7.0, 10.0, None, 12.0], None) == [None, None, 3.0, None, 2.0]
 
 
-@pytest.mark.parametrize(("name", "begins"), [("x.png", b"\x89PNG"), ("x.svg", b"<?xml"), ("x.pdf", b"%PDF")])
+@pytest.mark.parametrize(("name", "begins"), few([("x.svg", b"<?xml"), ("x.png", b"\x89PNG"), ("x.pdf", b"%PDF")], 1))
 def test_a_picture_is_written(tmp_path: Path, name: str, begins: bytes):
     pytest.importorskip("matplotlib")
     draw(world().look(ReadJob("digits")), tmp_path / name)

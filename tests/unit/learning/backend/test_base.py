@@ -20,6 +20,7 @@ def loaded_after(code: str, *modules: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.thorough
 def test_a_backend_is_imported_when_it_is_opened():
     modules = ("torch", "numpy", "fog_learning.backend.standin", "fog_learning.backend.plain")
     begin = "from fog_learning.backend.base import open_backend\nfrom fog_learning.job.sections import JobFile\n"
@@ -56,6 +57,7 @@ def test_an_unknown_backend_is_an_error():
         open_backend("abacus", JOB, {}, 1)
 
 
+@pytest.mark.thorough
 def test_a_worker_stays_light():
     """torch.optim's first use and the meta device each import hundreds of modules: more than a second and 35 MB or more per worker."""
     code = (

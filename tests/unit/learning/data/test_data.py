@@ -96,6 +96,7 @@ def idx_folder(folder: Path, prefix: str = "", test: str = "t10k", suffix: str =
     return images
 
 
+@pytest.mark.thorough
 def test_digits_come_along_and_are_always_split_alike():
     one, two = load_dataset("digits", {}, {}), load_dataset("digits", {}, {})
     assert (len(one.train_y), len(one.test_y), one.input_shape, one.classes) == (1438, 359, (1, 8, 8), 10)
@@ -276,4 +277,3 @@ def test_known_shapes():
     assert known_shape("digits") == (digits.input_shape, digits.classes)
     assert known_shape("cifar10-subset") == ((3, 32, 32), 10)
     assert known_shape("maps") is None
-    assert [name for name, entry in DATASETS.items() if entry.built_in] == ["digits"]

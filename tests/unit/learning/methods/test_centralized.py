@@ -15,6 +15,7 @@ from fog_learning.methods import resolve_method
 from fog_learning.methods.centralized.center import Center
 from fog_learning.methods.centralized.messages import AskSamples, NoSamples, Samples
 from fog_learning.methods.centralized.source import SampleSource
+from support.few import few
 from support.inline import Inline
 from support.schedules import Faults, Op, Schedule, Seat
 
@@ -147,7 +148,7 @@ def losses(
     return inline.measured["loss"], inline
 
 
-@pytest.mark.parametrize("optimizer", [{"lr": 0.1, "momentum": 0.9}, {"optimizer": "adam", "lr": 0.01}])
+@pytest.mark.parametrize("optimizer", few([{"lr": 0.1, "momentum": 0.9}, {"optimizer": "adam", "lr": 0.01}], 1))
 def test_centralized_and_fcddt_are_the_same_training(optimizer: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     central, one = losses({"name": "centralized", "round_steps": 1}, optimizer, "source")

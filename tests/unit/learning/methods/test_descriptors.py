@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
 from fog_common.errors import ConfigError
+from fog_common.telemetry.metrics import BY_NAME
 from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, Methods, resolve_method
-
-TOY = """
-from msgspec import Struct
-from fog_common.runtime.machine import Machine
-from fog_learning.methods.base import Headline, Method, Role
-
-class Plan(Struct, frozen=True, forbid_unknown_fields=True):
-    turns: int = 3
-
-class Dice(Machine):
-    pass
-
-METHOD = Method(
-    name="dice", title="Dice", source="none", plan=Plan, roles=(Role("dice", Dice, bound="free"),), messages=(), ops=(), root="dice",
-    build=lambda job, plan, peer: Dice(), headline=(Headline("sum", "sum of the dice"),), rounds=lambda job, plan: plan.turns,
-)
-"""
+from support.dice import install_dice
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that offers the method `dice`."""
-    (tmp_path / "dice_method.py").write_text(TOY)
-    info = tmp_path / "dice_method-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dice-method\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[foglearn.methods]\ndice = dice_method:METHOD\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "dice_method", raising=False)
-    importlib.invalidate_caches()
+    install_dice(tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("installed")
@@ -65,6 +41,7 @@ def test_descriptors_of_this_program_hold_together(name: str) -> None:
     assert method.root in roles
     assert all(role.talks_to and set(role.talks_to) <= roles for role in method.roles)
     assert [headline.name for headline in method.headline] == ["accuracy", "loss"]
+    assert all(BY_NAME[headline.metric].labels == ("job",) for headline in method.headline if headline.metric)
     assert method.ops and len({row.name for row in method.ops}) == len(method.ops)
 
 

@@ -31,6 +31,7 @@ from fog_learning.methods import resolve_method
 from fog_learning.methods.fcddt.front import Front
 from fog_learning.methods.fcddt.messages import Cut, Features, FrontRows, Go, Heads, Local, NoStep, Plan, Step, cut_at
 from fog_learning.methods.fcddt.trunk import Trunk
+from support.few import few
 from support.schedules import Faults, Op, Schedule, Seat, Stuck
 
 Value = dict[str, Any]
@@ -402,8 +403,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("faults", FAULTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("faults", few(FAULTS, 3))
+@pytest.mark.parametrize("kind", few(KINDS, 2))
 def test_any_schedule_takes_every_step_once(kind: str, faults: str) -> None:
     method = KINDS[kind]
     table = ops(own=method.get("sync_every", 1) > 1, frozen="backward" in method)

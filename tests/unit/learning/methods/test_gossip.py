@@ -23,6 +23,7 @@ from fog_sim.costs import torch_backend
 from fog_sim.links import Fleet, Link
 from fog_sim.shape import Group, places
 from fog_sim.world import Simulation
+from support.few import few
 from support.schedules import Faults, Schedule, Seat
 
 
@@ -69,7 +70,7 @@ def test_on_a_ring_a_few_turns_leave_a_disagreement_that_is_measured(seed: int):
     assert abs(weights[0] - flat(3, 6)) < 1.0
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", few(range(80), 6))
 def test_it_ends_whatever_crashes_and_every_model_is_a_mean(seed: int):
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=6, leaves=seed % 3, absent=("peer-3",) if seed % 2 else ())
     graph = ["ring", "full", "small_world"][seed % 3]
@@ -231,6 +232,7 @@ def test_tracking_is_the_papers_formula(seed: int):
     assert corrections == pytest.approx(list(c), rel=1e-9)
 
 
+@pytest.mark.thorough
 def test_with_tracking_unequal_nodes_reach_the_optimum_where_plain_steps_stay_off_it():
     right = optimum(5)
     weights, corrections = tracked(5, 120)
@@ -242,7 +244,7 @@ def test_with_tracking_unequal_nodes_reach_the_optimum_where_plain_steps_stay_of
     assert abs(sum(plain) / 5 - right) > 0.1
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 4))
 def test_the_corrections_cancel_out_whatever_crashes(seed: int):
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=5, absent=("peer-3",) if seed % 2 else (), spare=("observer",))
     spec = job(rounds=8, tracking=True, consensus={"graph": "ring", "turns": 2})
@@ -255,6 +257,7 @@ def test_the_corrections_cancel_out_whatever_crashes(seed: int):
         assert all(math.isfinite(x) for x in weights)
 
 
+@pytest.mark.thorough
 def test_with_torch_tracking_doubles_what_an_exchange_carries():
     def simulated(tracking: bool) -> tuple[float, dict[str, int]]:
         world = Simulation(places([Group("thing", 1, 4)]), Fleet(link=Link(up_bytes_s=1e6, down_bytes_s=1e6, latency_s=0.01)), torch_backend, seed=2)
@@ -316,7 +319,7 @@ def test_a_link_that_carries_nothing_is_left_out_and_the_round_begins_again(grap
     assert schedule.measured["broken_links"] <= 2
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", few(range(20), 3))
 def test_dead_links_and_crashes_together_come_to_an_end(seed: int):
     spec = job(rounds=4, consensus={"graph": ["ring", "full"][seed % 2], "turns": 2, "stall_s": 5.0})
     schedule = Schedule(spec, 5, OPS, seed, Faults(duplicate=0.2, lost_wake=0.1, crashes=4, leaves=seed % 2))

@@ -8,10 +8,11 @@ from fog_sim.campaign import chaos
 from fog_sim.costs import torch_backend
 from fog_sim.faults import Fault, Schedule
 from fog_sim.world import Simulation
+from support.few import few
 
 
 @pytest.mark.parametrize("kind", ["kill_worker", "drain"])
-@pytest.mark.parametrize("at", [3.2, 4.8])
+@pytest.mark.parametrize("at", few([3.2, 4.8], 1))
 def test_blocks_that_stay_on_the_nodes_take_every_round_once_whatever_happens_to_the_server(kind: str, at: float) -> None:
     def result(*faults: Fault) -> bytes:
         world = Simulation(3, chaos.SLOW, torch_backend, seed=1)

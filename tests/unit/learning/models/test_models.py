@@ -26,6 +26,7 @@ def test_every_model_of_the_table_is_tested_here():
     assert set(SHAPES) == set(MODELS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SHAPES)
 def test_spec_says_what_torch_has(name: str):
     spec = spec_of(name)

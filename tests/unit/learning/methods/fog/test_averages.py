@@ -18,6 +18,7 @@ from fog_common.runtime.machine import (
 from fog_learning.backend.plain_ops import flat, shares
 from fog_learning.clusters.messages import Call
 from fog_learning.methods import resolve_method
+from support.few import few
 from support.fog_runs import job, run, weights_of
 from support.schedules import Faults
 from support.trees import star, tree
@@ -30,7 +31,7 @@ from support.trees import star, tree
     [star(5), tree(2, 3), tree(1, 4), tree(2, 1, 2, between=2), tree(1, 1, 3, between=2)],
     ids=["star", "two layers", "uneven", "three layers", "deep"],
 )
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", few(range(6), 1))
 def test_a_vertical_tree_equals_the_flat_star(peers: tuple[Peer, ...], seed: int):
     schedule, finish, _ = run(peers, job(mode="vertical", local_steps=1), seed)
     weights = weights_of(schedule, finish)
@@ -38,7 +39,7 @@ def test_a_vertical_tree_equals_the_flat_star(peers: tuple[Peer, ...], seed: int
     assert weights[1:] == pytest.approx(shares(range(5)), rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", few(range(60), 4))
 def test_a_vertical_tree_counts_every_slot_once_whatever_crashes(seed: int):
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=8)
     peers = [tree(2, 1, 2, between=2), tree(3, 2), star(4)][seed % 3]
@@ -69,7 +70,7 @@ def test_a_slow_copy_of_a_call_takes_no_newer_ones_place():
 
 
 @pytest.mark.parametrize("uplink", ["sample", "diversity"])
-@pytest.mark.parametrize("graph", ["full", "ring", "geometric", "small_world", "measured"])
+@pytest.mark.parametrize("graph", few(["full", "ring", "geometric", "small_world", "measured"], 1))
 @pytest.mark.parametrize("peers", [star(5), tree(2, 3), tree(3, 1, 1, between=2)], ids=["star", "two layers", "three layers"])
 def test_d2d_with_enough_turns_equals_the_flat_star(peers: tuple[Peer, ...], graph: str, uplink: str):
     spec = job(mode="d2d", uplink=uplink, consensus={"graph": graph, "shrink": 1e-10})
@@ -80,7 +81,7 @@ def test_d2d_with_enough_turns_equals_the_flat_star(peers: tuple[Peer, ...], gra
     assert all(error < 1e-6 for error in watch.errors)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", few(range(60), 4))
 def test_d2d_counts_nothing_twice_and_loses_nothing_whatever_crashes(seed: int):
     faults = Faults(duplicate=0.2, lost_wake=0.1, crashes=6)
     peers = [tree(3, 2), tree(2, 1, 2, between=2), star(4)][seed % 3]
@@ -91,7 +92,7 @@ def test_d2d_counts_nothing_twice_and_loses_nothing_whatever_crashes(seed: int):
     assert sorted(watch.included) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 4))
 def test_members_that_leave_for_good_do_not_stop_the_round(seed: int):
     faults = Faults(duplicate=0.2, crashes=2, leaves=2, spare=("root",))
     peers = [tree(3, 3), star(5), tree(2, 2, 2, between=2)][seed % 3]
