@@ -1,4 +1,4 @@
-"""fogctl's entry point: the tree of commands, and exit codes. Nothing heavy is imported before a command runs."""
+"""Entry point of fogctl: the tree of commands, and exit codes. Heavy modules are imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of one command. What typer itself finds wrong (a missing argument, an unknown option) is bad input: 2."""
-    for noun in ("methods", "models"):  # `fogctl models` lists them
+    """Run one command; returns its exit code. A usage error of typer (a missing argument, an unknown option) is bad input: 2."""
+    for noun in ("methods", "models"):  # `fogctl models` stands for `fogctl models list`
         if arguments[:1] == [noun] and (len(arguments) == 1 or (arguments[1].startswith("-") and arguments[1] not in ("-h", "--help"))):
             arguments.insert(1, "list")
     try:

@@ -1,4 +1,4 @@
-"""Fetching a job's result: the weights come as a letter with one blob, the figures with the reply."""
+"""Fetch of a job's result: the weights come as a letter with one blob, the figures with the reply."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fog_common.wire.api.verbs import FetchResult
 from fogctl.client import Client
 
 STALL_S: Final = 30.0
-"""Give up when nothing of the weights has come for this long. There is no limit for the whole."""
+"""Silence of the transfer after which it is given up; the whole transfer has no limit."""
 
 
 def fetch(client: Client, job: str, folder: Path) -> dict[str, Any]:
-    """Write JOB.json and JOB.safetensors; what `--json` prints. A job without weights (digest '') has only the JSON.
+    """Write JOB.json and, if the job has weights, JOB.safetensors; returns the data of --json.
 
-    JobFailed, ConfigError … as the coordinator says; TimedOut if the weights stop coming.
+    Errors of the coordinator (JobFailed, ConfigError …); TimedOut if the weights stop coming.
     """
     if blocked := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
         raise ConfigError(f"--out {folder}: {blocked} is no folder")
@@ -49,7 +49,7 @@ def fetch(client: Client, job: str, folder: Path) -> dict[str, Any]:
 
 
 class Letterbox:
-    """The receiving end of a transfer to this session. What comes before `receive` is called waits in the client's queue."""
+    """The receiving end of a transfer to this session. Frames that come before `receive` wait in the client's queue."""
 
     def __init__(self, client: Client, job: str) -> None:
         self.client = client
@@ -61,7 +61,7 @@ class Letterbox:
         self._heard = time.monotonic()
 
     def receive(self, digest: str) -> memoryview:
-        """The bytes of that name, checked against it by the endpoint. TimedOut if they stop coming."""
+        """The bytes of a digest, checked by the endpoint. TimedOut if they stop coming."""
         self._heard = time.monotonic()
         while digest not in self._came:
             now = time.monotonic()
@@ -97,7 +97,7 @@ class Letterbox:
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:
-    """Whole or not at all."""
+    """Write a file, whole or not at all."""
     draft = path.with_name(path.name + ".part")
     with open(draft, "wb") as file:
         file.write(content)

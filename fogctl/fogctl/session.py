@@ -1,6 +1,6 @@
-"""One invocation of fogctl: the options that every command has, its output, its way to the coordinator.
+"""One invocation of fogctl: the options of every command, its output, its connection to the coordinator.
 
-Options win over the environment (FOGLEARN_BROKER, …), that over `~/.config/foglearn/fogctl.yaml`, that over the defaults.
+Options win over the environment (FOGLEARN_BROKER, …), which wins over `~/.config/foglearn/fogctl.yaml`, which wins over the defaults.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SHARED: dict[str, Any] = {
     "broker": Annotated[str | None, typer.Option(envvar="FOGLEARN_BROKER", metavar="HOST[:PORT]", help="The broker (default: 127.0.0.1:1883).")],
     "fleet": Annotated[str | None, typer.Option(envvar="FOGLEARN_FLEET", help="Name of the fleet on that broker.")],
     "user": Annotated[str | None, typer.Option(envvar="FOGLEARN_USER", help="Your user at the broker (default: operator).")],
-    "password_file": Annotated[str | None, typer.Option(envvar="FOGLEARN_PASSWORD_FILE", metavar="FILE", help="File that holds its password.")],
+    "password_file": Annotated[str | None, typer.Option(envvar="FOGLEARN_PASSWORD_FILE", metavar="FILE", help="File with its password.")],
     "config": Annotated[
         str | None, typer.Option(envvar="FOGLEARN_CONFIG", metavar="FILE", help="Settings of fogctl (default: ~/.config/foglearn/fogctl.yaml).")
     ],
-    "timeout": Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait for an answer.")],
+    "timeout": Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest wait for an answer.")],
 }
 _OUTPUT: dict[str, Any] = {
     "json_": Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")],
@@ -40,7 +40,7 @@ _DEFAULTS: dict[str, Any] = {"timeout": 10.0, "json_": False, "debug": False}
 
 @dataclass(slots=True)
 class Session:
-    """What a command gets besides its own arguments."""
+    """Context of a command beside its own arguments."""
 
     out: Output = field(default_factory=Output)
     broker: str | None = None
@@ -51,7 +51,7 @@ class Session:
     timeout: float = 10.0
 
     def settings(self) -> Settings:
-        """Where to connect, and as whom. ConfigError if file, environment or options are wrong."""
+        """Settings of the connection. ConfigError if file, environment or options are wrong."""
         from fogctl.settings import settings
 
         return settings(self.config, broker=self.broker, fleet=self.fleet, user=self.user, password_file=self.password_file)
@@ -69,14 +69,14 @@ class Session:
         return settings(self.config or os.environ.get("FOGLEARN_CONFIG")).methods
 
     def client(self) -> Client:
-        """A connection, used as a context manager. Unreachable when it is entered and the broker does not answer."""
+        """A connection, used as a context manager; entering it raises Unreachable if the broker does not answer."""
         import logging
 
         from fogctl.client import Client
 
         if self.out.debug:
             logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
-        else:  # an error is one line, and ours
+        else:  # errors are one line of our own
             logging.getLogger().addHandler(logging.NullHandler())
         return Client(self.settings(), timeout_s=self.timeout)
 
@@ -85,9 +85,9 @@ Body = Callable[..., None]
 
 
 def command(app: typer.Typer, name: str | None = None, *, connects: bool = True, **options: Any) -> Callable[[Body], Body]:
-    """Register a function as a command. Its first argument is the Session; the shared options are added behind its own.
+    """Register a function as a command. Its first argument is the Session; the shared options are added after its own.
 
-    connects: it speaks to the coordinator, so it has the connection options.
+    connects: the command connects to the coordinator, and gets the options of the connection.
     """
 
     def register(body: Body) -> Body:
@@ -114,7 +114,7 @@ def command(app: typer.Typer, name: str | None = None, *, connects: bool = True,
 
 
 def guarded(out: Output, action: Callable[[], None]) -> int:
-    """Run `action`; the exit code of DESIGN: 0 ok, 1 failed, 2 bad input, 3 unreachable, 4 refused, 5 timed out, 130 interrupted."""
+    """Run `action` and print its error; returns the exit code: 0 ok, 1 failed, 2 bad input, 3 unreachable, 4 refused, 5 timed out, 130 interrupted."""
     from fog_common.errors import FogError
 
     try:
@@ -125,7 +125,7 @@ def guarded(out: Output, action: Callable[[], None]) -> int:
     except KeyboardInterrupt as stop:
         out.error(KeyboardInterrupt("interrupted" if not str(stop) else f"interrupted: {stop}"), 130)
         return 130
-    except BrokenPipeError:  # `fogctl … | head`: nobody reads any more
+    except BrokenPipeError:  # the reader has closed the pipe, as in `fogctl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Where fogctl connects, and as whom: options over environment over `fogctl.yaml` over defaults."""
+"""Settings of fogctl's connection: options over environment over `fogctl.yaml` over defaults."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     user: Id = "operator"
     broker: BrokerConfig = BrokerConfig()
     methods: tuple[str, ...] = ()
-    """Learning methods of installed packages that a job file may name, beside those of this program (entry points of the group `foglearn.methods`)."""
+    """Learning methods of installed packages that a job file may name (entry points of the group `foglearn.methods`); those of this program
+    are always allowed."""
 
 
 def settings(
     path: str | None = None, *, broker: str | None = None, fleet: str | None = None, user: str | None = None, password_file: str | None = None
 ) -> Settings:
-    """Options over the configuration file over the defaults. ConfigError if the named file is missing or wrong."""
+    """Settings from options over the configuration file over the defaults. ConfigError if a named file is missing or invalid."""
     file = Path(path).expanduser() if path else config_home() / "fogctl.yaml"
     base = config.load(file, Settings) if path or file.exists() else Settings()
     at = base.broker

@@ -1,4 +1,4 @@
-"""How long an op takes, from the model's FLOPs: the simulator's only guess about computing. Ops themselves run for real."""
+"""FLOPs of ops, from which the simulator derives their durations. Ops themselves run for real."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ class Costs(Struct, frozen=True):
     work: Work
 
     def flops(self, op: str, numbers: Mapping[str, float | int | str]) -> float:
-        """Of one run of an op that the method names; KeyError for another."""
+        """FLOPs of one run of an op. KeyError for an op that the method does not name."""
         return self.method.op(op).flops(self.work, numbers)
 
 
 def model_costs(job: JobFile, spec: ModelSpec, test_examples: int, slots: int = 1) -> Costs:
+    """Costs of a job with this model. slots: of the whole job."""
     method, plan = resolve_method(job)
     segments = method.segments.flops(plan, spec) if method.segments is not None else ()
     return Costs(method, Work(float(spec.flops), spec.parameters, job.train.batch_size, test_examples, slots, segments))
 
 
 def nominal_costs(job: JobFile, values: int) -> Costs:
-    """Of a job without tensors; values: of its model."""
+    """Costs of a job without tensors. values: number of values of its model."""
     return Costs(method_of(job), Work(1e6, values, job.train.batch_size, 100))
 
 
 OpenBackend = Callable[[JobFile, dict[str, int], int], tuple[Backend, Costs]]
-"""(job, slots by task, slots of the whole job) -> the backend that all nodes of a simulated job share, and what its ops cost."""
+"""(job, slots by task, slots of the whole job) -> the backend that all nodes of a simulated job share, and the costs of its ops."""
 
 
 def torch_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
-    """The real ops, shared by all simulated nodes, and what they cost."""
+    """The real ops and their costs."""
     from fog_sim.exact import ExactBackend
 
     backend = ExactBackend(job, slots, roster_size, device="cpu", threads=1, evaluates=True)
@@ -49,7 +50,7 @@ def torch_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tupl
 
 
 def standin_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
-    """Exact integers in the place of tensors: for fault schedules."""
+    """Ops on exact integers instead of tensors, for fault schedules."""
     from fog_learning.backend.standin import StandinBackend
 
     backend = StandinBackend(job, slots, roster_size)
@@ -57,7 +58,7 @@ def standin_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tu
 
 
 def plain_backend(job: JobFile, slots: dict[str, int], roster_size: int) -> tuple[Backend, Costs]:
-    """The names of the trained slots in the place of tensors: the weights at the end say whose training is in them."""
+    """Ops on shares of slots instead of tensors, so that the final weights tell the slots in them."""
     from fog_learning.backend.plain import PlainBackend
 
     return PlainBackend(job, slots, roster_size), nominal_costs(job, 256)

@@ -1,4 +1,4 @@
-"""The simulated disk of a node: survives processes and power loss."""
+"""The simulated disk of a node, which survives its processes and a power loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fog_common.runtime.shelf import Shelf, kept
 
 
 class SimDisk:
-    """What all jobs left on one node's disk. full: Saves are refused."""
+    """Content of one node's disk by job. full: the disk refuses Saves."""
 
     def __init__(self) -> None:
         self.incarnations: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The simulator measures consensus errors exactly: sketches travel, bytes and all, and errors come from the values behind them."""
+"""Exact consensus errors in the simulator: sketches travel as usual, but errors are computed from the values behind them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fog_learning.backend.base import Result
 from fog_learning.backend.torch import TorchBackend
 
 HELD_BYTES: Final = 1 << 30
-"""Limit of the values whose error is still to be asked for; the oldest are dropped (a consensus that begins again never asks)."""
+"""Limit of the kept values behind sketches; the oldest are dropped, because a consensus that begins again never uses them."""
 
 
 class ExactBackend(TorchBackend):
@@ -20,7 +20,7 @@ class ExactBackend(TorchBackend):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._whole: dict[bytes, Any] = {}
-        """Name of a sketch -> the value that it was made from."""
+        """Name of a sketch -> the value behind it."""
 
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Result:
         match op:
@@ -30,10 +30,10 @@ class ExactBackend(TorchBackend):
                     inputs, numbers = {f"sketch{i}": each for i, each in enumerate(whole)}, {**numbers, "exact": 1}
                 return super().run(op, task, inputs, numbers)
             case "sketch":
-                outputs, found = super().run(op, task, inputs, numbers)
-                if not found["exact"]:
+                outputs, measured = super().run(op, task, inputs, numbers)
+                if not measured["exact"]:
                     self._keep(outputs["sketch"], super().run(op, task, inputs, {**numbers, "size": sys.maxsize})[0]["sketch"])
-                return outputs, found
+                return outputs, measured
         return super().run(op, task, inputs, numbers)
 
     def _keep(self, sketch: Any, whole: Any) -> None:

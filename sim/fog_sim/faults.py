@@ -1,4 +1,4 @@
-"""Faults as data: one schedule, run by the simulator and by the live runner (`make chaos`).
+"""Schedules of faults as data, run by the simulator and by the live runner (`make chaos`).
 
 faults:
   - {at: 4.0, kind: kill_worker, node: node-2}
@@ -19,21 +19,21 @@ from fog_common.config import load
 Kind = Literal[
     "kill_worker",  # kill -9 of the node's workers
     "kill_agent",  # kill -9 of the daemon (its workers end with it); started again after `seconds`
-    "power_loss",  # all processes of the node at once, and nobody tells the broker; back after `seconds`
+    "power_loss",  # all processes of the node end at once, without notice to the broker; back after `seconds`
     "stop",  # SIGTERM: the node's tasks move in order; started again after `seconds`
     "leave",  # SIGTERM, for good
-    "join",  # a node starts that was not there: an edge node of the site `home`
+    "join",  # a new edge node of the site `home` starts
     "freeze",  # SIGSTOP for `seconds`
     "cut",  # the node's link is dead for `seconds`, and both ends see it
-    "black_hole",  # nothing passes for `seconds`, and nobody is told
-    "half_open",  # the broker has lost the node, which does not know it for `seconds`
+    "black_hole",  # the node's link is dead for `seconds`, and neither end sees it
+    "half_open",  # the broker has lost the node's connections, which the node does not see for `seconds`
     "reset",  # the node's connections are reset, once
     "slow",  # SLOW_LATENCY_S and SLOW_RATE_BYTES_S for `seconds`
     "drain",  # fogctl node drain; undone after `seconds`
     "disk_full",  # Saves fail for `seconds`
     "cut_site",  # the site `node` has no way to the cloud for `seconds`; needs links with `d2d`
-    "clock_ahead",  # the wall clock of the node ("": of the coordinator) is CLOCK_S too far for `seconds`
-    "clock_behind",  # ... or as much behind. Nothing in virtual time: no machine, core or host ever sees a wall clock
+    "clock_ahead",  # the wall clock of the node ("": of the coordinator) is CLOCK_S ahead for `seconds`
+    "clock_behind",  # the same clock is CLOCK_S behind; both have no effect in virtual time, which has no wall clock
     "kill_coordinator",  # started again after `seconds`
     "restart_broker",  # away for `seconds`
 ]
@@ -58,24 +58,28 @@ SLOW_LATENCY_S: Final = 0.25
 SLOW_RATE_BYTES_S: Final = 20_000.0
 CLOCK_S: Final = 600.0
 KEEPALIVE_S: Final = 22.0
-"""A broker drops who said nothing for one and a half keepalives (15 s)."""
+"""Silence after which a broker drops a connection: one and a half keepalives (15 s)."""
 
 
 class Fault(Struct, frozen=True, forbid_unknown_fields=True):
+    """One fault. seconds: its length, see Kind."""
+
     at: Annotated[float, Meta(ge=0)]
     """Seconds after the job was submitted."""
     kind: Kind
     node: str = ""
-    """Name of a node; cut_site: of a site."""
+    """Name of the node, or of the site for cut_site."""
     seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a fault file."""
+
     faults: list[Fault] = []
 
 
 def load_schedule(path: Path) -> Schedule:
-    """ConfigError names file, line and key."""
+    """The schedule in a file. ConfigError names file, line and key."""
     return load(path, Schedule)
 
 
@@ -89,7 +93,7 @@ def random_schedule(
     kinds: tuple[Kind, ...] = (),
     sites: Sequence[str] = (),
 ) -> Schedule:
-    """A reproducible schedule: `faults` of them within horizon_s, each for up to longest_s. sites: those that `cut_site` may hit."""
+    """A reproducible schedule of `faults` faults within horizon_s, each at most longest_s long. sites: those that `cut_site` may cut."""
     rng = random.Random(f"faults-{seed}")
     allowed = kinds or (*ON_NODES, *ON_FLEET)
     made = []

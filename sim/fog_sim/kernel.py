@@ -1,4 +1,4 @@
-"""Virtual time: a heap of (time, order, action). Deterministic: equal times run in the order they were scheduled."""
+"""Virtual time: a heap of (time, order, action). Deterministic: actions at the same time run in the order in which they were scheduled."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ class Timer:
 
 
 class Kernel:
+    """Clock and queue of the simulation; times are virtual seconds."""
+
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
-        """Actions that ran; the benchmark's events."""
+        """Number of actions that ran, which the benchmark reports as events."""
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = 0
 
     def at(self, when: float, action: Action) -> Timer:
-        """Run `action` at virtual time `when` (now, if that has passed)."""
+        """Run `action` at virtual time `when`, or now if that has passed."""
         timer = Timer(action)
         self._order += 1
         heapq.heappush(self._heap, (max(when, self.now), self._order, timer))
@@ -46,7 +48,7 @@ class Kernel:
         return self.at(self.now + seconds, action)
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Until nothing is scheduled before `until`, or `done()` after an action."""
+        """Run actions until none is scheduled up to `until`, or until `done()` is true after an action."""
         while self._heap and self._heap[0][0] <= until:
             self.now, _, timer = heapq.heappop(self._heap)
             if timer.fire():
@@ -62,7 +64,7 @@ class Kernel:
 
 
 class Wakeup:
-    """One timer that is moved: for sans-IO parts that say `next_timer()` after every call."""
+    """One timer that moves, for sans-IO parts whose `next_timer()` may change after every call."""
 
     def __init__(self, kernel: Kernel, action: Action) -> None:
         self._kernel = kernel

@@ -1,4 +1,4 @@
-"""Models of links and nodes. Figures are defaults to be replaced by measured ones (`--links FILE`); every result is labelled simulated."""
+"""Models of links and nodes. Figures are defaults that measured ones may replace (`--links FILE`); every result is labelled simulated."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class LinkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Between a node and its broker, full duplex."""
+    """Link between a node and its broker, full duplex."""
 
     up_bytes_s: Positive
     down_bytes_s: Positive
     latency_s: NotNegative
-    """One way."""
+    """Latency of one way."""
     loss: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Fraction of QoS 0 frames that are lost (TCP hides single losses; this is for overload and reconnects)."""
+    """Fraction of QoS 0 frames that are lost, e.g. by overload and reconnects (TCP hides single losses)."""
     joules_per_byte: NotNegative = 0.0
-    """Of the node's radio or NIC, for sent and received bytes alike."""
+    """Energy of the node's radio or NIC per sent or received byte."""
 
     def facts(self) -> NodeLink:
         """What an agent with this link measures and has configured."""
@@ -34,7 +34,7 @@ class LinkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a simulated node computes and consumes."""
+    """Speed and energy of a simulated node."""
 
     flops: Positive = 4e9
     """Sustained FLOP/s of training."""
@@ -47,7 +47,7 @@ class NodeModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Station(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What nodes of one tier have instead of what the fleet has."""
+    """Models of the nodes of one tier, which replace those of the fleet."""
 
     link: LinkModel | None = None
     d2d: LinkModel | None = None
@@ -58,12 +58,12 @@ class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of a `--links` file."""
 
     link: LinkModel
-    """Of a node to the broker; with `d2d`: only for what leaves its site."""
+    """Link of a node to the broker; with `d2d` only for messages that leave its site."""
     d2d: LinkModel | None = None
-    """Sites have brokers of their own: of a node to that of its site, for what stays there. None: one broker serves all."""
+    """Link of a node to the broker of its site, for messages inside the site. None: one broker serves all sites."""
     bridge: LinkModel | None = None
-    """Of a site's broker to the cloud's, shared by the whole site: what leaves it goes there over `d2d` and then through this one. None: each
-    node has its own `link` for that. Needs `d2d`."""
+    """Link between a site's broker and the cloud's, shared by the whole site: messages that leave the site take `d2d`, then this link. None:
+    they take each node's own `link`. Needs `d2d`."""
     tiers: dict[Literal["thing", "edge", "fog", "cloud"], Station] = {}
     cloud_link: LinkModel | None = None
     node: NodeModel = NodeModel()
@@ -81,7 +81,7 @@ _WIFI = LinkModel(up_bytes_s=3e6, down_bytes_s=4e6, latency_s=0.004, joules_per_
 _LTE = LinkModel(up_bytes_s=0.7e6, down_bytes_s=1.6e6, latency_s=0.04, joules_per_byte=_J.lte)
 _LAN = LinkModel(up_bytes_s=100e6, down_bytes_s=100e6, latency_s=0.0003, joules_per_byte=_J.lan)
 PRESETS: dict[str, Fleet] = {
-    # where the figures come from: docs/simulation.md
+    # sources of the figures: docs/simulation.md
     "lan": Fleet(link=_LAN),
     "wifi": Fleet(link=_WIFI, spread=0.3),
     "lte": Fleet(link=_LTE, spread=0.4),
@@ -91,11 +91,11 @@ PRESETS: dict[str, Fleet] = {
     "sites": Fleet(link=_WIFI, d2d=_WIFI, bridge=_LTE, spread=0.3),
 }
 WIRED = LinkModel(up_bytes_s=1e9, down_bytes_s=1e9, latency_s=0.0001)
-"""What the cloud and the coordinator have to the broker unless a file says otherwise."""
+"""Link of the cloud and the coordinator to the broker, unless a file gives another."""
 
 
 def fleet(name: str) -> Fleet:
-    """A preset by name, or a YAML file of that shape."""
+    """A preset by name, or the content of a YAML file. ConfigError for neither."""
     if name in PRESETS:
         return PRESETS[name]
     if Path(name).is_file():

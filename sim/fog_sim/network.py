@@ -1,8 +1,8 @@
-"""Brokers and connections in virtual time: rates, latency, loss, freezes, restarts. Same topics, same filters, real payloads.
+"""Brokers and connections in virtual time: rates, latency, loss, freezes, restarts. Topics, filters and payloads are the real ones.
 
 Without site brokers every message goes through its sender's uplink, one broker, its receivers' downlinks. A node with a `local` lane is
-at a site with a broker of its own: what stays in the site (`d2d`, casts of the site) goes through local lanes only. What leaves it goes
-through the node's own uplink, or, where the site has a bridge, through the local lane and once through the bridge.
+at a site with a broker of its own: messages inside the site (`d2d`, casts of the site) go through local lanes only. Messages that leave
+the site go through the node's own uplink, or, if the site has a bridge, through the local lane and once through the bridge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fog_sim.links import LinkModel
 
 
 class Trie:
-    """MQTT topic filters with '+' (no '#': we use none) and who wants what matches."""
+    """MQTT topic filters with '+' and their subscribers ('#' is not used)."""
 
     def __init__(self) -> None:
         self._root: dict[str, object] = {}
@@ -41,18 +41,18 @@ class Trie:
         node.get("", {}).pop(who, None)  # type: ignore[attr-defined]
 
     def match(self, topic: str) -> list[Connection]:
-        """Each connection once, in the order of subscription."""
-        found: dict[Connection, None] = {}
+        """Connections with a matching filter, each once, in the order of subscription."""
+        subscribers: dict[Connection, None] = {}
         nodes = [self._root]
         for level in topic.split("/"):
             nodes = [node[key] for node in nodes for key in (level, "+") if key in node]  # type: ignore[misc]
         for node in nodes:
-            found.update(node.get("", {}))  # type: ignore[call-overload]
-        return list(found)
+            subscribers.update(node.get("", {}))  # type: ignore[call-overload]
+        return list(subscribers)
 
 
 class Lane:
-    """One interface, full duplex: what is sent waits for what was sent before."""
+    """One interface, full duplex: each direction is a queue, first in, first out."""
 
     def __init__(self, link: LinkModel) -> None:
         self.link = self.usual = link
@@ -62,7 +62,7 @@ class Lane:
         self.received_bytes = 0
 
     def send(self, now: float, size: int) -> float:
-        """When the last byte is at the other end."""
+        """Send bytes; returns the time at which the last one is at the other end."""
         self.up_free = max(self.up_free, now) + size / self.link.up_bytes_s
         self.sent_bytes += size
         return self.up_free + self.link.latency_s
@@ -86,7 +86,7 @@ class Port(Lane):
         self.site = site if local is not None else ""
         self.cut = False
         self.dark_until = 0.0
-        """Until then nothing passes, and nobody is told."""
+        """Time until which frames are held back without notice to either end."""
 
 
 class Connection:
@@ -101,7 +101,7 @@ class Connection:
         self.online = False
         self.open = False
         self.session = 0
-        """Counts the times it came online."""
+        """Number of times that the connection came online."""
 
     def start(self) -> None:
         self.open = True
@@ -130,12 +130,12 @@ class Connection:
         self.broker.drop(self, "closed", with_will=False)
 
     def kill(self) -> None:
-        """The process died: the broker notices at once (RST) and publishes the will."""
+        """The process dies: the broker notices at once (RST) and publishes the will."""
         self.open = False
         self.broker.drop(self, "killed", with_will=True)
 
     def vanish(self) -> None:
-        """Its machine lost power: the broker finds out by the keepalive, or when the machine is back."""
+        """The machine loses power: the broker notices by the keepalive, or when the machine is back."""
         self.open = False
         self.on_event = lambda event: None
         session = self.session
@@ -143,6 +143,8 @@ class Connection:
 
 
 class SimBroker:
+    """The cloud's broker and those of the sites."""
+
     def __init__(self, kernel: Kernel, seed: int) -> None:
         self.kernel = kernel
         self.trie = Trie()
@@ -152,17 +154,17 @@ class SimBroker:
         self.frames = 0
         self.lost = 0
         self.bridges: dict[str, Lane] = {}
-        """site -> what joins its broker to the cloud's. Nodes of a site without one have uplinks of their own."""
+        """site -> lane between its broker and the cloud's. Nodes of a site without one have uplinks of their own."""
         self.severed: set[str] = set()
-        """Sites that are cut off from the cloud; inside them everything goes on."""
+        """Sites that are cut off from the cloud, and go on inside."""
         self.bytes: dict[str, dict[str, int]] = {}
-        """broker (a site, or `cloud`) -> plane -> payload bytes that it took in."""
+        """broker (a site, or `cloud`) -> plane -> payload bytes received."""
         self.on_message: Callable[[str, bytes], None] = lambda topic, payload: None
-        """Hears every message that a broker takes in."""
+        """Called with every message that a broker receives."""
         self._random = random.Random(f"broker-{seed}")
 
     def connect(self, connection: Connection, delay: float | None = None) -> None:
-        """Comes online after a round trip, or tries again with jitter while the broker is away or the link is cut."""
+        """Bring a connection online after a round trip; it tries again with jitter while the broker is away or the link is cut."""
         link = connection.port.link
         wait = 2 * link.latency_s if delay is None else delay
 
@@ -193,7 +195,7 @@ class SimBroker:
                     self._deliver(connection, topic, payload, retain=True)
 
     def publish(self, sender: Connection, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        """Through the sender's link, one or two brokers, and each subscriber's link; order per connection is kept."""
+        """Send a message through the sender's link, one or two brokers, and each subscriber's link, in order per connection."""
         port, now = sender.port, self.kernel.now
         size = len(payload) + len(topic) + 8
         plane, stays = _plane(topic)
@@ -233,13 +235,13 @@ class SimBroker:
                 self.kernel.at(crossed, cross)
 
         def again() -> None:
-            if sender.online and sender.session == session:  # TCP repeats it, on the connection that it belongs to
+            if sender.online and sender.session == session:  # TCP repeats the message on its own connection only
                 arrive()
 
         self.kernel.at(at, arrive)
 
     def _route(self, topic: str, payload: bytes, qos: int, retain: bool, origin: str = "") -> None:
-        """At the cloud's broker. origin: the site whose bridge it came through; its nodes have it."""
+        """Route a message at the cloud's broker. origin: site whose bridge it came through, and whose nodes have it already."""
         self.frames += 1
         self.on_message(topic, payload)
         self._count(CLOUD_SITE, _plane(topic)[0], len(payload))
@@ -258,7 +260,7 @@ class SimBroker:
                 self._cross(site, connections, topic, payload)
 
     def _cross(self, site: str, connections: list[Connection], topic: str, payload: bytes, retain: bool = False) -> None:
-        """Down the bridge once, then to each of them."""
+        """Send a message down a site's bridge once, then to each of its connections."""
         at = self.bridges[site].receive(self.kernel.now, len(payload) + len(topic) + 8)
 
         def arrive() -> None:
@@ -287,7 +289,7 @@ class SimBroker:
         planes[plane] = planes.get(plane, 0) + size
 
     def drop(self, connection: Connection, why: str, with_will: bool) -> None:
-        """The connection ends for both sides."""
+        """End a connection for both sides; an open one connects again."""
         self._forget(connection, with_will)
         if connection.open:
             connection.on_event(Disconnected(why))
@@ -303,7 +305,7 @@ class SimBroker:
             self.kernel.after(0.0, lambda: self._route(will.topic, will.payload, will.qos, will.retain))
 
     def restart(self, away_s: float) -> None:
-        """The cloud's broker is down for `away_s`; nothing is remembered, not even retained messages. Brokers of sites stay."""
+        """Take the cloud's broker down for `away_s`; it forgets all, including retained messages. Brokers of sites stay up."""
         self.up = False
         self.retained.clear()
         for connection in [each for each in self.connections if each.port.site not in self.bridges]:
@@ -315,12 +317,12 @@ class SimBroker:
         self.kernel.after(away_s, back)
 
     def sever(self, site: str, seconds: float) -> None:
-        """The site has no way to the cloud for a while; what was to cross is lost, its own broker serves on."""
+        """Cut a site off from the cloud for a while; messages that would cross are lost, and its own broker goes on."""
         self.severed.add(site)
         self.kernel.after(seconds, lambda: self.severed.discard(site))
 
     def cut(self, port: Port, seconds: float) -> None:
-        """The node's link is dead for a while; its connections notice when their keepalive would."""
+        """Cut a node's link for a while; both ends of its connections notice at once."""
         port.cut = True
         for connection in [c for c in self.connections if c.port is port]:
             self.drop(connection, "link cut", with_will=True)
@@ -331,7 +333,7 @@ class SimBroker:
         self.kernel.after(seconds, back)
 
     def black_hole(self, port: Port, seconds: float) -> None:
-        """Nothing passes for a while; the broker drops the node's connections if that is longer than their keepalive."""
+        """Hold back all frames of a node for a while; the broker drops its connections after their keepalive."""
         port.dark_until = max(port.dark_until, self.kernel.now + seconds)
         if seconds > KEEPALIVE_S:
             for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
@@ -342,7 +344,7 @@ class SimBroker:
             self.drop(connection, "keepalive", with_will=True)
 
     def half_open(self, port: Port, seconds: float) -> None:
-        """The broker has lost the node's connections and says so; the node learns it later, at the latest by its keepalive."""
+        """The broker loses a node's connections and publishes their wills; the node notices later, at the latest by its keepalive."""
         for connection, session in [(c, c.session) for c in self.connections if c.port is port]:
             self._forget(connection, with_will=True)
             learn = lambda c=connection, s=session: self.drop(c, "half open", with_will=False) if c.open and c.session == s else None  # noqa: E731
@@ -356,14 +358,14 @@ class SimBroker:
         link = port.link = replace(port.usual, up_bytes_s=SLOW_RATE_BYTES_S, down_bytes_s=SLOW_RATE_BYTES_S, latency_s=SLOW_LATENCY_S)
 
         def back() -> None:
-            if port.link is link:  # not slowed anew meanwhile
+            if port.link is link:  # otherwise it was slowed again meanwhile
                 port.link = port.usual
 
         self.kernel.after(seconds, back)
 
 
 def _plane(topic: str) -> tuple[str, bool]:
-    """(d2d, to, cast, node or ctl; whether it stays in the sender's site)."""
+    """(plane: d2d, to, cast, node or ctl; whether the message stays in the sender's site)."""
     parts = topic.split("/", 5)
     plane = parts[3] if len(parts) > 4 else ""
     return plane, plane == "d2d" or (plane == "cast" and parts[4] != ALL_SITES)

@@ -1,4 +1,4 @@
-"""Which nodes a simulated fleet has: a file (`fogctl sim --topology FILE`), or what a job's own `topology` needs. Pure.
+"""Nodes of a simulated fleet, from a file (`fogctl sim --topology FILE`) or from a job's own `topology`. Pure.
 
 groups:                                   # names: thing-001 …, edge-01 …, fog-1 …
   - {tier: thing, sites: 50, per_site: 9}     # site-1 … site-50
@@ -21,11 +21,11 @@ from fog_learning.job.sections import JobFile, Layer
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 CLUSTER = 10
-"""Members of a cluster where the job's topology gives no size."""
+"""Members of a cluster if the job's topology gives no size."""
 
 
 class NodePlace(Struct, frozen=True):
-    """One node, the cloud's own (cloud-1) not among them."""
+    """One node other than cloud-1, which always exists."""
 
     name: str
     tier: str
@@ -33,11 +33,11 @@ class NodePlace(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True, forbid_unknown_fields=True):
-    """Nodes of one tier, alike at every site."""
+    """Nodes of one tier, with the same number at every site."""
 
     tier: Literal["thing", "edge", "fog", "cloud"]
     sites: Count | list[Id] = 1
-    """How many (site-1, site-2 …), or which."""
+    """Number of sites (site-1, site-2 …), or their names."""
     per_site: Count = 1
 
 
@@ -48,11 +48,12 @@ class Shape(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_shape(path: Path) -> list[NodePlace]:
-    """ConfigError names file, line and key."""
+    """The nodes of a `--topology` file. ConfigError names file, line and key."""
     return places(load(path, Shape).groups)
 
 
 def places(groups: Iterable[Group]) -> list[NodePlace]:
+    """The nodes of these groups, lowest tier first."""
     sites: dict[str, list[str]] = {}
     for group in groups:
         names = [f"site-{number}" for number in range(1, group.sites + 1)] if isinstance(group.sites, int) else group.sites
@@ -66,7 +67,8 @@ def uniform(nodes: int, tier: str = "edge", site: str = "home") -> list[NodePlac
 
 
 def shape_for(job: JobFile, nodes: int) -> list[NodePlace]:
-    """`nodes` nodes with data, and the inner nodes that the job's topology speaks of; without one a flat fleet."""
+    """`nodes` nodes with data, and the inner nodes of the job's topology; without a topology a flat fleet. ConfigError for `parents` that name
+    only cloud-1."""
     topology = job.topology
     if topology.parents:
         return _from_parents(topology.parents, _leaf_tier(job))
@@ -80,7 +82,7 @@ def _leaf_tier(job: JobFile) -> str:
 
 
 def _named(tier: str, sites: list[str]) -> list[NodePlace]:
-    first = 2 if tier == "cloud" else 1  # cloud-1 is always there
+    first = 2 if tier == "cloud" else 1  # cloud-1 always exists
     return [NodePlace(f"{tier}-{index:0{len(str(len(sites)))}d}", tier, site) for index, site in enumerate(sites, first)]
 
 
@@ -98,7 +100,7 @@ def _from_layers(layers: list[Layer], leaf: str, nodes: int) -> list[NodePlace]:
 
 
 def _from_parents(parents: dict[str, str], leaf: str) -> list[NodePlace]:
-    """Who is nobody's parent has data; the tier of the others is their height. A lowest cluster is a site."""
+    """Nodes that are no parent have data; the tier of each parent follows its height. A lowest cluster is a site."""
     inner = set(parents.values())
     height = dict.fromkeys(parents.keys() - inner, 0)
     while left := (parents.keys() | inner) - height.keys():
@@ -107,13 +109,13 @@ def _from_parents(parents: dict[str, str], leaf: str) -> list[NodePlace]:
             if all(child in height for child in below):
                 height[name] = 1 + max(height[child] for child in below)
     above = TIERS[TIERS.index(leaf) + 1 : -1] or ("fog",)
-    found = []
+    nodes = []
     for name in sorted(height, key=lambda name: (height[name], name)):
         if name == "cloud-1":
             continue
         tall = height[name]
         site = parents[name] if not tall and parents[name] != "cloud-1" else f"{name}-site"[-32:].lstrip("-") if tall > 1 else name
-        found.append(NodePlace(name, above[min(tall, len(above)) - 1] if tall else leaf, site))
-    if not found:
+        nodes.append(NodePlace(name, above[min(tall, len(above)) - 1] if tall else leaf, site))
+    if not nodes:
         raise ConfigError("topology.parents names no node beside cloud-1; there is nothing to simulate")
-    return found
+    return nodes

@@ -29,7 +29,7 @@ FULL: Final = "[Errno 28] No space left on device"
 
 
 class SharedBackend:
-    """What all simulated workers of one job share."""
+    """Op backend and costs that all simulated workers of one job share."""
 
     def __init__(self, job: JobFile, backend: Backend, costs: Costs) -> None:
         self.job = job
@@ -39,7 +39,7 @@ class SharedBackend:
 
 
 class World(Protocol):
-    """What a node needs of the simulation."""
+    """The part of the simulation that a node uses."""
 
     kernel: Kernel
     broker: SimBroker
@@ -53,7 +53,7 @@ class World(Protocol):
 
 
 class Home(Protocol):
-    """What a worker needs of its node."""
+    """The part of a node that its worker uses."""
 
     world: World
     name: str
@@ -77,7 +77,7 @@ class Home(Protocol):
 
 
 class SimWorker:
-    """One process: performs what the core wants, tells it what happens, at virtual times."""
+    """One process: performs the core's effects and passes events to it, at virtual times."""
 
     def __init__(self, home: Home, job: str, incarnation: int) -> None:
         self.home = home
@@ -125,7 +125,7 @@ class SimWorker:
         self._perform()
 
     def end(self) -> None:
-        """The process is gone; what becomes of its connection is another matter."""
+        """End the process, and leave its connection as it is."""
         self.alive = False
         self._alarm.set(None)
 
@@ -214,13 +214,13 @@ class SimWorker:
         self.core.on_prepared(now, Prepared(shared.job, shared.backend, disk=disk, shelf=disk.load(), speed=home.speed()))
 
     def _reslot(self, desired: DesiredJob) -> None:
-        """The backend is shared by all nodes: it hears the slots of all."""
+        """Give the slots of all nodes to the backend, which all nodes share."""
         assert self._shared is not None
         slots = {peer.task: peer.slot for peer in desired.placement.tasks if peer.slot >= 0}
         self._shared.backend.assign(slots, len(set(slots.values())))
 
     def _next_op(self) -> None:
-        """Begin the next op: its values are there at once, its end is told when the modelled time is over."""
+        """Begin the next op: its values are computed at once, and the core learns of its end after the modelled time."""
         if self._busy or not self._ops:
             return
         compute = self._ops.popleft()

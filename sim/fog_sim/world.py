@@ -1,4 +1,4 @@
-"""A whole fleet in virtual time: the real agents' cores, the real coordinator's core, the real hosts; modelled machines and links."""
+"""A whole fleet in virtual time: the real cores of agents, coordinator and workers; modelled machines and links."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from fog_sim.shape import NodePlace, uniform
 from fog_sim.worker import SharedBackend
 
 NO_NODE: Final = {"kill_coordinator", "restart_broker", "cut_site", "clock_ahead", "clock_behind", "join"}
-"""Kinds of faults that are not of a node of the simulation."""
+"""Kinds of faults without a node of the simulation."""
 
 
 class Simulation:
-    """See the module text. backend: opens the op backend of a job, which all nodes share."""
+    """See the module text. All times are virtual seconds."""
 
     def __init__(
         self,
@@ -50,18 +50,19 @@ class Simulation:
         heartbeat_s: float = 5.0,
         tiers: Callable[[int], tuple[str, str]] = lambda index: ("edge", "home"),
     ) -> None:
-        """nodes: their number, or each of them; beside them there is always cloud-1. tiers: with a number: (tier, site) of node number index."""
+        """nodes: their number, or the place of each; cloud-1 is always added. backend: opens the op backend of a job. trace: gets the event
+        log as JSON lines. tiers: (tier, site) of each node, if nodes is a number."""
         self.kernel = Kernel()
         self.fleet = "sim"
         self.links = fleet
         self.broker = SimBroker(self.kernel, seed)
         self.seed = seed
         self.digest = hashlib.blake2b(digest_size=16)
-        """Over the whole event log: two runs with the same seed give the same."""
+        """Digest of the whole event log, equal for two runs with the same seed."""
         self._trace = trace
         self.broker.on_message = self._message
         self.on_saved: Callable[[str, Record, bool], None] = lambda node, record, replica: None
-        """Hears of every Save that is on a disk: (node, record, whether it is a copy)."""
+        """Called for every Save on a disk: (node, record, whether it is a copy)."""
         self._backend = backend
         self._prepared: dict[str, SharedBackend] = {}
         self._specs: dict[str, dict[str, Any]] = {}
@@ -80,7 +81,7 @@ class Simulation:
             self.kernel.at(rng.uniform(0.0, 0.5), node.boot)
 
     def _place(self, place: NodePlace, rng: random.Random) -> None:
-        """A node of the fleet's models, drawn from their spread."""
+        """Add a node with the fleet's models, drawn from their spread."""
         fleet = self.links
         drawn = 1.0 + fleet.spread * rng.uniform(-1.0, 1.0)
         own = fleet.tiers.get(place.tier, Station())  # type: ignore[call-overload]
@@ -130,7 +131,7 @@ class Simulation:
     # -- for people ------------------------------------------------------------------------
 
     def submit(self, spec: dict[str, Any], after_s: float = 3.0) -> str:
-        """Let the fleet come up, then submit. ConfigError as the coordinator would answer."""
+        """Wait until the fleet is up, then submit a job file; returns the job's id. ConfigError with the coordinator's answer."""
         self.kernel.run(self.kernel.now + after_s)
         reply = self.coordinator.request("job.submit", spec=spec)
         if reply.exit_code:
@@ -138,7 +139,7 @@ class Simulation:
         return str(reply.body["job"])
 
     def inject(self, schedule: Schedule) -> None:
-        """Plan the faults, counted from now. ConfigError for a node that is not there, and does not join."""
+        """Plan the faults, counted from now. ConfigError for a node that neither exists nor joins."""
         known = {*self.nodes, *(fault.node for fault in schedule.faults if fault.kind == "join")}
         for fault in schedule.faults:
             if fault.kind not in NO_NODE and fault.node not in known:
@@ -160,7 +161,7 @@ class Simulation:
                     raise ConfigError(f"fault cut_site at {fault.at:g} s: no site {fault.node!r} with a broker of its own; links need `d2d`")
                 self.broker.sever(fault.node, fault.seconds)
             case "clock_ahead" | "clock_behind":
-                pass  # nothing here ever saw a wall clock
+                pass  # the simulation has no wall clock
             case "join":
                 self._join(fault.node)
             case _ if node is None:
@@ -199,7 +200,7 @@ class Simulation:
         self.nodes[name].boot()
 
     def _drain(self, node: str, seconds: float, undo: bool = False) -> None:
-        """As an operator would, who tries again while nobody answers, and undoes it `seconds` after it was done."""
+        """Drain a node as soon as the coordinator is alive, and undo it `seconds` later."""
         if not self.coordinator.alive:
             self.kernel.after(1.0, lambda: self._drain(node, seconds, undo))
             return
@@ -212,7 +213,7 @@ class Simulation:
         return shown(self.coordinator.ask(ReadJob(job)))
 
     def run(self, job: str, limit_s: float, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Until the job has ended, or limit_s virtual seconds passed; its STATUS. look: called every second."""
+        """Run until the job has ended, or limit_s virtual seconds have passed; returns its STATUS. look: called every virtual second."""
         until = self.kernel.now + limit_s
         while self.kernel.now < until:
             self.kernel.run(min(until, self.kernel.now + 1.0))

@@ -1,4 +1,4 @@
-"""How long letters take until their receivers acknowledge them. Own clock only: no peer's time is trusted. Pure."""
+"""Times until letters are acknowledged, by this host's clock only. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from fog_common.telemetry.metrics import ACK_SUM, ack_counter
 
 LARGE_BYTES: Final = 256 * 1024
-"""A letter with so much says something of the link's bandwidth."""
+"""Size of a letter from which its time tells the link's bandwidth."""
 MAX_OPEN: Final = 10_000
 
 
@@ -17,17 +17,17 @@ class Acks:
     def __init__(self) -> None:
         self.counters: dict[str, float] = {}
         self.bandwidth_bytes_per_second: float | None = None
-        """Of the last large letter; its time includes waiting at both ends, so the link has at least this."""
+        """Bandwidth by the last large letter, a lower bound, because its time includes waiting at both ends."""
         self._open: dict[Any, tuple[float, int]] = {}
 
     def sent(self, now: float, key: Any, size_bytes: int) -> None:
-        """size_bytes: of the blobs."""
+        """A letter was sent. size_bytes: of its blobs."""
         if len(self._open) >= MAX_OPEN:
             del self._open[next(iter(self._open))]
         self._open[key] = now, size_bytes
 
     def acked(self, now: float, key: Any) -> None:
-        """One receiver has it; of a cast there may be several."""
+        """A receiver has acknowledged the letter; a cast has several receivers."""
         if key not in self._open:
             return
         began, size = self._open[key]

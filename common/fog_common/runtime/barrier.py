@@ -1,12 +1,12 @@
-"""The Save barrier of a host: commands are performed in order, and what stands behind a Save leaves only once the Save is durable.
+"""The Save barrier of a host: commands are performed in order, and messages behind a Save leave only once the Save is durable.
 
-The order of one Save, each step only after the one before it:
+The steps of one Save, in order:
 
 1. `Save(label)`: state, spool and the commands behind the Save become one record, which goes to the disk (`Persist`);
 2. Sends, Casts and Finish behind the Save are held; ops, alarms and measurements are not;
 3. the record is on this disk (`persisted`): held commands leave, the record is copied to the task's buddy;
-4. the copy is on the buddy's disk (`acked`; at once if no copy is kept): of the root, `root_saved` rises to the label;
-5. every letter says `root_saved`: spools let go of what it covers, rounds up to it are history, the job's result may leave.
+4. the copy is on the buddy's disk (`acked`; at once if no copy is kept): for the root, `root_saved` rises to the label;
+5. every letter carries `root_saved`: spools drop messages that it covers, rounds up to it are history, the job's result may leave.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Barrier:
         def durable(ref: Ref) -> Ref:
             return refs.blob(name, ref)
 
-        made: set[str] = set()  # handles that a Run behind the Save makes (anew): what stands behind that Run means the new value
+        made: set[str] = set()  # handles that a Run behind the Save makes (anew): later commands refer to the new value
 
         def if_known(ref: Ref) -> Ref:
             if isinstance(ref, Handle) and ref.name in made:
@@ -116,16 +116,16 @@ class Barrier:
             self.replicate(now, record)
         self._hosted.change(urgent=False)
 
-    # -- its copy --------------------------------------------------------------------------
+    # -- the copy --------------------------------------------------------------------------
 
     def replicate(self, now: float, record: Record, anew: bool = False) -> None:
-        """Copy a durable Save to the task's buddy. The root's is announced once the copy is there (or none is kept)."""
+        """Copy a durable Save to the task's buddy. A Save of the root is announced once its copy has arrived, or at once without a buddy."""
         hosted = self._hosted
         if not hosted.copies.offer(now, hosted.table, record, anew) and record.task == hosted.table.root:
             self._announce(now, record.label)
 
     def acked(self, now: float, key: Any, node: str) -> None:
-        """A letter of this host has arrived at `node`, and is on its disk if it was a copy."""
+        """A letter of this host has arrived at `node`; a copy is on the node's disk."""
         hosted = self._hosted
         hosted.mail.acked(now, key, node)
         if (copy := hosted.copies.acked(key)) is not None and copy[0] == hosted.table.root:
@@ -133,16 +133,16 @@ class Barrier:
         hosted.copies.send_waiting(now, hosted.table)
 
     def _announce(self, now: float, label: int) -> None:
-        """The root's Save(label) is safe: every letter says so from now on, and spools let go."""
+        """The root's Save(label) is safe: letters carry it from now on, and spools drop messages that it covers."""
         hosted = self._hosted
         if label > hosted.root_saved:
             self.heard(now, label)
-            hosted.change(urgent=True)  # the rounds up to there are history now
+            hosted.change(urgent=True)  # the rounds up to this label are history now
             if (root := hosted.tasks.get(hosted.table.root)) is not None:
                 self._outbound.hand_in(now, root)
 
     def heard(self, now: float, label: int) -> None:
-        """The root's Saves are safe up to this label: own letters say so, own spools let go."""
+        """The root's Saves are safe up to this label: own letters carry it, own spools drop messages that it covers."""
         hosted = self._hosted
         hosted.root_saved = label
         hosted.endpoint.stamp(now, hosted.table.view, label)

@@ -1,4 +1,4 @@
-"""Closed rounds that the coordinator has not acknowledged: the part of a job's history that its root's node still keeps. Pure.
+"""Closed rounds that the coordinator has not acknowledged, the part of a job's history that its root's node keeps. Pure.
 
 Guarantees:
 
@@ -29,7 +29,7 @@ FAN: Final = 16
 """Pages of one size that become one."""
 REPORT_ROUNDS: Final = 100
 REPORT_BYTES: Final = 16 * 1024
-"""Most that one report holds; a round counts as in a page, at least one is always in."""
+"""Limits of one report, which always holds at least one round; a round has the size as in a page."""
 
 
 class _Row(Struct, frozen=True, array_like=True):
@@ -51,14 +51,14 @@ class _Rows(Struct, frozen=True, array_like=True):
 
 class _Page(Struct, frozen=True, array_like=True):
     last: int
-    """Its newest round."""
+    """The newest round of the page."""
     blob: Blob
     size: int = 0
-    """Of PAGE x FAN^size rounds."""
+    """The page holds PAGE x FAN^size rounds."""
 
 
 class _Kept(Struct, frozen=True, array_like=True):
-    """What a Save's record holds."""
+    """The rounds of a Save's record."""
 
     pages: tuple[_Page, ...]
     recent: bytes
@@ -70,10 +70,10 @@ _kept_decoder = msgspec.msgpack.Decoder(_Kept)
 
 
 class ClosedRounds:
-    """Of one root. blobs: where pages are written and read."""
+    """Closed rounds of one root. blobs: table of the pages."""
 
     def __init__(self, blobs: Blobs, saved: bytes = b"") -> None:
-        """saved: what `save` returned, of the Save from which the root begins. WireError if it cannot be read."""
+        """saved: bytes from `save`, of the Save with which the root begins. WireError if they cannot be read."""
         self._blobs = blobs
         self._pages: tuple[_Page, ...] = ()
         self._recent: list[RoundRecord] = []
@@ -86,7 +86,7 @@ class ClosedRounds:
             self._pages, self._recent = kept.pages, _unpacked(kept.recent)
 
     def close(self, record: RoundRecord) -> None:
-        """A round is closed. One that is closed again replaces the older record."""
+        """Add a closed round; a round that is closed again replaces the older record."""
         while self._recent and self._recent[-1].round >= record.round:
             self._recent.pop()
         self._recent.append(record)
@@ -98,7 +98,7 @@ class ClosedRounds:
         self._recent = [record for record in self._recent if record.round > self._seen]
 
     def save(self) -> tuple[bytes, tuple[Blob, ...]]:
-        """What the Save's record is to hold, and the pages that it names; their bytes are in `blobs`."""
+        """(bytes for the Save's record, the pages that they name); the pages' bytes are in `blobs`."""
         while len(self._recent) >= PAGE:
             records, self._recent = self._recent[:PAGE], self._recent[PAGE:]
             self._pages = (*self._pages, self._page(records, 0))
@@ -114,12 +114,12 @@ class ClosedRounds:
         return _Page(records[-1].round, blob, size)
 
     def _merge(self) -> None:
-        """Make one page of the newest FAN if they have the same size; again as long as there are so many."""
+        """Merge the newest FAN pages into one while they have the same size."""
         while len(newest := self._pages[-FAN:]) == FAN and newest[0].size == newest[-1].size:
             parts = [self._read(page) for page in newest]
             records = [record for part in parts for record in part or ()]
             if None in parts:
-                return  # one cannot be read now: they stay as they are
+                return  # a page cannot be read now: all stay unmerged
             self._pages = (*self._pages[:-FAN], self._page(records, newest[0].size + 1))
 
     @property
@@ -127,7 +127,7 @@ class ClosedRounds:
         return tuple(page.blob for page in self._pages)
 
     def report(self, safe: int) -> tuple[tuple[RoundRecord, ...], bool]:
-        """(the oldest rounds up to `safe` that are not acknowledged, whether there are more of them than one report holds)."""
+        """(the oldest unacknowledged rounds up to `safe`, whether there are more than one report holds)."""
         records: list[RoundRecord] = []
         size = 0
         parts: list[_Page | list[RoundRecord]] = [*self._pages, self._recent]
@@ -147,12 +147,12 @@ class ClosedRounds:
         return tuple(records), False
 
     def whole(self) -> tuple[RoundRecord, ...]:
-        """All rounds that are not acknowledged."""
+        """All unacknowledged rounds."""
         pages = [record for page in self._pages for record in self._read(page) or ()]
         return tuple(record for record in (*pages, *self._recent) if record.round > self._seen)
 
     def _read(self, page: _Page) -> list[RoundRecord] | None:
-        """None if its bytes cannot be read now: what comes behind it waits."""
+        """Rounds of a page; None if its bytes cannot be read now, so that later rounds wait."""
         content = self._blobs.get(page.blob.digest)
         return None if content is None else _unpacked(bytes(content))
 

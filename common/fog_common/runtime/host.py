@@ -1,19 +1,19 @@
 """The host of a job's tasks on one node: runs machines between a shell and the endpoint. Sans-IO.
 
-A shell (the live worker, the simulator) calls the handlers with `now` (its own monotonic seconds), performs what `take()`
-returns in that order, and comes back with what happened. Effects:
+A shell (the live worker, the simulator) calls the handlers with `now` (its own monotonic seconds), performs the effects of
+`take()` in order, and reports their ends by further handlers. Effects:
 
-- `Publish(topic, payload, plane)` (from the endpoint): put it on the bus;
-- `Compute(...)`: run an op after those before it, store outputs named in `into` with `refs.store` at once, then `on_ran` or `on_failed`;
+- `PublishFrame(topic, payload, plane)` (from the endpoint): publish the frame on the bus;
+- `Compute(...)`: run an op after all earlier ones, store outputs named in `into` with `refs.store` at once, then `on_ran` or `on_failed`;
 - `Withdraw(serial)`: do not run that op if it has not begun, then `on_withdrawn`;
 - `Persist(record)`: write the record and its blobs, one fsync, keep the last two labels of the task, then `on_persisted`;
-- `Listen(roles)`: the roles whose casts this host wants now;
-- `Changed(urgent)`: the daemon may want to know (see `state`).
+- `Listen(roles)`: subscribe to the casts of these roles, and no others;
+- `Changed(urgent)`: the worker's report changed (see `task_states`).
 
-Parts, each of which knows only those before it: `hosted` (what they share), `outbound` (sends), `barrier` (commands, Saves, copies),
-`placing` (tables; the order of its steps), `inbound` (letters). The host has the handlers and the loop. The order of one handler:
-what came is taken over, then until nothing is left: letters of the endpoint, acknowledgements, refusals, then one event of one task
-with all its commands; last, values that nothing reaches are swept.
+Parts, each of which knows only earlier ones: `hosted` (shared state), `outbound` (sends), `barrier` (commands, Saves, copies),
+`placing` (tables; the order of its steps), `inbound` (letters). The host has the handlers and the loop. A handler takes over its
+event, then repeats until none is left: letters of the endpoint, acknowledgements, refusals, then one event of one task with all
+its commands; last, unreachable values are swept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Host:
         endpoint: Endpoint,
         shelf: Shelf,
     ) -> None:
-        """build: the initial machine of a task. incarnation: of this worker process, from 1."""
+        """build: makes the initial machine of a task. incarnation: of this worker process, from 1."""
         self.me = me
         self.job = job
         self.incarnation = incarnation
@@ -67,7 +67,7 @@ class Host:
     # -- from the shell --------------------------------------------------------------------
 
     def on_placement(self, now: float, desired: DesiredJob) -> None:
-        """A table of the coordinator, and which rounds it has. An older view than the known one changes nothing, the same one no task."""
+        """Take over a table of the coordinator, and the rounds that it has. An older view is ignored; the same view changes no task."""
         hosted, view = self._hosted, desired.placement.view
         if view <= hosted.table.view:
             if view == hosted.table.view and desired.history_seen != hosted.history_seen:
@@ -80,14 +80,14 @@ class Host:
         self._pump(now)
 
     def on_history_seen(self, seen: int) -> None:
-        """The coordinator has the rounds up to `seen` durably: they are reported no more, the next ones are."""
+        """The coordinator has the rounds up to `seen` durably; reports continue with the next ones."""
         self._hosted.acknowledge(seen)
         self._hosted.change(urgent=True)
 
     def on_frame(self, now: float, route: topics.Route, payload: bytes) -> None:
         """A frame of the bus for this host's inbox."""
         if route.kind != self.me.kind:
-            self._hosted.count("rejected_unknown_topic_total")  # brokers with loose filters exist
+            self._hosted.count("rejected_unknown_topic_total")  # some brokers deliver more than the filters match
             return
         self.endpoint.on_frame(now, route, payload)
         self._pump(now)
@@ -109,7 +109,7 @@ class Host:
         self._end_op(now, compute, Failed(compute.tag, why))
 
     def on_withdrawn(self, compute: Compute) -> None:
-        """The op had not begun, and never will."""
+        """The op had not begun, and will not run."""
         task = self._hosted.tasks.get(compute.task)
         if task is not None and task.epoch == compute.epoch:
             task.computing.pop(compute.serial, None)
@@ -146,7 +146,7 @@ class Host:
         self._pump(now)
 
     def next_timer(self) -> float | None:
-        """Host time at which `on_timer` is to be called; None: there is nothing to wait for."""
+        """Host time at which `on_timer` is due; None without a timer."""
         times = [at for task in self._hosted.tasks.values() if (at := task.wakes_at) is not None]
         at = self.endpoint.next_timer()
         return min(times if at is None else [*times, at], default=None)
@@ -155,10 +155,10 @@ class Host:
         """The effects since the last call, in order."""
         return self._hosted.take()
 
-    # -- what a daemon reports -------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------
 
     def task_states(self, now: float) -> tuple[TaskState, ...]:
-        """All tasks of this host, and those of which only Saves are on this disk."""
+        """States of all tasks of this host, and of earlier tasks whose Saves are still on this disk."""
         hosted, states = self._hosted, []
         for name, task in hosted.tasks.items():
             at = task.job_now(now)
@@ -179,7 +179,7 @@ class Host:
                 )
             )
         running = {state.task for state in states}
-        for name in sorted(self.shelf.own() - running):  # placed here before: the coordinator must know what is on this disk
+        for name in sorted(self.shelf.own() - running):  # earlier tasks, whose Saves the coordinator may need
             states.append(TaskState(task=name, since=0, labels=self.shelf.labels(name)))
         return tuple(states)
 
@@ -188,13 +188,13 @@ class Host:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes in the spools: updates that the root has not saved yet."""
+        """Bytes in the spools, which hold updates that the root has not saved yet."""
         sends = [send for task in self._hosted.tasks.values() for send in task.kept]
         return sum(ref.size for send in sends for ref in refs_in(send.message) if isinstance(ref, Blob))
 
     @property
     def backlog(self) -> int:
-        """Letters and events that wait here."""
+        """Number of waiting letters and events."""
         hosted = self._hosted
         return len(hosted.queue) + len(hosted.parked) + sum(map(len, hosted.early.values()))
 
@@ -208,7 +208,7 @@ class Host:
 
     @property
     def root_saved(self) -> int:
-        """Newest label of the root that is known to be safe; -1: none."""
+        """Newest label of the root that is known to be safe; -1 without one."""
         return self._hosted.root_saved
 
     @property
@@ -224,20 +224,20 @@ class Host:
         """Last value of every `Measure`, by name."""
         return self._hosted.measured
 
-    # -- for a person who looks for a fault ------------------------------------------------
+    # -- for debugging ---------------------------------------------------------------------
 
     def story(self, task: str = "") -> Iterator[str]:
-        """What happened lately, of one task or of all."""
+        """Lines about the last stimuli of one task, or of all."""
         return self._hosted.stimuli.story(task)
 
     def validate(self) -> list[str]:
-        """Invariants that do not hold, one line each; [] is right at any time between two handlers."""
+        """Violated invariants, one line each; must be [] between two handlers."""
         return self._hosted.validate()
 
     # -- the loop --------------------------------------------------------------------------
 
     def _pump(self, now: float) -> None:
-        """Run until nothing is left to do: letters, then events, then what the endpoint wants to say."""
+        """Handle letters and events until none is left."""
         hosted = self._hosted
         while True:
             if self._take_letters(now):
@@ -255,7 +255,7 @@ class Host:
             self._sweep()
 
     def _take_letters(self, now: float) -> bool:
-        """All that the endpoint has to say. True if something was refused that is to be tried again."""
+        """Take the outputs of the endpoint; returns whether a refused letter is to be tried again."""
         hosted, retry = self._hosted, False
         for output in self.endpoint.take():
             match output:
@@ -282,7 +282,7 @@ class Host:
         self._pump(now)
 
     def _sweep(self) -> None:
-        """Drop values and bytes that nothing reaches."""
+        """Drop unreachable values and bytes."""
         hosted = self._hosted
         handles: set[tuple[str, str]] = set()
         digests: set[str] = {*self.endpoint.digests(), *hosted.mail.digests()}

@@ -1,4 +1,4 @@
-"""What the parts of a host share: its tasks and tables, the events that wait, the effects that the shell is to perform."""
+"""State that the parts of a host share: its tasks and tables, waiting events, effects for the shell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fog_common.transfer.endpoint import Address, Endpoint, Letter
 
 
 class Hosted:
-    """One object for all parts; only `Host` makes it."""
+    """The shared state of a host, made by `Host`."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Hosted:
         self.ingress: dict[str, Address] = {}
         """Ingress peer -> where its last question came from."""
         self.root_saved = -1
-        """Newest label of the root that is safe: its copy is on another disk, or none is kept."""
+        """Newest safe label of the root: its copy is on another disk, or no copy is kept."""
         self.history_seen = 0
         """Rounds of this instance of the root that the coordinator has acknowledged."""
         self.age = (0.0, 0.0)
-        """Host time, and job time then."""
+        """(host time, job time at that host time)."""
         self.persisting: dict[tuple[str, int], Record] = {}
         """(task, label) -> record on its way to the disk."""
         self.replica_letters: dict[tuple[str, int], Letter] = {}
-        """(task, label) -> letter that brought a copy which is on its way to the disk."""
+        """(task, label) -> letter with a copy that is on its way to the disk."""
         self.queue: deque[tuple[str, int, Event]] = deque()
         """(task, its epoch, event) in order."""
         self.early: dict[str, list[Event]] = {}
@@ -78,7 +78,7 @@ class Hosted:
     # -- events ----------------------------------------------------------------------------
 
     def post(self, name: str, event: Event) -> None:
-        """Queue the event for a task of this node. A message of a neighbour in this host waits until the task's Save has come."""
+        """Queue an event for a task of this node. A message from another task of this host waits until the task is open."""
         task = self.tasks.get(name)
         if task is not None:
             self.queue.append((name, task.epoch, event))
@@ -86,21 +86,24 @@ class Hosted:
             self.early.setdefault(name, []).append(event)
 
     def welcome(self, name: str) -> None:
-        """Queue what neighbours in this host sent before the task was open."""
+        """Queue the messages that other tasks of this host sent before the task was open."""
         for event in self.early.pop(name, []):
             self.post(name, event)
 
     # -- tasks -----------------------------------------------------------------------------
 
     def acknowledge(self, seen: int) -> None:
-        """The coordinator has the root's rounds up to `seen`. It counts for the instance of the table only (0 if the root is not here):
-        after a fall-back, an older word would make rounds be forgotten that are closed again."""
+        """The coordinator has the root's rounds up to `seen`.
+
+        The number counts only for the root's instance in the table (0 if the root is elsewhere): after a fall-back, an older number
+        would drop rounds that are closed again.
+        """
         self.history_seen = seen if self.table.mine(self.table.root) else 0
         if (root := self.tasks.get(self.table.root)) is not None:
             root.closed.acknowledge(self.history_seen)
 
     def closed(self, task: str, record: Record | None) -> ClosedRounds:
-        """What a task that begins from that Save has to report."""
+        """Closed rounds of a task that begins from this Save; None: from the beginning."""
         closed = ClosedRounds(self.refs.blobs, b"" if record is None else record.rounds)
         if task == self.table.root:
             closed.acknowledge(self.history_seen)
@@ -115,7 +118,7 @@ class Hosted:
         return self._computes
 
     def drop(self, name: str) -> None:
-        """The task is no longer this host's: it stops where it is; its Saves stay."""
+        """Stop a task that left this host; its Saves stay on the disk."""
         task = self.tasks.pop(name)
         for serial in task.computing:
             if serial not in task.cancelled:
@@ -135,7 +138,7 @@ class Hosted:
         self._effects.append(effect)
 
     def change(self, urgent: bool) -> None:
-        """The daemon may want to know; several changes make one effect."""
+        """The worker's report changed; several changes make one effect."""
         self._urgent = urgent or bool(self._urgent)
 
     def take(self) -> list[Effect]:
@@ -152,7 +155,7 @@ class Hosted:
         self.count(f"rejected_{reason}_total")
         self.endpoint.refuse(letter, reason)
 
-    # -- for a person who looks for a fault ------------------------------------------------
+    # -- for debugging ---------------------------------------------------------------------
 
     def validate(self) -> list[str]:
         """Invariants of the shared state that do not hold, one line each."""

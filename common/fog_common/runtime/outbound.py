@@ -1,4 +1,4 @@
-"""The messages that leave a host: to tasks, to groups, the job's result. All refs in them become blobs here."""
+"""Messages that leave a host: sends, casts, the job's result. All refs in them become blobs here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Outbound:
                 self._finish(now, task, command)
 
     def keep(self, task: Task, send: Send) -> Send:
-        """Put the message into the task's spool; returns the message with blobs for handles."""
+        """Put a message into the task's spool; returns the message with blobs for handles."""
         fixed: Send = map_refs(send, lambda ref: self._hosted.refs.blob(task.peer.task, ref))
         if fixed not in task.kept:
             task.kept.append(fixed)
@@ -40,7 +40,7 @@ class Outbound:
         hosted, name = self._hosted, task.peer.task
         if send.keep is not None:
             if send.keep <= hosted.root_saved:
-                task.kept = [other for other in task.kept if other != send]  # it was held back by a Save meanwhile
+                task.kept = [other for other in task.kept if other != send]  # the root has saved it while a Save held it back
                 return
             send = self.keep(task, send)
         peer = hosted.table.peers.get(send.to)
@@ -84,7 +84,7 @@ class Outbound:
         self._hosted.change(urgent=True)
 
     def hand_in(self, now: float, task: Task) -> None:
-        """The job's result leaves once the root's last Save is safe: nobody sees a job finish whose last round could be closed again."""
+        """Send the job's result once the root's last Save is safe, so that no finished job can close its last round again."""
         hosted, finish, name = self._hosted, task.result, task.peer.task
         if finish is not None and (finish.why or task.saved <= hosted.root_saved):
             task.result = None
@@ -96,7 +96,7 @@ class Outbound:
     # -- again -----------------------------------------------------------------------------
 
     def send_unheard(self, now: float, peer: Peer) -> None:
-        """A silent task is back as it was: send what it did not hear."""
+        """Send a silent task that is live again unchanged the messages that it missed."""
         for name, send in self._hosted.unheard.back(peer):
             if name in self._hosted.tasks:
                 self.perform(now, self._hosted.tasks[name], send)
@@ -110,10 +110,10 @@ class Outbound:
             self.send(now, task, send)
 
     def retry_refused(self, now: float) -> None:
-        """A new table: receivers that did not know the sender may know it now."""
+        """Send refused letters again under a new table, with which receivers may know the sender."""
         hosted = self._hosted
         for key, name, command, nodes in hosted.mail.take_refused():
-            if not hosted.tasks[name].peer.live:  # with the next table
+            if not hosted.tasks[name].peer.live:  # wait for the next table
                 for node in nodes:
                     hosted.mail.refused(key, node)
                 continue

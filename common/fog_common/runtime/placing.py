@@ -1,20 +1,20 @@
-"""What a table of the coordinator means for a host: which tasks stop, go back, begin, and what they hear of the others.
+"""Effect of a table of the coordinator on a host: tasks stop, go back or begin, and learn of other tasks.
 
-`Placing.place` does the following, in this order:
+`Placer.place` takes these steps, in this order:
 
 1. compare: instances that are gone, instances that have come, whether the root fell back (`root_saved` is then unknown);
-2. give up letters to instances that are gone, and answers to ingress peers that are; what a silent instance did not hear waits for it;
-3. drop tasks that are not this node's any more, then tasks that go back: before step 4, or what they sent would be offered under the new view;
+2. give up letters to instances that are gone, and answers to ingress peers that are; messages to a silent one wait for it;
+3. drop tasks that are not this node's any more, then tasks that go back: before step 4, or their letters would be offered under the new view;
 4. stamp letters with the new view;
 5. reopen tasks that go back, from their Save;
-6. tell running tasks `Left` of all that are gone, then `Joined` of all that have come: before step 8, so that a message of a new
+6. give running tasks `Left` for all that are gone, then `Joined` for all that have come: before step 8, so that a message of a new
    instance never comes before its `Joined`;
 7. open tasks that are new here, from a Save of this disk, of another node, or from the beginning;
-8. send again: kept messages to new instances, refused letters, what silent tasks did not hear;
-9. copy the newest Saves anew whose copies are not confirmed, or whose buddy changed;
-10. listen to the casts of this node's roles; end the job with the model so far if the table says stop.
+8. send again: kept messages to new instances, refused letters, messages that silent tasks missed;
+9. copy the newest Saves again whose copies are not confirmed, or whose buddy changed;
+10. listen to the casts of this node's roles; end the job with its present model if the table says stop.
 
-Then the host takes letters that waited for this view (fog_common.runtime.inbound).
+The host then takes letters that waited for this view (fog_common.runtime.inbound).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Placer:
         self._listening: tuple[str, ...] = ()
 
     def place(self, now: float, desired: DesiredJob) -> None:
-        """Take over a table of a newer view than the known one; steps as in the text above."""
+        """Take over a table with a newer view, by the steps of the module text."""
         hosted, new = self._hosted, desired.placement
         old, hosted.table = hosted.table, Table(hosted.me, hosted.incarnation, new)
         peers = hosted.table.peers
@@ -49,7 +49,7 @@ class Placer:
         come = [peer for peer in new.tasks if peer.live and not _same(peer, old.peers.get(peer.task))]
         fell_back = any(peer.task == new.root for peer in come) or rewind.falls_back(old.placement, new)
         if fell_back:
-            hosted.root_saved = -1  # the root says anew how far it is safe
+            hosted.root_saved = -1  # unknown until the root announces a safe Save again
         self._give_up(gone)
         self._shut(old)
         for name, task in list(hosted.tasks.items()):
@@ -70,7 +70,7 @@ class Placer:
             if hosted.table.mine(peer.task) and peer.task not in hosted.tasks:
                 self._open(now, peer)
         for name in running:
-            back_again = any(peer.task == name for peer in come)  # what was refused while it was thought to be gone
+            back_again = any(peer.task == name for peer in come)  # its letters were refused while the table counted it as gone
             self._outbound.resend_kept(now, name, {peer.task for peer in (new.tasks if back_again else come)})
         self._outbound.retry_refused(now)
         for peer in come:
@@ -82,7 +82,7 @@ class Placer:
     # -- steps of a placement --------------------------------------------------------------
 
     def _give_up(self, gone: list[Peer]) -> None:
-        """Letters to instances that are gone are forgotten; what they did not hear waits for those that are only silent."""
+        """Forget letters to instances that are gone; their messages wait for the silent ones among them."""
         hosted, peers = self._hosted, self._hosted.table.peers
         for was in gone:
             hosted.unheard.silent(was, peers.get(was.task), hosted.mail.give_up(was.node, was.task, was.role))
@@ -126,7 +126,7 @@ class Placer:
             hosted.emit(Listen(roles))
 
     def stop(self, now: float) -> None:
-        """The job is to end with the model so far: the root goes back to its newest Save, whose blobs nothing changes, and says how."""
+        """End the job with its present model, if the table says so: the root goes back to its newest Save, whose blobs stay, and stops by it."""
         hosted = self._hosted
         root, why = hosted.table.root, hosted.table.placement.stop
         task = hosted.tasks.get(root) if why else None
@@ -148,7 +148,7 @@ class Placer:
     # -- a task begins ---------------------------------------------------------------------
 
     def _open(self, now: float, peer: Peer) -> None:
-        """Start a task here: from its newest Save, else from that of another node, else from the beginning."""
+        """Begin a task here: with a Save from another node if one is to be fetched, otherwise with one of this disk, or from the beginning."""
         hosted = self._hosted
         if source := hosted.fetches.source(hosted.table, peer):
             hosted.fetches.ask(now, hosted.table, peer.task, source)
@@ -156,7 +156,7 @@ class Placer:
             self._reopen(now, peer, hosted.shelf.newest(peer.task, hosted.table.limit))
 
     def missing(self, now: float, name: str) -> bool:
-        """The node that was asked has no Save of the task; its buddy may have one. True if the task begins now."""
+        """The source has no Save of the task: ask its buddy. Returns whether the task begins now."""
         hosted = self._hosted
         buddy = hosted.table.buddy(name)
         unknown = hosted.table.mine(name) and hosted.shelf.newest(name, hosted.table.limit) is None
@@ -166,7 +166,7 @@ class Placer:
         return self.obtained(now, name)
 
     def obtained(self, now: float, name: str) -> bool:
-        """The answer to a Fetch is on this disk, or does not exist. True if the task begins now."""
+        """The Save of a Fetch is on this disk, or does not exist. Returns whether the task begins now."""
         hosted = self._hosted
         if not (hosted.fetches.end(name) and hosted.table.mine(name) and name not in hosted.tasks):
             return False
@@ -205,5 +205,5 @@ class Placer:
 
 
 def _same(old: Peer, new: Peer | None) -> bool:
-    """Still the same instance of the task?"""
+    """Whether both entries are the same instance of the task."""
     return new is not None and (new.node, new.incarnation, new.since) == (old.node, old.incarnation, old.since) and new.live == old.live

@@ -1,4 +1,4 @@
-"""What came into a host lately, for a person who looks for the cause of a fault. Pure, bounded, cheap."""
+"""The last stimuli of a host, for debugging. Pure, bounded, cheap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 KEPT: Final = 200
-"""Stimuli that are remembered."""
+"""Number of stimuli that are remembered."""
 
 
 class Stimuli:
@@ -15,11 +15,11 @@ class Stimuli:
         self._log: deque[tuple[float, str, str, Any]] = deque(maxlen=KEPT)
 
     def note(self, now: float, kind: str, task: str, detail: Any = "") -> None:
-        """task: '' for what concerns all tasks. detail is turned into text only when a story is told."""
+        """Remember a stimulus. task: '' if it concerns all tasks. detail: turned into text only by story()."""
         self._log.append((now, kind, task, detail))
 
     def story(self, task: str = "") -> Iterator[str]:
-        """Lines `time kind task detail`, oldest first: what concerns the task, or all of it."""
+        """Lines `time kind task detail`, oldest first, of the stimuli that concern the task; '': of all."""
         for now, kind, name, detail in self._log:
             if not task or name in ("", task):
                 yield f"{now:.3f} {kind} {name} {detail}".rstrip()

@@ -1,8 +1,21 @@
-"""The conditions of a role, in words."""
+"""Room for tasks on a node, and the conditions of a role in words. Pure."""
 
 from __future__ import annotations
 
+from fog_coordinator.state.nodes import Node
+from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.sections import Where
+
+
+def most_alike(node: Node, first: int, need: int) -> int | None:
+    """How many tasks of one kind the node has room for in one worker; None: any number. first: bytes with one of them and all else that the
+    job has there; need: bytes of a worker for one alone, 0 = unknown. The interpreter counts once."""
+    free, more = node.free_bytes, need - WORKER_BYTES
+    if free is None or not need:
+        return None
+    if first > free:
+        return 0
+    return 1 + (free - first) // more if more > 0 else None
 
 
 def described(rules: Where) -> str:

@@ -1,9 +1,9 @@
-"""A broker as a child process, for the demo and for tests: mosquitto, or the embedded one. Never outlives its parent.
+"""A broker as a child process, for the demo and for tests: mosquitto, or the embedded one. The child never outlives its parent.
 
     with Broker.start(log=folder / "broker.log") as broker:
         BrokerConfig(host=broker.host, port=broker.port)
 
-Ready means: the child itself listens on the port, and it answered a CONNECT with a CONNACK.
+A broker is ready when the child itself listens on the port and has answered a CONNECT with a CONNACK.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def find_mosquitto() -> str | None:
-    """Path of the mosquitto program, or None. Debian keeps it outside a user's PATH."""
+    """Path of the mosquitto program, or None. Debian installs it outside a user's PATH."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
 
 
 def find_broker() -> Kind:
-    """The best broker that can be started here. Unreachable, with what to install, if there is none."""
+    """The best broker that can be started here. Unreachable, with a hint what to install, without one."""
     if find_mosquitto():
         return "mosquitto"
     if find_spec("amqtt"):
@@ -61,7 +61,7 @@ class Broker:
     port: int
     kind: Kind | str
     name: str
-    """For people: program and port."""
+    """Program and port, for a person."""
     log: Path | None
     _process: subprocess.Popen[bytes]
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None)
@@ -70,11 +70,11 @@ class Broker:
     def start(
         cls, kind: Kind | None = None, port: int = 0, config: str = "", log: Path | None = None, listener: bool = True, tls: bool = False
     ) -> Broker:
-        """Start one and wait until it answers. Unreachable, with the end of its log, if it does not.
+        """Start a broker and wait until it is ready. Unreachable, with the end of its log, if it does not answer.
 
-        kind: None = find_broker(). port: 0 = a free one. config: further lines of mosquitto's configuration; they replace
-        the default `allow_anonymous true` if they speak of it. log: appended to; None = nowhere. listener: False = the
-        configuration holds its own listener, on `port`. tls: that listener speaks TLS, so ready means only that it listens.
+        kind: None = find_broker(). port: 0 = a free one. config: further lines of mosquitto's configuration; one with
+        `allow_anonymous` replaces the default `allow_anonymous true`. log: file to append to; None = no log. listener: False = the
+        configuration holds its own listener, on `port`. tls: that listener uses TLS, and is ready as soon as it listens.
         """
         kind = kind or find_broker()
         folder = tempfile.TemporaryDirectory(prefix="fog-broker-")
@@ -87,7 +87,7 @@ class Broker:
                 if port or attempt == PORT_TRIES - 1 or "ended" not in why:
                     folder.cleanup()
                     raise Unreachable(f"{kind} on port {chosen} {why}{_tail(log)}")
-                continue  # somebody else took the port meanwhile
+                continue  # another process took the port meanwhile
             return cls(HOST, chosen, kind, f"{kind} on {HOST}:{chosen}", log, process, folder)
         raise AssertionError("unreachable")
 
@@ -100,14 +100,14 @@ class Broker:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it in order, by force after two seconds."""
+        """End the broker in order, by force after two seconds."""
         _end(self._process)
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End the broker as a power cut does."""
         if self.running:
             self._process.kill()
             self._process.wait()
@@ -120,7 +120,7 @@ class Broker:
 
 
 def start_process(command: list[str], port: int, log: Path | None = None, name: str = "broker") -> Broker:
-    """Any other MQTT broker as a child: the same care (ready is a CONNACK, it ends with its parent)."""
+    """Start any other MQTT broker as a child, which is ready with a CONNACK and ends with its parent. Unreachable as of Broker.start."""
     process = _spawn(command, log)
     if why := _wait_ready(process, port):
         _end(process)
@@ -153,9 +153,9 @@ def _free_port() -> int:
 
 
 def _spawn(command: list[str], log: Path | None) -> subprocess.Popen[bytes]:
-    """Start it so that the kernel kills it when this process dies, however it dies.
+    """Start a child that the kernel kills when this process dies in any way.
 
-    The kernel watches the *thread* that forked, so that is one which lives as long as the child.
+    The kernel watches the *thread* that forked, so the child has a thread of its own that lives as long.
     """
     started = threading.Event()
     result: list[subprocess.Popen[bytes] | OSError] = []
@@ -165,7 +165,7 @@ def _spawn(command: list[str], log: Path | None) -> subprocess.Popen[bytes]:
         try:
             with contextlib.ExitStack() as stack:
                 out = stack.enter_context(open(log, "ab")) if log else subprocess.DEVNULL
-                # one C function and getppid between fork and exec: no lock that another thread could hold
+                # between fork and exec run only a C function and getppid, which take no lock of another thread
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -195,26 +195,26 @@ def _die_with(parent: int) -> Callable[[], None] | None:
 
     def before() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
     return before
 
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int, tls: bool = False) -> str:
-    """'' when it is ready, else what went wrong."""
+    """Wait until the broker is ready; returns '', or the problem."""
     give_up = time.monotonic() + READY_S
     while time.monotonic() < give_up:
         if process.poll() is not None:
             return f"ended with code {process.returncode} before it was ready"
         if _listens(process.pid, port) and (tls or _answers(port)):
             return ""
-        time.sleep(0.002)  # between two looks at another process there is nothing to wait for
+        time.sleep(0.002)  # another process cannot be waited for, only polled
     return f"did not answer within {READY_S:.0f} s"
 
 
 def _listens(pid: int, port: int) -> bool:
-    """The child itself holds the port, not somebody who was faster."""
+    """Whether the child itself, and not another process, listens on the port."""
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
     except psutil.Error:
@@ -230,13 +230,13 @@ def _answers(port: int) -> bool:
             sock.sendall(b"\xe0\x00")  # DISCONNECT
     except OSError:
         return False
-    return answer[:1] == b"\x20"  # also a refusal (5: not authorised) is an answer
+    return answer[:1] == b"\x20"  # a refusal (5: not authorised) is an answer, too
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGCONT)  # a frozen one cannot end
+    process.send_signal(signal.SIGCONT)  # a frozen process cannot end
     process.terminate()
     try:
         process.wait(2.0)

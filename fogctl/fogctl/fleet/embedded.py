@@ -1,8 +1,8 @@
-"""The broker of a demo where no mosquitto is installed: amqtt, pure Python, MQTT 3.1.1, loopback, anyone may connect.
+"""The broker of a demo without mosquitto: amqtt, pure Python, MQTT 3.1.1 on loopback, without users.
 
     python -m fogctl.fleet.embedded PORT
 
-Ends with SIGTERM. Whoever starts it sees to it that it does not outlive its parent (fogctl.fleet.broker).
+It ends with SIGTERM; fogctl.fleet.broker makes sure that it does not outlive its parent.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MQTT_311 = 4
 
 
 class EmbeddedBroker(amqtt_broker.Broker):  # type: ignore[misc]
-    """amqtt, except that the newer of two clients with one id wins (amqtt leaves the older one connected, deaf)."""
+    """amqtt with one change: the newer of two clients with one id wins (amqtt leaves the older one connected without messages)."""
 
     async def _delete_session(self, client_id: str) -> None:
         older = self._sessions.get(client_id)
         if older is not None:
-            with contextlib.suppress(Exception):  # it may be on its way out already
+            with contextlib.suppress(Exception):  # the older connection may be ending already
                 await older[1].handle_connection_closed()
         await super()._delete_session(client_id)
 
@@ -36,7 +36,7 @@ _read_payload = ConnectPayload.from_stream.__func__
 
 
 async def _payload(cls: Any, reader: Any, fixed: Any, head: Any) -> Any:
-    """amqtt reads an MQTT 5 CONNECT as if it were 3.1.1 and waits for bytes that never come, where it should refuse at once."""
+    """Refuse an MQTT 5 CONNECT at once; amqtt reads it as 3.1.1 and waits for bytes that never come."""
     if head is not None and head.proto_level != MQTT_311:
         return cls(client_id="refused")
     return await _read_payload(cls, reader, fixed, head)

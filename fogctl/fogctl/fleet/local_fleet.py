@@ -1,6 +1,6 @@
 """A whole fleet on this machine: broker, coordinator, agents, each a real process. For `fogctl demo`, benchmarks, chaos and tests.
 
-Every child is tethered to this process (fog_agent.process.tether), so that nothing is left running even after kill -9.
+Every child is tethered to this process (fog_agent.process.tether), so that no process is left running even after kill -9.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLOUD_NODE: Final = "cloud-1"
 
 
 class LocalFleet:
-    """`with LocalFleet(folder, agents=4) as fleet:` starts broker, coordinator, one cloud agent and the others; leaving ends them all."""
+    """A fleet as a context manager: entering starts broker, coordinator, a cloud agent and `agents` others; leaving ends all."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class LocalFleet:
     ) -> None:
         """metrics: the coordinator serves them on a free port of this machine, see `metrics_url`.
 
-        sites: so many sites (site-1 …), each with a mosquitto of its own that is bridged to the cloud's; agents take turns. 0: one broker.
-        bridge_port: (site, the cloud broker's port) -> the port that the site's bridge goes to (a proxy that can be cut).
-        broker_lines: further lines of the (cloud's) mosquitto's configuration.
+        sites: number of sites (site-1 …), each with a mosquitto of its own that is bridged to the cloud's; agents are spread over them in turn.
+        0: one broker. bridge_port: (site, the cloud broker's port) -> the port to which the site's bridge connects (e.g. of a proxy).
+        broker_lines: further lines of the configuration of the (cloud's) mosquitto.
         """
         self.folder = folder
         self.fleet = fleet
@@ -72,12 +72,12 @@ class LocalFleet:
         self._log_level = log_level
         self._start_agents = start_agents
         self.broker: Broker | None = None
-        """The cloud's; the only one where no site has its own."""
+        """The cloud's broker, which is the only one without sites."""
         self.sites = [f"site-{number}" for number in range(1, sites + 1)]
         self._bridge_port = bridge_port
         self.site_brokers: dict[str, Broker] = {}
         self.taps: dict[str, Tap] = {}
-        """broker (a site, or `cloud`) -> what passes it; only with sites."""
+        """broker (a site, or `cloud`) -> its tap; only with sites."""
         self.metrics_port = _free_port() if metrics else 0
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class LocalFleet:
         self.close()
 
     def close(self) -> None:
-        """End everything that was started. Idempotent."""
+        """End all processes of the fleet. Idempotent."""
         for name in [name for name in self.processes if name not in {"spawner"}]:
             self.kill(name)
         if "spawner" in self.processes:
@@ -124,7 +124,7 @@ class LocalFleet:
         return BrokerConfig(host=self.broker.host, port=self.broker.port)
 
     def site_of(self, node: str) -> str:
-        """Where an agent of ours is."""
+        """Site of an agent."""
         if node == CLOUD_NODE:
             return CLOUD_SITE
         return self.sites[self.agents.index(node) % len(self.sites)] if self.sites and node in self.agents else "home"
@@ -133,7 +133,7 @@ class LocalFleet:
         return "cloud" if node == CLOUD_NODE else "edge"
 
     def places(self) -> dict[str, tuple[str, str]]:
-        """(tier, site) of every node, started or not."""
+        """node -> (tier, site) of every node, started or not."""
         return {node: (self.tier_of(node), self.site_of(node)) for node in (CLOUD_NODE, *self.agents)}
 
     def _start_sites(self) -> None:
@@ -149,7 +149,7 @@ class LocalFleet:
             self.taps[site] = Tap(self.fleet, BrokerConfig(host=broker.host, port=broker.port), site)
 
     def restart_broker(self) -> None:
-        """End the (cloud's) broker as a power cut would, if it runs, and start it again on its port."""
+        """End the (cloud's) broker as a power cut does, if it runs, and start it again on its port."""
         assert self.broker is not None, "the fleet is not started"
         kind, port = self.broker.kind, self.broker.port
         self.broker.kill()
@@ -171,7 +171,7 @@ class LocalFleet:
         self.spawn("coordinator", [sys.executable, "-m", "fog_coordinator.shell.app", "run", "--config", str(self._write("coordinator", config))])
 
     def start_spawner(self) -> None:
-        """The process that has imported torch and forks the workers."""
+        """Start the process that has imported torch and forks the workers."""
         self.spawn("spawner", [sys.executable, "-m", "fog_agent.process.spawner", "--socket", str(self._spawner_socket)], stdin=subprocess.PIPE)
 
     def start_agent(self, node: str) -> None:
@@ -186,7 +186,7 @@ class LocalFleet:
             "heartbeat_s": 2.0,
             "drain_s": 20.0,
             "log_level": self._log_level,
-            "energy": {"reader": "model"},  # they share one machine: a meter of it would count for each of them
+            "energy": {"reader": "model"},  # the agents share one machine, whose meter each of them would count
         }
         if self._backend == "torch":
             config["spawner"] = str(self._spawner_socket)
@@ -202,7 +202,7 @@ class LocalFleet:
         return self.folder / "spawner.sock"
 
     def _broker_section(self, site: str = CLOUD_SITE) -> dict[str, Any]:
-        """Agents of a site know only its own broker."""
+        """The `broker` section for a site: its own broker, otherwise the cloud's."""
         at = self.site_brokers.get(site) or self.broker_config
         return {"host": at.host, "port": at.port}
 
@@ -235,25 +235,25 @@ class LocalFleet:
             process.stdin.close()
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP; `thaw` wakes it."""
+        """Send SIGSTOP to a process; `thaw` wakes it."""
         self.processes[name].send_signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
         self.processes[name].send_signal(signal.SIGCONT)
 
     def workers_of(self, node: str) -> list[int]:
-        """Process ids of the node's workers: what its daemon started, and of the spawner's forks those that hold a file of the node's."""
+        """Process ids of the node's workers: children of its daemon, and forks of the spawner that hold a file of the node."""
         import psutil
 
-        found: list[int] = []
+        pids: list[int] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            found += [child.pid for child in psutil.Process(self.processes[node].pid).children(recursive=True)]
+            pids += [child.pid for child in psutil.Process(self.processes[node].pid).children(recursive=True)]
         if "spawner" in self.processes:
             own = f"{self.folder / node}{os.sep}"
             with contextlib.suppress(psutil.NoSuchProcess):
                 forks = psutil.Process(self.processes["spawner"].pid).children(recursive=True)
-                found += [fork.pid for fork in forks if any(file.path.startswith(own) for file in _open_files(fork))]
-        return found
+                pids += [fork.pid for fork in forks if any(file.path.startswith(own) for file in _open_files(fork))]
+        return pids
 
     def log(self, name: str) -> str:
         path = self.folder / f"{name}.log"
@@ -262,7 +262,7 @@ class LocalFleet:
     # -- waiting ---------------------------------------------------------------------------
 
     def wait_for_nodes(self, client: Client, count: int, timeout_s: float = 60.0) -> None:
-        """Until `count` nodes are online. TimedOut names those that are not; Unreachable shows the log of what ended."""
+        """Wait until `count` nodes are online. TimedOut names missing nodes; Unreachable shows the log of a process that ended."""
         until = time.monotonic() + timeout_s
         while True:
             online = {node.node for node in client.ask(ListNodes()).nodes if node.state == ONLINE}

@@ -1,4 +1,4 @@
-"""What mosquitto needs to serve a fleet on a network: configuration, password file, access list. Text in, text out."""
+"""Files of mosquitto for a fleet on a network: configuration, password file, access list. Text in, text out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fog_common.errors import ConfigError
 from fog_common.wire import topics
 
 ITERATIONS: Final = 101
-"""As mosquitto_passwd has it. The passwords are 192 random bits, which nobody guesses at any number of iterations."""
+"""Number of iterations of mosquitto_passwd; 192 random bits need no more."""
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
@@ -23,14 +23,14 @@ def password() -> str:
 
 
 def hashed(password: str, salt: bytes | None = None) -> str:
-    """The password as mosquitto ≥ 2 keeps it: `$7$iterations$salt$hash`, PBKDF2 with SHA-512."""
+    """The password in the form of mosquitto ≥ 2: `$7$iterations$salt$hash`, PBKDF2 with SHA-512."""
     salt = secrets.token_bytes(12) if salt is None else salt
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
     return f"$7${ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
 def parse_password_file(text: str) -> dict[str, str]:
-    """user -> hash. Lines that are none are left out."""
+    """user -> hash; other lines are left out."""
     lines = (line.partition(":") for line in text.splitlines() if ":" in line and not line.startswith("#"))
     return {user: hash for user, _, hash in lines}
 
@@ -75,18 +75,18 @@ def reachable(host: str) -> str:
 
 
 def configuration(host: str, port: int, password_path: str, acl_path: str) -> str:
-    """mosquitto.conf, as deploy/mosquitto/lan.conf has it. Paths are absolute: mosquitto resolves relative ones against its working directory."""
+    """mosquitto.conf, equal to deploy/mosquitto/lan.conf. Paths must be absolute, because mosquitto resolves others against its working directory."""
     return f"""\
 # A broker for foglearn. Start: mosquitto -c <this file>. After adding users: kill -HUP <its pid>.
 listener {port} {host}
 allow_anonymous false
 password_file {password_path}
 acl_file {acl_path}
-# Nothing must survive a restart: who is there announces itself again, what was on its way is repaired end to end.
+# No state needs to survive a restart: nodes announce themselves again, and messages on their way are repaired end to end.
 persistence false
-# Chunks are at most 256 KiB and control messages 1 MB; whatever is larger is not ours.
+# Chunks are at most 256 KiB and control messages 1 MB; foglearn sends no larger packets.
 max_packet_size 2000000
-# What is held for one subscriber that reads slowly; senders keep all that is under way to it below this.
+# Messages held for one subscriber that reads slowly; senders keep fewer than this on their way to it.
 max_queued_messages 1000
 set_tcp_nodelay true
 log_dest stderr
@@ -97,9 +97,9 @@ log_type notice
 
 
 def bridge(site: str, cloud: str) -> str:
-    """What a site's broker needs to be joined to the cloud's at `cloud` (host:port): deploy/mosquitto/site.conf without users.
+    """Lines that bridge a site's broker to the cloud's at `cloud` (host:port): deploy/mosquitto/site.conf without users.
 
-    `to` and `cast/all` cross; what nodes of a site say to each other (`d2d`, casts of the site) never does.
+    `to` and `cast/all` cross the bridge; a site's own traffic (`d2d`, casts of the site) never does.
     """
     return f"""\
 connection bridge-{site}
@@ -119,16 +119,16 @@ restart_timeout 1
 
 
 def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
-    """The ACL: write only as oneself ({sender} is the connection's user), read only one's own inbox; agents hear the casts."""
+    """The access list: a user writes only as itself ({sender} is the connection's user) and reads only its own inbox; agents read casts."""
     sent = [topic.filter(fleet=fleet, sender="%u") for topic in (topics.D2D, topics.TO, topics.CAST)]
     inbox = [topic.filter(fleet=fleet, node="%u") for topic in (topics.D2D, topics.TO)]
     lines = [
-        "# Everybody: write as oneself only, read one's own inbox.",
+        "# All users: write only as oneself, read one's own inbox.",
         *(f"pattern write {topic}" for topic in sent),
         *(f"pattern read {topic}" for topic in inbox),
         f"pattern readwrite {topics.PRESENCE.at(fleet=fleet, node='%u')}",
         "",
-        "# Sees who is there, hears the operators.",
+        "# The coordinator: reads presence and the requests of operators.",
         "user coordinator",
         f"topic read {topics.PRESENCE.filter(fleet=fleet)}",
         f"topic read {topics.REQUEST.filter(fleet=fleet)}",
@@ -138,7 +138,7 @@ def access_list(fleet: str, agents: list[str], operators: list[str]) -> str:
     for operator in operators:
         lines += [
             "",
-            "# May ask the coordinator for things.",
+            "# An operator: may send requests to the coordinator.",
             f"user {operator}",
             f"topic write {topics.REQUEST.filter(fleet=fleet, sender=operator)}",
         ]

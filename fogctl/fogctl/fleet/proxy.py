@@ -1,12 +1,12 @@
-"""A TCP proxy that makes a network bad: latency, rate, cut, black hole, half-open connections, resets. No root, no netem.
+"""A TCP proxy that makes a network bad: latency, rate, cut, black hole, half-open connections, resets. Needs neither root nor netem.
 
     with Proxy() as proxy:
-        link = proxy.link("pi-1", "127.0.0.1", 1883)      # the agent's broker is 127.0.0.1:link.port from now on
+        link = proxy.link("pi-1", "127.0.0.1", 1883)      # the agent connects to 127.0.0.1:link.port
         link.shape(latency_s=0.2, rate_bytes_s=50_000)
         link.cut(); link.heal()
 
-One asyncio loop on a thread of its own; a link's methods may be called from any thread and return when it is so.
-A link is one node's network interface: all connections through it share its rate. Full duplex.
+An asyncio loop runs on a thread of its own; any thread may call a link's methods, which return when the change is made.
+A link is one node's network interface, full duplex: all connections through it share its rate.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 HOST: Final = "127.0.0.1"
 PIECE_BYTES: Final = 16 * 1024
-"""What is read at a time; a slow link sends nothing larger at once."""
+"""Bytes read at a time, and so the largest piece that a slow link sends at once."""
 AHEAD_BYTES: Final = 256 * 1024
-"""What a link holds per direction of a connection beyond what is on its way; then it stops reading, as a socket would."""
+"""Bytes that a link holds per direction of a connection before it stops reading, as a socket does."""
 CONNECT_S: Final = 5.0
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close() send RST."""
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Proxy:
-    """`with Proxy() as proxy:` runs the loop; leaving ends all links."""
+    """A proxy, which runs as a context manager; leaving it ends all links."""
 
     def __init__(self) -> None:
         self.links: dict[str, ProxyLink] = {}
@@ -51,7 +51,7 @@ class Proxy:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """End all links and the loop. Idempotent."""
         if self._loop.is_closed():
             return
         if self._thread.is_alive():
@@ -62,14 +62,14 @@ class Proxy:
         self._loop.close()
 
     def link(self, name: str, host: str, port: int) -> ProxyLink:
-        """A new link to host:port; OSError if no port can be opened. The target need not be there yet."""
+        """A new link to host:port, which need not exist yet. OSError if no port can be opened."""
         link = ProxyLink(self, name, host, port)
         self.call(link.start())
         self.links[name] = link
         return link
 
     def call(self, what: Coroutine[Any, Any, T]) -> T:
-        """Run it on the proxy's loop; its result."""
+        """Run a coroutine on the proxy's loop; returns its result."""
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def _run(self) -> None:
@@ -78,16 +78,16 @@ class Proxy:
 
 
 class ProxyLink:
-    """One listening port and all that goes through it. Made by Proxy.link."""
+    """One listening port and the connections through it. Made by Proxy.link."""
 
     def __init__(self, proxy: Proxy, name: str, host: str, target: int) -> None:
         self.name, self.host, self.target = name, host, target
         self.port = 0
         self.up = ProxyLane()
-        """Towards the broker."""
+        """The direction to the broker."""
         self.down = ProxyLane()
         self.accepted = 0
-        """Connections so far."""
+        """Number of connections so far."""
         self._proxy = proxy
         self._pairs: dict[Pair, None] = {}
         self._server: asyncio.Server | None = None
@@ -100,7 +100,7 @@ class ProxyLink:
     # -- faults, from any thread ---------------------------------------------------------------
 
     def shape(self, latency_s: float = 0.0, rate_bytes_s: float = 0.0) -> None:
-        """One-way latency and rate of both directions; 0 = as fast as this machine. Holds until the next shape() or heal()."""
+        """Set one-way latency and rate of both directions, until the next shape() or heal(); 0 = as fast as this machine."""
 
         def do() -> None:
             for lane in (self.up, self.down):
@@ -109,7 +109,7 @@ class ProxyLink:
         self._do(do)
 
     def cut(self) -> None:
-        """The cable is pulled and both ends see it: connections are reset, new ones are reset as soon as they come."""
+        """Cut the link so that both ends see it: all connections are reset, new ones as soon as they come."""
 
         def do() -> None:
             self._refusing = True
@@ -118,21 +118,21 @@ class ProxyLink:
         self._do(do)
 
     def reset(self) -> None:
-        """Both ends of each connection get a RST; new connections work."""
+        """Send a RST to both ends of each connection; new connections work."""
         self._do(self._reset_all)
 
     def black_hole(self) -> None:
-        """Nothing passes and nobody is told. What was sent comes after heal(), in order, as TCP would send it again."""
+        """Stop all bytes without notice to either end. They arrive after heal(), in order, as TCP repeats them."""
         self._do(lambda: self._hold(self.up, self.down))
 
     def one_way(self, dead: Literal["up", "down"]) -> None:
-        """As black_hole, but only one direction is dead."""
+        """As black_hole, for one direction only."""
         self._do(lambda: self._hold(self.up if dead == "up" else self.down))
 
     def half_open(self, believer: Side = "agent") -> None:
-        """Each connection that stands is gone for one end, while the other (believer) is told nothing until it is reset by heal().
+        """End each open connection for one end; the other end, the believer, learns of it only when heal() resets it.
 
-        believer: "agent": the broker sees it end and publishes the will; "broker": the broker goes on serving a client that is gone.
+        believer: "agent": the broker sees the end and publishes the will; "broker": the broker goes on serving a client that is gone.
         New connections work.
         """
 
@@ -143,7 +143,7 @@ class ProxyLink:
         self._do(do)
 
     def heal(self) -> None:
-        """All faults end: shape, holes and cut are gone. Connections that are only half there, or were begun in a hole, are reset."""
+        """End all faults; half-open connections, and those that began in a black hole, are reset."""
 
         def do() -> None:
             self._refusing = False
@@ -152,14 +152,6 @@ class ProxyLink:
                 lane.passable.set()
             for pair in [pair for pair in self._pairs if pair.half or pair.broker is None]:
                 pair.reset()
-
-        self._do(do)
-
-    def retarget(self, host: str, port: int) -> None:
-        """Where new connections go from now on."""
-
-        def do() -> None:
-            self.host, self.target = host, port
 
         self._do(do)
 
@@ -201,12 +193,12 @@ class ProxyLink:
         try:
             if self._refusing:
                 return
-            await self.up.passable.wait()  # a SYN into a hole is not answered; here the handshake is the kernel's, and then silence
+            await self.up.passable.wait()  # the kernel has answered the SYN already; then there is silence, as in a black hole
             if pair.dead:
                 return
             target = asyncio.open_connection(self.host, self.target, limit=PIECE_BYTES)
             pair.broker = await asyncio.wait_for(target, CONNECT_S)
-            if pair.dead:  # a fault came while it was opened
+            if pair.dead:  # a fault came during the connect
                 _abort(pair.broker[1])
                 return
             await pair.run(self.up, self.down)
@@ -218,18 +210,18 @@ class ProxyLink:
 
 
 class ProxyLane:
-    """One direction of a link: its delay line and its rate, shared by all connections."""
+    """One direction of a link, whose latency and rate all connections share."""
 
     def __init__(self) -> None:
         self.latency_s = 0.0
         self.rate_bytes_s = 0.0
         self.passable = asyncio.Event()
         self.bytes = 0
-        """Passed so far."""
+        """Bytes passed so far."""
         self._free_at = 0.0
 
     def due(self, size: int, now: float) -> float:
-        """When the last of `size` bytes that are offered now is at the other end."""
+        """Time at which the last of `size` bytes that are sent now is at the other end."""
         if self.rate_bytes_s:
             self._free_at = max(self._free_at, now) + size / self.rate_bytes_s
         else:
@@ -238,7 +230,7 @@ class ProxyLane:
 
 
 class Pair:
-    """A connection of an agent and the one to the broker that stands for it."""
+    """A connection of an agent, and the proxy's own to the broker for it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.agent = (reader, writer)
@@ -248,18 +240,18 @@ class Pair:
         self._ended = asyncio.Event()
 
     async def run(self, up: ProxyLane, down: ProxyLane) -> None:
-        """Until one direction ends and is delivered, or a fault ends it."""
+        """Pass bytes on until one direction ends and is delivered, or a fault ends the pair."""
         assert self.broker is not None
         lanes = ((self.agent[0], self.broker[1], up), (self.broker[0], self.agent[1], down))
         pumps = [asyncio.ensure_future(self._pump(*lane)) for lane in lanes]
         ended = asyncio.ensure_future(self._ended.wait())
         try:
             await asyncio.wait([*pumps, ended], return_when=asyncio.FIRST_COMPLETED)
-            if self.half:  # whatever the pumps say: the believer is left alone until heal()
+            if self.half:  # the believer stays connected until heal(), even if a pump has ended
                 await self._ended.wait()
             elif not self.dead:
                 for _, writer in (self.agent, self.broker):
-                    writer.close()  # the end of one is passed on in order
+                    writer.close()  # an orderly end is passed on
                 self.dead = True
         finally:
             for task in (*pumps, ended):
@@ -267,7 +259,7 @@ class Pair:
             await asyncio.gather(*pumps, ended, return_exceptions=True)
 
     def reset(self) -> None:
-        """RST to both ends. Idempotent."""
+        """Send a RST to both ends. Idempotent."""
         if not self.dead:
             self.dead = True
             for end in (self.agent, self.broker):
@@ -276,14 +268,14 @@ class Pair:
         self._ended.set()
 
     def forget_other(self, believer: Side) -> None:
-        """RST to the end that is not the believer."""
+        """Send a RST to the other end than the believer."""
         if self.dead or self.broker is None:
             return
         self.half = True
         _abort((self.broker if believer == "agent" else self.agent)[1])
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: ProxyLane) -> None:
-        """One direction: read, wait as long as the lane takes, write. Ends with the reader's end, once all is delivered."""
+        """Pass one direction on: read, wait for the lane, write; ends after the reader's end, once all bytes are delivered."""
         loop = asyncio.get_running_loop()
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=max(1, AHEAD_BYTES // PIECE_BYTES))
 
@@ -296,7 +288,7 @@ class Pair:
                 if not piece:
                     return
                 lane.bytes += len(piece)
-                if not self.half:  # one end is gone: what the other says is lost
+                if not self.half:  # with one end gone the other's bytes are lost
                     writer.write(piece)
                     await writer.drain()
 
@@ -313,7 +305,7 @@ class Pair:
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:
-    """Close with RST instead of FIN; what is buffered is thrown away."""
+    """Close with RST instead of FIN; buffered bytes are dropped."""
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

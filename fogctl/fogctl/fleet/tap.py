@@ -1,4 +1,4 @@
-"""Counts what passes a broker, by plane: a client that hears everything of a fleet. For the demo and for tests of sites."""
+"""A client that counts the bytes of a fleet through a broker, by plane. For the demo and for tests of sites."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PLANES = ("d2d", "to", "cast", "node", "ctl")
 
 
 class Tap:
-    """Connected as soon as it is made; `bytes` and `frames` grow from then on. Counted on the connection's own thread, read from any."""
+    """Connects as soon as it is made, and counts from then on, on the connection's thread; any thread may read the counts."""
 
     def __init__(self, fleet: str, broker: BrokerConfig, site: str = "") -> None:
-        """site: of the broker."""
+        """site: the broker's site."""
         self.bytes = dict.fromkeys(PLANES, 0)
-        """Payload bytes."""
+        """Payload bytes by plane."""
         self.frames = dict.fromkeys(PLANES, 0)
         self.strays = 0
-        """Payload bytes of what other sites say among themselves, which should not be here."""
+        """Payload bytes of other sites' own traffic, which should not reach this broker."""
         self.connected = False
         self._site = site
         self._bus = MqttBus(broker, f"tap-{secrets.token_hex(4)}", self._event)

@@ -1,4 +1,4 @@
-"""A tree as text, as Graphviz, as SVG."""
+"""Drawings of a tree as text, Graphviz and SVG."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fog_common.wire.api.fleet import TreeEntry
 from fog_common.wire.api.states import ONLINE
 
 FOLD: Final = 12
-"""More like leaves under one parent are drawn as one, in the terminal."""
+"""Largest number of equal leaves of one parent that the terminal shows one by one."""
 COLOURS: Final = {"cloud": "#cfe2f3", "fog": "#d9ead3", "edge": "#fff2cc", "thing": "#f4f4f4"}
 ROW, COLUMN, BOX_WIDTH, BOX_HEIGHT = 26, 230, 190, 20
 
 
 def label(entry: TreeEntry) -> str:
-    """'aggregator-1-1 on gate-1'; a data task by its node alone."""
+    """'aggregator-1-1 on gate-1', or only the node for a data task."""
     node, role = entry.node, entry.role
     if entry.slot >= 0 or entry.id == node:
         return node
@@ -30,7 +30,7 @@ def remark(entry: TreeEntry) -> str:
 
 
 def text(entries: Sequence[TreeEntry]) -> list[str]:
-    """One line per entry; many like leaves of one parent in one line."""
+    """One line per entry, and one line for many equal leaves of one parent."""
     below = _below(entries)
     lines: list[str] = []
 
@@ -54,13 +54,13 @@ def _folded(children: list[TreeEntry], below: dict[str | None, list[TreeEntry]])
     groups: dict[str, list[TreeEntry]] = {}
     for child in children:
         groups.setdefault(remark(child) if child.id not in below else child.id, []).append(child)
-    found: list[TreeEntry | str] = []
-    for said, group in groups.items():
+    folded: list[TreeEntry | str] = []
+    for remarks, group in groups.items():
         if len(group) > FOLD:
-            found.append(f"{len(group)} nodes: {label(group[0])} … {label(group[-1])}  ({said})")
+            folded.append(f"{len(group)} nodes: {label(group[0])} … {label(group[-1])}  ({remarks})")
         else:
-            found += group
-    return found
+            folded += group
+    return folded
 
 
 def _below(entries: Sequence[TreeEntry]) -> dict[str | None, list[TreeEntry]]:
@@ -71,7 +71,7 @@ def _below(entries: Sequence[TreeEntry]) -> dict[str | None, list[TreeEntry]]:
 
 
 def dot(entries: Sequence[TreeEntry], title: str) -> str:
-    """Graphviz: `dot -Tpdf`."""
+    """The tree for Graphviz, e.g. `dot -Tpdf`."""
     lines = [f'digraph "{_quoted(title)}" {{', "  rankdir=LR;", '  node [shape=box, style=filled, fontname="sans-serif", fontsize=10];']
     for entry in entries:
         style = "" if entry.state == ONLINE else ", style=dashed"
@@ -86,7 +86,8 @@ def _quoted(text: str) -> str:
 
 
 def svg(entries: Sequence[TreeEntry], title: str) -> str:
-    """The root at the left, leaves in rows at the right; each parent in the middle of its children; a box round each cluster of one site."""
+    """The tree as SVG: root at the left, leaves in rows at the right, each parent beside the middle of its children, a box around each cluster
+    of one site."""
     below = _below(entries)
     depth: dict[str, int] = {}
     row: dict[str, float] = {}
@@ -143,14 +144,14 @@ def _short(text: str, most: int = 32) -> str:
 
 
 def _leaves_first(entries: Sequence[TreeEntry], below: dict[str | None, list[TreeEntry]]) -> list[TreeEntry]:
-    """Children before their parents, leaves from top to bottom."""
-    found: list[TreeEntry] = []
+    """Entries with children before their parents, leaves from top to bottom."""
+    ordered: list[TreeEntry] = []
     open_ = [(root, False) for root in below.get(None, [])[::-1]]
     while open_:
         entry, done = open_.pop()
         if done:
-            found.append(entry)
+            ordered.append(entry)
         else:
             open_.append((entry, True))
             open_ += [(child, False) for child in below.get(entry.id, [])[::-1]]
-    return found
+    return ordered

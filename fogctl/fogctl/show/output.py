@@ -1,6 +1,6 @@
-"""What fogctl says: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
+"""Output of fogctl: one JSON envelope, a table for a person, plain lines for a pipe; errors in one line.
 
---json: the envelope of fog_common.program.envelope on stdout and nothing else there. Otherwise results go to stdout, notes and errors to stderr.
+With --json only the envelope of fog_common.program.envelope goes to stdout. Otherwise results go to stdout, notes and errors to stderr.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fog_common.wire.api.shown import shown
 
 @dataclass(slots=True)
 class Output:
-    """Where the results of one command go."""
+    """Output of one command."""
 
     json: bool = False
     debug: bool = False
 
     @property
     def live(self) -> bool:
-        """A person is looking: progress may move."""
+        """Whether stdout is a terminal, on which progress may be refreshed."""
         return not self.json and sys.stdout.isatty()
 
     def result(self, data: Any, lines: Iterable[str] = ()) -> None:
-        """The command's result, once: `data` (a reply's body, or builtins) as JSON, or `lines` for a person."""
+        """Print the command's result, once: `data` (a reply's body, or builtins) as JSON, or `lines` for a person."""
         if self.json:
             _write(envelope.ok(shown(data) if isinstance(data, Struct) else data))
             return
@@ -40,7 +40,7 @@ class Output:
             _write(line)
 
     def table(self, data: Any, columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-        """The result as a table: rich on a terminal, aligned columns elsewhere. empty: said when there are no rows."""
+        """Print the result as a table: rich on a terminal, aligned columns elsewhere. empty: text without rows."""
         if self.json or not rows:
             self.result(data, [empty])
         elif self.live:
@@ -58,12 +58,12 @@ class Output:
             self.result(data, aligned([columns, *rows]))
 
     def note(self, text: str) -> None:
-        """Something said on the way. Not part of the result; nowhere in --json."""
+        """Print a note on progress, which is not part of the result and is left out with --json."""
         if not self.json:
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def error(self, error: BaseException, exit_code: int) -> None:
-        """One line: what is wrong, what to do. The traceback only with --debug."""
+        """Print an error in one line, with a traceback only with --debug."""
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
         if self.json:
@@ -102,7 +102,7 @@ def duration(seconds: float | None) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as it is written in a job file."""
+    """A value in the notation of a job file."""
     return value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
 
 
@@ -118,7 +118,7 @@ def figure_text(value: float | None, unit: str) -> str:
 
 
 def label(figure: Figure) -> str:
-    """Short, for a line: the number's name where its title begins with it ('accuracy'), else the title ('training loss')."""
+    """Short label of a number: its name if its title begins with it ('accuracy'), otherwise the title ('training loss')."""
     return figure.name if figure.title.startswith(figure.name) else figure.title
 
 

@@ -1,7 +1,7 @@
-"""A job's progress: a moving view on a terminal, one line per round elsewhere. Used by `submit --wait`, `job watch` and `demo`.
+"""A job's progress: a refreshed view on a terminal, one line per round elsewhere. Used by `submit --wait`, `job watch` and `demo`.
 
-with Watch(out) as watch:            # statuses as they come
-    watch.show(status)
+with Watch(out) as watch:
+    watch.show(status)               # for each new status
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 BEGINNINGS: Final = {WAITING: "waiting for nodes", QUEUED: "queued", PREPARING: "workers start", RUNNING: "training begins"}
 WAITS_SHOWN: Final = 6
 SLOW_S: Final = 3.0
-"""A wait of that long is said in the plain lines."""
+"""Length of a wait from which the plain lines mention it."""
 _SECONDS = re.compile(r"\b\d+(\.\d+)? (s|min|h)\b")
 POLL_S: Final = 0.5
 PATIENCE_S: Final = 60.0
-"""How long a coordinator may be silent while we watch: it restarts, and the job goes on meanwhile."""
+"""Longest silence of the coordinator during a watch; it may restart while the job goes on."""
 
 
 class Asks(Protocol):
-    """What follow needs of a client."""
+    """The part of a client that follow() uses."""
 
     def ask(self, question: Question[Body]) -> Body: ...
 
 
 class Watch:
-    """Shows the statuses of one job as they come. Says nothing in --json."""
+    """Shows the statuses of one job as they come, or none with --json."""
 
     def __init__(self, out: Output, rounds_shown: int = 8) -> None:
         self.out = out
@@ -66,11 +66,11 @@ class Watch:
 
     @property
     def last_round(self) -> int:
-        """The newest round seen: what `job.status` need not send again."""
+        """The newest round seen, up to which `job.status` need not send the history again."""
         return self._history[-1].round if self._history else 0
 
     def show(self, status: JobStatus) -> None:
-        """Take in a status. Its history may be whole or only what is new."""
+        """Show a status, whose history may be whole or hold only new rounds."""
         new = [entry for entry in status.history if entry.round > self.last_round]
         self._history += new
         if self.out.json:
@@ -85,7 +85,7 @@ class Watch:
             self._say(_round_line(entry, status))
         if self._state not in ENDED:
             self._say_waits(status)
-        elif self._state == FINISHED:  # another end is an error, which is told where errors are told
+        elif self._state == FINISHED:  # any other end is printed as an error
             self._say(status.line)
 
     def whole(self, status: JobStatus) -> JobStatus:
@@ -96,7 +96,7 @@ class Watch:
         print(line, flush=True)  # noqa: T201
 
     def _say_waits(self, status: JobStatus) -> None:
-        """A wait of some seconds, once: the same words with other seconds are no news."""
+        """Print the slow waits when their words change; other seconds alone do not count."""
         slow = [wait for wait in status.waits if not wait.minor and wait.since_s >= SLOW_S]
         text = _waits_line(slow)
         words = _SECONDS.sub("", text)
@@ -105,7 +105,7 @@ class Watch:
         self._said = words
 
     def picture(self, status: JobStatus) -> RenderableType:
-        """The moving view: where the job is, its last rounds, what it waits for."""
+        """The refreshed view: the job's progress, its last rounds, its waits."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -146,9 +146,9 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> JobStatus:
-    """Show a job until it has ended; its last status, with the whole history.
+    """Show a job until it has ended; returns its last status with the whole history.
 
-    TimedOut after at_most_s. Unreachable once the coordinator has been silent for PATIENCE_S: it may restart meanwhile.
+    TimedOut after at_most_s. Unreachable after PATIENCE_S of silence of the coordinator.
     """
     began = heard = clock()
     with Watch(out) as watch:
@@ -173,7 +173,7 @@ def follow(
 
 
 def whole_status(client: Asks, job: str) -> JobStatus:
-    """The job's status with all of its history, which may need several answers."""
+    """The job's status with its whole history, which may take several requests."""
     status = client.ask(ReadJob(job))
     history = list(status.history)
     while history and (more := client.ask(ReadJob(job, history[-1].round)).history):
@@ -195,7 +195,7 @@ def checked_end(status: JobStatus) -> JobStatus:
 
 
 def summary(status: JobStatus, details: bool = True) -> list[tuple[str, str]]:
-    """Figures of a job as (name, text) pairs for a table. details: predicted, by formula and in the paper's count too."""
+    """Figures of a job as (name, text) pairs for a table. details: include predictions, and bytes by formula and by the paper's count."""
     sent, energy = status.bytes, status.energy_j
     known = [(figure, status.metrics.get(figure.name)) for figure in status.headline]
     rows = [(figure.title, figure_text(value, figure.unit)) for figure, value in known if value is not None]
@@ -269,7 +269,7 @@ def _task_state(task: TaskShown, status: JobStatus) -> str:
 
 
 def grouped(problems: Iterable[str]) -> str:
-    """'pi-1: no disk', 'pi-2: no disk' -> 'pi-1, pi-2: no disk': what many nodes say is said once."""
+    """Equal problems of several nodes as one: 'pi-1: no disk', 'pi-2: no disk' -> 'pi-1, pi-2: no disk'."""
     nodes: dict[str, list[str]] = {}
     for problem in problems:
         node, _, text = problem.partition(": ")
@@ -284,7 +284,7 @@ def _round_line(entry: RoundShown, status: JobStatus) -> str:
 
 
 def _wait_line(wait: WaitShown) -> str:
-    """The wait's own words, how long it lasts already, what is left of it: '3 of 4 updates, closes in 12 s at the latest (for 4 s so far)'."""
+    """A wait with its length so far and the time left: '3 of 4 updates, closes in 12 s at the latest (for 4 s so far)'."""
     lasts = "" if wait.since_s < 1 else f"for {wait.since_s:.0f} s" if wait.since_s < 60 else f"for {duration(wait.since_s)}"
     if wait.until_s is None:
         return f"{wait.what} {lasts}".rstrip()

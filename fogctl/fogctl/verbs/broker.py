@@ -1,4 +1,4 @@
-"""`fogctl broker init`: everything that a broker on the local network and its users need, and the lines to put on each machine."""
+"""`fogctl broker init`: write the files for a broker on the local network and its users, and print the commands for each machine."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Member:
 def init(
     session: Session,
     listen: Annotated[str, typer.Option(metavar="ADDRESS[:PORT]", help="This machine's address on the network, or 0.0.0.0 for all of them.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if it is not there.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if it is missing.")],
     node: Annotated[list[str] | None, typer.Option(metavar="NAME[:TIER[:SITE]]", help="A node that may connect; repeat it.")] = None,
-    operator: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Who may submit jobs (default: operator).")] = None,
+    operator: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A user who may submit jobs; repeat it (default: operator).")] = None,
     fleet: Annotated[str, typer.Option(help="Name of the fleet on this broker.")] = "main",
 ) -> None:
     """Write mosquitto's configuration, password file and access list, and one configuration file for each machine.
 
-    A cloud node (cloud-1) is always there: it averages. Run it again with more --node to add users; those that exist keep their passwords.
+    A cloud node (cloud-1) is always added. Run the command again with more --node to add users; existing users keep their passwords.
     """
     from fog_common.ids import checked_id
 
@@ -67,7 +67,7 @@ def _agent(text: str) -> Member:
 
 
 def write(folder: Path, listen: str, fleet: str, members: list[Member]) -> dict[str, Any]:
-    """Write all files; what `--json` prints. ConfigError before anything is written if two members share a name."""
+    """Write all files; returns the data of --json. ConfigError, before any file is written, if two members share a name."""
     from fog_common.errors import ConfigError
     from fogctl.fleet import mosquitto
 
@@ -101,7 +101,7 @@ def write(folder: Path, listen: str, fleet: str, members: list[Member]) -> dict[
 
 
 def _configuration(member: Member, fleet: str, host: str, port: int, secret: str) -> str:
-    """The member's own YAML file, password inside: one file to copy."""
+    """The member's YAML file with its password, so that a single file is copied."""
     broker = f'broker: {{host: "{host}", port: {port}, username: {member.name}, password: "{secret}"}}\n'
     match member.kind:
         case "agent":
@@ -113,7 +113,8 @@ def _configuration(member: Member, fleet: str, host: str, port: int, secret: str
 
 
 def _private(path: Path, text: str, for_broker: bool = False) -> None:
-    """Write a file that only its owner reads, in one piece. for_broker: root gives it to mosquitto's user, as which the broker will run."""
+    """Write a file that only its owner may read, whole or not at all. for_broker: root makes mosquitto's user the owner, because the broker runs
+    as that user."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -131,7 +132,7 @@ def _private(path: Path, text: str, for_broker: bool = False) -> None:
 
 
 def _program() -> str:
-    """What to type for mosquitto here: Debian keeps it outside a user's PATH."""
+    """The command for mosquitto on this machine; Debian installs it outside a user's PATH."""
     import shutil
 
     from fogctl.fleet.broker import find_mosquitto
@@ -140,7 +141,7 @@ def _program() -> str:
 
 
 def _enterable(folder: Path) -> None:
-    """As root: mosquitto drops to its own user before it reads password file and ACL, so that user must get there."""
+    """ConfigError, as root, if mosquitto's own user cannot enter the folder: mosquitto changes to it before it reads password file and ACL."""
     if os.geteuid() != 0:
         return
     from fog_common.errors import ConfigError
@@ -150,7 +151,7 @@ def _enterable(folder: Path) -> None:
 
 
 def _instructions(written: dict[str, Any]) -> list[str]:
-    """What to type where, in the order of typing."""
+    """The commands for each machine, in their order."""
     files = {member["name"]: shlex.quote(member["file"]) for member in written["members"]}
     lines = ["# on this machine: the broker", shlex.join(written["start"]), "", "# on this machine, in other terminals"]
     for member in written["members"]:
@@ -162,7 +163,7 @@ def _instructions(written: dict[str, Any]) -> list[str]:
         if member["kind"] == "operator":
             lines += [
                 "",
-                f"# who submits jobs ({member['name']})",
+                f"# operator {member['name']}, who submits jobs",
                 f"mkdir -p ~/.config/foglearn && cp {files[member['name']]} ~/.config/foglearn/fogctl.yaml",
             ]
             lines += ["fogctl doctor"]

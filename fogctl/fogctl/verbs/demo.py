@@ -1,4 +1,4 @@
-"""`fogctl demo`: a fleet on this machine trains a model through a real broker, and says what it cost."""
+"""`fogctl demo`: train a model on a fleet of this machine, through a real broker, and show the costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fog_common.wire.api.verbs import SubmitJob
 from fogctl.session import Session, command
 
 JOBS: Final = Path(__file__).parents[1] / "jobs"
-"""Job files of the package: those of examples/ with the same names."""
+"""Job files of the package, equal to those of examples/ with the same names."""
 DIGITS: Final = JOBS / "digits.yaml"
 """The default job."""
 FOG: Final = JOBS / "fog.yaml"
@@ -32,11 +32,11 @@ def register(app: typer.Typer) -> None:
         session: Session,
         job: Annotated[Path | None, typer.Option("--job", metavar="FILE", help="Job file (default: the digits of examples/digits.yaml).")] = None,
         agents: Annotated[int, typer.Option("--agents", min=1, max=64, help="Nodes with data.")] = 4,
-        seed: Annotated[int | None, typer.Option("--seed", help="In the place of the job file's.")] = None,
+        seed: Annotated[int | None, typer.Option("--seed", help="Seed that replaces the job file's.")] = None,
         sites: Annotated[int, typer.Option("--sites", min=0, max=16, help="Sites with a broker of their own, bridged to the cloud's.")] = 0,
         broker: Annotated[str, typer.Option("--broker", help="auto, mosquitto or embedded.")] = "auto",
         details: Annotated[
-            bool, typer.Option("--details", help="The closing table with what was predicted, by formula, and in the paper's count.")
+            bool, typer.Option("--details", help="Add predicted figures, bytes by formula and by the paper's count to the closing table.")
         ] = False,
         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with state, logs and result.")] = False,
     ) -> None:
@@ -59,7 +59,8 @@ def register(app: typer.Typer) -> None:
 def run_demo(
     session: Session, folder: Path, spec: dict[str, Any], agents: int, broker: str, sites: int = 0, details: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the JSON of --json, the closing table for a person). JobFailed with the job's reason."""
+    """Run a job on a local fleet; returns (data for --json, closing table for a person). JobFailed with the job's reason, ConfigError for a
+    job or options that the fleet cannot serve."""
     from fog_common.errors import ConfigError
     from fogctl.fleet.local_fleet import LocalFleet
     from fogctl.show.watch import checked_end, follow, summary_lines
@@ -94,7 +95,7 @@ def run_demo(
 
 
 def check_nodes(spec: dict[str, Any], places: dict[str, tuple[str, str]]) -> None:
-    """ConfigError for a job whose `nodes` the demo's fleet can never meet: it would wait for them for ever. places: node -> (tier, site)."""
+    """ConfigError for a job whose `nodes` the demo's fleet can never provide. places: node -> (tier, site)."""
     from fog_common.errors import ConfigError
 
     nodes = spec["nodes"]
@@ -110,7 +111,7 @@ def check_nodes(spec: dict[str, Any], places: dict[str, tuple[str, str]]) -> Non
 
 
 def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Payload bytes that passed each broker, by plane; nothing when there is only one."""
+    """Payload bytes through each broker, by plane, as lines for a person; [] for a single broker."""
     from fogctl.show.output import aligned, size
 
     if len(counts) < 2:
@@ -122,7 +123,7 @@ def broker_lines(counts: dict[str, dict[str, int]]) -> list[str]:
 
 
 def summary(status: JobStatus, broker: str, nodes: int) -> dict[str, Any]:
-    """The stable shape of `fogctl demo --json`, `fogctl sim --json`, from a job's STATUS."""
+    """Data of `fogctl demo --json` and `fogctl sim --json`, whose shape is stable, from a job's STATUS."""
     names = [figure.name for figure in status.headline]
     history = [
         {"round": entry.round, **{name: entry.numbers.get(name) for name in names}, "wall_s": entry.wall_s, "bytes": entry.bytes}
@@ -144,7 +145,7 @@ def summary(status: JobStatus, broker: str, nodes: int) -> dict[str, Any]:
 
 
 def spec_of(path: Path, seed: int | None) -> dict[str, Any]:
-    """The job file as builtins, checked (ConfigError before anything is started)."""
+    """The checked job file as builtins. seed: replaces the file's. ConfigError for an invalid file."""
     from fog_learning.job.reading import job_from, load_job
     from fog_learning.job.sections import job_spec
 

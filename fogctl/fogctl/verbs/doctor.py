@@ -1,4 +1,4 @@
-"""`fogctl doctor`: is this machine set up, does the broker answer, does it keep people apart, is the coordinator there? And what to do."""
+"""`fogctl doctor`: check this machine, the broker, its access rules and the coordinator, and suggest repairs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 MARKS: Final = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "-   "}
 SILENCE_S: Final = 0.5
-"""How much later than our own message a forged one may come and still be noticed."""
+"""Seconds after our own message within which a forged one is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. state: ok, warning (works, with a limit), failed, skipped. do: what helps, '' if nothing is wrong."""
+    """One finding. state: ok, warning (works, with a limit), failed, skipped. do: a repair, '' if none is needed."""
 
     name: str
     state: str
     found: str
     do: str = ""
     exit_code: int = 1
-    """fogctl's, if this is the first failure."""
+    """Exit code of fogctl, if this is the first failure."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 class Unwell(FogError):
-    """Some check failed."""
+    """Some checks failed."""
 
     def __init__(self, checks: list[Check]) -> None:
         bad = [check for check in checks if check.state == "failed"]
@@ -50,7 +50,7 @@ class Unwell(FogError):
 
 
 def doctor(session: Session) -> None:
-    """Check this machine, the broker, its access rules and the coordinator; say what to do about what is wrong."""
+    """Check this machine, the broker, its access rules and the coordinator, and suggest repairs."""
     checks = [*machine(), *fleet(session)]
     lines = [f"{MARKS[check.state]}  {check.name}: {check.found}" + (f"\n      {check.do}" if check.do else "") for check in checks]
     failed = any(check.state == "failed" for check in checks)
@@ -61,7 +61,7 @@ def doctor(session: Session) -> None:
 
 
 def machine() -> Iterator[Check]:
-    """What can be told without a network."""
+    """Checks without a network."""
     from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 
@@ -95,7 +95,7 @@ def machine() -> Iterator[Check]:
 
 
 def fleet(session: Session) -> Iterator[Check]:
-    """What only the broker and the coordinator can tell."""
+    """Checks of the broker and the coordinator."""
     from fog_common.errors import Refused, Unreachable
 
     settings = session.settings()
@@ -115,7 +115,7 @@ def fleet(session: Session) -> Iterator[Check]:
 
 
 def _messages(client: Client) -> Iterator[Check]:
-    """Round trip to our own inbox, and whether the broker drops what others would send in our name or we in theirs."""
+    """Checks of the round trip to our own inbox, and of the access list: the broker must drop a message in another's name."""
     if client.denied:
         yield Check(
             "inbox", "failed", f"the broker refuses user {client.user!r} the subscription {', '.join(client.denied)}", "correct its access list", 4

@@ -1,4 +1,4 @@
-"""`fogctl submit` and `fogctl job`: hand a job in, look at it, end it, fetch what it made."""
+"""`fogctl submit` and `fogctl job`: submit jobs, watch them, end them, fetch their results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def register(root: typer.Typer) -> None:
 def submit(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends; the exit code says how.")] = False,
-    token: Annotated[str | None, typer.Option(metavar="TEXT", help="The same token never submits twice: safe to repeat.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends; the exit code tells its end.")] = False,
+    token: Annotated[str | None, typer.Option(metavar="TEXT", help="Key that makes a repeated submit safe: one token submits one job.")] = None,
     at_most: AtMost = None,
 ) -> None:
-    """Hand a job to the coordinator."""
+    """Submit a job to the coordinator."""
     from fog_common.errors import ConfigError
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
@@ -45,7 +45,7 @@ def submit(
         body = client.ask(SubmitJob(spec, token or secrets.token_hex(16)))
         again = " (submitted before, with this token)" if body.repeated else ""
         if not again and body.job != spec["name"]:
-            again = f" (a job that ended has the name {spec['name']}; what follows is said of {body.job})"
+            again = f" (an ended job has the name {spec['name']}; the new job is called {body.job})"
         if not wait:
             session.out.result(body, [f"{body.job}: {body.state}{again}"])
             return
@@ -54,7 +54,7 @@ def submit(
 
 
 @command(app, "list")
-def list_(session: Session, active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False) -> None:
+def list_(session: Session, active: Annotated[bool, typer.Option("--active", help="Only jobs that have not ended.")] = False) -> None:
     """All jobs, newest first."""
     with session.client() as client:
         body = client.ask(ListJobs(active))
@@ -64,7 +64,7 @@ def list_(session: Session, active: Annotated[bool, typer.Option("--active", hel
 
 @command(app, "status")
 def status(session: Session, job: Name) -> None:
-    """What a job does now, and what it waits for."""
+    """The state of a job and of its tasks, and the reasons for which it waits."""
     from fogctl.show.watch import details
 
     with session.client() as client:
@@ -74,22 +74,22 @@ def status(session: Session, job: Name) -> None:
 
 @command(app, "watch")
 def watch(session: Session, job: Name, at_most: AtMost = None) -> None:
-    """Watch a job until it ends; the exit code says how."""
+    """Watch a job until it ends; the exit code tells its end."""
     with session.client() as client:
         _follow(session, client, job, at_most)
 
 
 @command(app, "cancel")
 def cancel(session: Session, job: Name) -> None:
-    """End a job. What it has learnt so far is lost."""
+    """End a job. Its present model is lost."""
     with session.client() as client:
         body = client.ask(CancelJob(job))
     session.out.result(body, [f"{job}: {body.state}"])
 
 
 @command(app, "logs")
-def logs(session: Session, job: Name, lines: Annotated[int, typer.Option(min=1, max=500, help="How many of the newest.")] = 100) -> None:
-    """What happened to a job, oldest first."""
+def logs(session: Session, job: Name, lines: Annotated[int, typer.Option(min=1, max=500, help="Number of the newest events.")] = 100) -> None:
+    """The events of a job, oldest first."""
     with session.client() as client:
         body = client.ask(ReadLog(job, lines))
     texts = [f"{duration(body.now - event.at)} ago  {event.text}" for event in body.events]
@@ -100,7 +100,7 @@ def logs(session: Session, job: Name, lines: Annotated[int, typer.Option(min=1, 
 def result(
     session: Session,
     job: Name,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for JOB.safetensors and JOB.json; made if it is not there.")] = Path("."),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for JOB.safetensors and JOB.json; made if it is missing.")] = Path("."),
 ) -> None:
     """Fetch a finished job's weights and figures."""
     from fogctl.result import fetch
@@ -118,7 +118,7 @@ def plot(
     job: Name,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf.")],
 ) -> None:
-    """The numbers by which the job is judged, bytes and energy per round as a picture (needs the extra `plot`)."""
+    """Draw the headline numbers, bytes and energy of each round (needs the extra `plot`)."""
     from fogctl.show.plot import checked, draw
     from fogctl.show.watch import whole_status
 

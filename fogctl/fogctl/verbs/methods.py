@@ -1,4 +1,4 @@
-"""`fogctl methods`: the learning methods that a job can name. No torch, no coordinator."""
+"""`fogctl methods`: show the learning methods that a job can name, without torch and coordinator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from fogctl.session import Session, command
 from fogctl.show.output import aligned, literal
 
-app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What learning methods there are.")
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="The learning methods.")
 
 
 @command(app, "list", connects=False)
@@ -61,7 +61,7 @@ _PLACES = {"slot": "on every node with data", "free": "where placement puts it",
 
 
 def _keys(plan: Any) -> list[dict[str, str]]:
-    """The fields of a plan with the docstring that stands under each."""
+    """The fields of a plan, each with the docstring below it."""
     import msgspec
 
     from fog_common.config import describe
@@ -81,7 +81,7 @@ def _keys(plan: Any) -> list[dict[str, str]]:
 
 
 def _docstrings(plan: Any) -> dict[str, str]:
-    """Field -> the string literal below it in the source; empty where the source is not there."""
+    """Field -> the string literal below it in the source; {} without the source."""
     import ast
     import textwrap
 
@@ -90,7 +90,7 @@ def _docstrings(plan: Any) -> dict[str, str]:
     except (OSError, TypeError, SyntaxError):
         return {}
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for field, after in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
@@ -98,5 +98,5 @@ def _docstrings(plan: Any) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            found[field.target.id] = " ".join(str(after.value.value).split())
-    return found
+            texts[field.target.id] = " ".join(str(after.value.value).split())
+    return texts

@@ -1,4 +1,4 @@
-"""`fogctl models`: the models that a job can name, and what each of their blocks costs. No torch, no coordinator."""
+"""`fogctl models`: show the models that a job can name and the costs of their blocks, without torch and coordinator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fogctl.show.output import literal, size
 if TYPE_CHECKING:
     from fog_learning.models import BlockFacts, ModelSpec
 
-app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What models there are, and what they cost.")
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="The models and their costs.")
 
 
 @command(app, "list", connects=False)
@@ -30,7 +30,7 @@ def show(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fogctl models`, or package.module:Factory of your own (needs torch here).")],
     input_: Annotated[
-        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of one example (default: what the model was made for, else 1x28x28).")
+        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of one example (default: the model's usual shape, or 1x28x28).")
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     set_: Annotated[
@@ -84,7 +84,7 @@ def show(
 
 
 def _own_facts(spec: ModelSpec) -> tuple[tuple[BlockFacts, ...], dict[str, str]]:
-    """Of a module that is imported here, from the folder in which the command runs too."""
+    """Facts of a user's own module, which may also lie in the folder in which the command runs. ConfigError without torch."""
     import sys
 
     from fog_common.errors import ConfigError
@@ -113,13 +113,13 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     from fog_common import config
     from fog_common.errors import ConfigError
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, such as hidden=[64]")
-        found.update(config.compose(f"{key}: {value}", f"--set {pair}").root)
-    return found
+        values.update(config.compose(f"{key}: {value}", f"--set {pair}").root)
+    return values
 
 
 def _parameters(type: Any) -> str:

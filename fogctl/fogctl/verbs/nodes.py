@@ -1,4 +1,4 @@
-"""`fogctl node`: who is in the fleet, what they have, and sending one of them away in order."""
+"""`fogctl node`: list the nodes of the fleet, show one of them, drain it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fogctl paper`: experiments that put the papers' figures beside ours, in the simulator (fog_sim.experiments)."""
+"""`fogctl paper`: run experiments in the simulator that put the papers' figures beside ours (fog_sim.experiments)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fog_common.wire.api.verbs import SubmitJob
 from fogctl.session import Session, command
 from fogctl.show.output import aligned
 
-app = typer.Typer(no_args_is_help=True, help="Experiments of the papers, ours beside theirs.")
+app = typer.Typer(no_args_is_help=True, help="Experiments of the papers, our figures beside theirs.")
 
 
 def register(root: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def register(root: typer.Typer) -> None:
 
 @command(app, "list", connects=False)
 def list_(session: Session) -> None:
-    """The experiments, and the data each needs."""
+    """The experiments and the data sets that they need."""
     from fog_sim.experiments import EXPERIMENTS
 
     every = list(EXPERIMENTS.values())
@@ -42,7 +42,7 @@ def run(
     live: Annotated[bool, typer.Option("--live", help="A small run on real processes and brokers of this machine, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write Markdown, JSON and plots there.")] = None,
 ) -> None:
-    """Run one experiment: the paper's value, ours with its standard deviation, bytes measured and by formula, every assumption."""
+    """Run one experiment: the paper's figures, ours with their standard deviation, bytes measured and by formula, all assumptions."""
     from fog_sim.experiments import EXPERIMENTS, ExperimentSettings, report, run_experiment
 
     began = time.monotonic()
@@ -75,7 +75,8 @@ def run(
 
 
 def _on_a_fleet(session: Session, spec: dict[str, Any], agents: int, sites: int) -> dict[str, Any]:
-    """STATUS of the job at its end, with `broker_bytes` and `stray_bytes` as in `fogctl demo --json`. JobFailed with its reason."""
+    """Run a job on a local fleet; returns its STATUS at the end, with `broker_bytes` and `stray_bytes` as in `fogctl demo --json`. JobFailed with
+    the job's reason."""
     from fogctl.fleet.local_fleet import LocalFleet
     from fogctl.show.watch import checked_end, follow
 

@@ -1,4 +1,4 @@
-"""`fogctl plan`: who would do what of a job, and what a step would cost. Nothing is submitted."""
+"""`fogctl plan`: show the placement of a job and the cost of a step, without a submit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(session: Session, file: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")]) -> None:
-    """A dry run: where the coordinator would put the job's tasks now, what a training step would cost, and the next best way."""
+    """A dry run: the nodes on which the coordinator would place the job's tasks now, the cost of a training step, and the runner-up."""
     from fog_learning.job.reading import load_job
     from fog_learning.job.sections import job_spec
 
@@ -56,7 +56,7 @@ def _lines(body: DryRun) -> Iterator[str]:
 
 
 def _tasks(tasks: Sequence[PlannedTask]) -> list[tuple[str, str, str, str]]:
-    """Data tasks of one role in one line."""
+    """Rows of a table, with the tasks of each role in one row."""
     rows: list[tuple[str, str, str, str]] = [("task", "nodes", "tier", "site")]
     roles: dict[str, list[PlannedTask]] = {}
     for task in tasks:

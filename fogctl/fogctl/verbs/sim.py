@@ -1,4 +1,4 @@
-"""`fogctl sim`: a job on a simulated fleet, in virtual time. The same machines, transfer and coordinator as live; torch computes for real."""
+"""`fogctl sim`: run a job on a simulated fleet, in virtual time. Machines, transfer and coordinator are the real ones; torch computes for real."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fogctl.session import Session, command
 
 
 class Level(StrEnum):
-    """What a link carries at a time."""
+    """Unit that a simulated link carries at a time."""
 
     CHUNK = "chunk"
     MESSAGE = "message"
@@ -44,8 +44,8 @@ def register(app: typer.Typer) -> None:
         ] = Level.CHUNK,
         faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Fault schedule (YAML).")] = None,
         trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Write the event log, one JSON object a line.")] = None,
-        seed: Annotated[int, typer.Option("--seed", help="Of the fleet's spread, jitter and losses (the job has its own).")] = 0,
-        limit: Annotated[float, typer.Option("--limit", min=1, metavar="SECONDS", help="Virtual seconds until it is given up.")] = 86_400.0,
+        seed: Annotated[int, typer.Option("--seed", help="Seed of the fleet's spread, jitter and losses (the job has its own).")] = 0,
+        limit: Annotated[float, typer.Option("--limit", min=1, metavar="SECONDS", help="Virtual seconds until the run is given up.")] = 86_400.0,
     ) -> None:
         """Run JOB in virtual time on modelled machines and links. All times, bytes and joules are simulated; accuracy is real."""
         from fogctl.show.watch import checked_end, summary_lines
@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
-    """The fleet: of the file, or what the job's own topology needs for so many nodes with data."""
+    """The nodes of the topology file, or those that the job's own topology needs for `nodes` nodes with data."""
     from fog_learning.job.reading import job_from
     from fog_sim.shape import load_shape, shape_for
 
@@ -82,7 +82,7 @@ def _places(spec: dict[str, Any], nodes: int, topology: Path | None) -> Any:
 def simulate(
     spec: dict[str, Any], nodes: Any, links: str, faults: Path | None, trace: Any, seed: int, limit_s: float, level: Level = Level.CHUNK
 ) -> tuple[Any, JobStatus]:
-    """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with what it waits for."""
+    """(the simulation, STATUS of the job at its end). TimedOut after limit_s virtual seconds, with the job's state."""
     from fog_common.errors import TimedOut
     from fog_sim.costs import torch_backend
     from fog_sim.faults import load_schedule

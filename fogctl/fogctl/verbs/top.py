@@ -1,4 +1,4 @@
-"""`fogctl top`: the fleet on one screen: nodes, jobs, bytes per second by plane. Moves on a terminal, once elsewhere."""
+"""`fogctl top` shows the fleet on one screen: nodes, jobs, bytes per second by plane. A terminal is refreshed, other output is printed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rates = dict[str, float | None]
 """plane -> payload bytes/s; None: unknown."""
 BARS: Final = "▁▂▃▄▅▆▇█"
 SPARK: Final = 24
-"""Rounds of a headline number that fit into a line."""
+"""Number of rounds of a headline number in a line of bars."""
 NODE_COLUMNS: Final = ("node", "state", "site", "tier", "CPU", "memory", "temp", "battery", "power", "round trip", "link", "jobs")
 NUMBERS: Final = frozenset({"CPU", "memory", "temp", "battery", "power", "round trip", "link"})
 JOB_COLUMNS: Final = ("job", "state", "round", "result", "", "bytes/s", "energy", "budget", "waiting for")
@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
 
 def top(
     session: Session,
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end; so it does where no terminal is.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, max=3600.0, metavar="SECONDS", help="Between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end, as without a terminal.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=3600.0, metavar="SECONDS", help="Seconds between two refreshes.")] = 2.0,
 ) -> None:
     """Nodes, jobs and traffic, live. Ctrl-C ends it."""
     with session.client() as client:
@@ -65,7 +65,7 @@ def _live(client: Client, body: Top, interval: float) -> None:
                 _wait(client, interval)
                 try:
                     fresh, trouble = client.ask(ReadTop()), ""
-                except Unreachable as error:  # it may restart: the last figures stay, and say how old they are
+                except Unreachable as error:  # the coordinator may restart: the last figures stay on the screen
                     trouble = f"{error}; trying again"
                     continue
                 screen, body = with_rates(fresh, body), fresh
@@ -83,7 +83,7 @@ def _wait(client: Client, seconds: float) -> None:
 
 
 class Screen(Struct, frozen=True):
-    """A look at the fleet, with the payload bytes/s by plane since the look before: of all jobs, and of each. None: unknown."""
+    """The fleet and its rates by plane since the last request. rates: of all jobs; of_job: job -> its rates."""
 
     body: Top
     rates: Rates
@@ -91,7 +91,7 @@ class Screen(Struct, frozen=True):
 
 
 def with_rates(body: Top, before: Top | None) -> Screen:
-    """Rates are unknown without a look before, and for a job that is new."""
+    """The screen of a reply. Rates are unknown without an earlier reply, and for a new job."""
     old = {job.job: job for job in before.jobs} if before is not None else {}
     seconds = body.now - before.now if before is not None else 0.0
     total: Rates = dict.fromkeys(PLANES, None if before is None else 0.0)
@@ -107,14 +107,14 @@ def with_rates(body: Top, before: Top | None) -> Screen:
 
 
 def as_json(screen: Screen) -> dict[str, Any]:
-    """The reply with `rates`, beside all and beside each job."""
+    """The reply with `rates` of all jobs and of each job."""
     body = shown(screen.body)
     jobs = [{**job, "rates": screen.of_job[job["job"]]} for job in body["jobs"]]
     return {**body, "jobs": jobs, "rates": screen.rates}
 
 
 def sparkline(values: Sequence[float | None], width: int = SPARK) -> str:
-    """The last values as a line of bars, from the least to the most of them; a gap where one is unknown."""
+    """The last values as a line of bars between their minimum and maximum, with a gap for an unknown value."""
     shown = values[-width:]
     known = [value for value in shown if value is not None]
     if not known:
@@ -179,20 +179,20 @@ def job_row(job: TopJob, rates: Rates) -> tuple[str, ...]:
     )
 
 
-# -- shown ---------------------------------------------------------------------------------
+# -- output --------------------------------------------------------------------------------
 
 
 def lines(screen: Screen) -> list[str]:
-    """Plain text."""
+    """The screen as plain text."""
     body = screen.body
-    found = [head(screen)]
+    texts = [head(screen)]
     if body.nodes:
-        found += ["", *aligned([NODE_COLUMNS, *map(node_row, body.nodes)])]
+        texts += ["", *aligned([NODE_COLUMNS, *map(node_row, body.nodes)])]
     if body.jobs:
-        found += ["", *aligned([JOB_COLUMNS, *(job_row(job, screen.of_job[job.job]) for job in body.jobs)])]
+        texts += ["", *aligned([JOB_COLUMNS, *(job_row(job, screen.of_job[job.job]) for job in body.jobs)])]
     if body.jobs_hidden:
-        found.append(f"and {body.jobs_hidden} more jobs")
-    return found
+        texts.append(f"and {body.jobs_hidden} more jobs")
+    return texts
 
 
 def picture(screen: Screen, trouble: str = "") -> RenderableType:

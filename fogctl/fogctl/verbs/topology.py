@@ -1,4 +1,4 @@
-"""`fogctl topology`: who aggregates for whom, in the terminal or as a picture."""
+"""`fogctl topology`: show the tree of a job or of the fleet, in the terminal or as a picture."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def register(app: typer.Typer) -> None:
             out.write_text((draw.svg if out.suffix == ".svg" else draw.dot)(body.nodes, title), encoding="utf-8")
             session.out.result({**shown(body), "file": str(out)}, [f"{title}: {len(body.nodes)} entries drawn in {out}"])
         else:
-            session.out.result(body, draw.text(body.nodes) or ["no node matches; `fogctl node list` shows who is there"])
+            session.out.result(body, draw.text(body.nodes) or ["no node matches; `fogctl node list` shows all nodes"])
 
 
 def _asked(job: str | None) -> ReadTree:
-    """Of a job file where the name exists as a file, or looks like one."""
+    """The request: for a job file, if the argument is a file or has the suffix of one; otherwise for a job, or the fleet."""
     if job is None:
         return ReadTree()
     if Path(job).suffix in {".yaml", ".yml", ".json"} or Path(job).is_file():

@@ -1,4 +1,4 @@
-"""`fogctl validate`: is this job file right? Nothing is submitted, nothing is connected to."""
+"""`fogctl validate`: check a job file, without a connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine that needs several wake-ups has one alarm: it is set to the earliest of them."""
+"""A machine with several wake-up times and one alarm, set to the earliest of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from fog_common.runtime.machine import Command, Event, Machine, WakeAt, Woke
 
 
 class Alarm(Machine, kw_only=True):
-    """Say in times() when to be woken, react to events in react()."""
+    """A subclass gives its wake-up times in times(), and handles events in react()."""
 
     alarm: float | None = None
-    """The wake-up that is set."""
+    """Job time of the last WakeAt; None without one."""
 
     def step(self, event: Event, now: float) -> list[Command]:
         if isinstance(event, Woke):

@@ -1,8 +1,8 @@
-"""When a round may close: quorum and deadline (pure). Used by every method that works in rounds.
+"""Closing of a round by quorum and deadline, for every method that works in rounds. Pure.
 
-A round waits for all that take part. With a quorum below 1 it closes without those who are missing once the quorum is there and the
-adaptive deadline has passed, which follows from recent arrivals. Once the fixed deadline has passed it closes with what it has, be it one
-update. What comes after that is late: the method says what becomes of it.
+A round waits for all tasks that take part. With a quorum below 1 it closes without missing tasks once the quorum has answered and the
+adaptive deadline, which follows from recent arrivals, has passed. After the fixed deadline it closes with its updates, at least one.
+Later updates are late, and the method decides about them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from msgspec import Struct, field
 from fog_learning.job.sections import Stragglers
 
 Verdict = Literal["open", "late", "close"]
-"""open: the round stays open. late: it closes, and those who are missing are late. close: it closes, and nobody is missing."""
+"""open: the round stays open. late: it closes without missing tasks, whose updates are late. close: it closes with all tasks."""
 
 RECENT: Final = 16
-"""Arrivals that are remembered at least; else those of four rounds."""
+"""Smallest number of arrivals that are remembered; more, if four rounds have more."""
 
 
 class Closing(Struct):
-    """Of one root or head: the open round's deadlines. Times are job time, in seconds."""
+    """Deadlines of the open round of one root or head. Times are job time, in seconds."""
 
     stragglers: Stragglers
     opened_at: float = 0.0
     before_at: float = 0.0
-    """Opening of the round before."""
+    """Opening of the previous round."""
     closes_at: float | None = None
-    """The adaptive deadline, where it is known and has not passed."""
+    """The adaptive deadline; None if it is unknown or has passed."""
     overdue: bool = False
-    """The adaptive deadline has passed: the round closes as soon as the quorum is there."""
+    """The adaptive deadline has passed: the round closes as soon as the quorum has answered."""
     ended: bool = False
     """The fixed deadline has passed: the round closes as soon as there is an update."""
     recent: list[float] = field(default_factory=list)
     """Arrival times of recent updates, seconds after the opening of their round; bounded at every opening."""
 
     def open(self, now: float, members: int, called: int | None = None) -> None:
-        """A round opens. called: of the members, those who take part in it."""
+        """Open a round. called: number of members that take part; None: all."""
         self.before_at, self.opened_at = self.opened_at, now
         self.overdue, self.ended = False, False
         del self.recent[: -max(RECENT, 4 * members)]
@@ -47,7 +47,7 @@ class Closing(Struct):
         self.closes_at = None if after is None else now + after
 
     def arrived(self, now: float, rounds_late: int = 0) -> None:
-        """An update came. One of an older round than the one before the open one says nothing of the pace."""
+        """Note the arrival of an update; one that is more than a round late does not count for the pace."""
         if rounds_late <= 1:
             self.recent.append(now - (self.before_at if rounds_late else self.opened_at))
 
@@ -65,7 +65,7 @@ class Closing(Struct):
             return "open"
         if self.overdue:
             return "late"
-        if self.closes_at is None:  # the first round: its own arrivals are all that is known
+        if self.closes_at is None:  # the first round has only its own arrivals
             after = deadline(self.stragglers, self.recent)
             self.closes_at = None if after is None else max(now, self.opened_at + after)
         return "open"
@@ -75,7 +75,7 @@ class Closing(Struct):
         self.closes_at = None
 
     def enough(self, have: int, live: int) -> bool:
-        """The quorum is there, and the job has one: the adaptive deadline counts."""
+        """Whether a quorum below 1 has answered, so that the adaptive deadline counts."""
         return self.stragglers.quorum < 1.0 and have >= needed(self.stragglers.quorum, live)
 
     def ends_at(self) -> float | None:
@@ -83,23 +83,23 @@ class Closing(Struct):
         return None if self.ended else ends_at(self.stragglers, self.opened_at)
 
     def until(self, have: int, live: int) -> float | None:
-        """When the round closes at the latest, as things stand; None: nothing bounds it."""
+        """Latest time at which the round closes, by its present updates; None without a deadline."""
         times = (self.closes_at if self.enough(have, live) else None, self.ends_at())
         return min((at for at in times if at is not None), default=None)
 
     def wakes_at(self) -> tuple[float | None, float | None]:
-        """Times at which `offer` is to be asked again."""
+        """Times at which `offer` is due again."""
         return self.closes_at, self.ends_at()
 
 
 def needed(quorum: float, live: int) -> int:
-    """How many of `live` tasks must have answered before the adaptive deadline counts: rounded down, so that a quorum below 1 always
-    lets somebody be missing; at least 1."""
+    """Number of `live` tasks that must have answered before the adaptive deadline counts: at least 1, and rounded down, so that a quorum
+    below 1 always lets a task be missing."""
     return max(1, math.floor(quorum * live + 1e-9))
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value (mean of the middle two). ValueError for none."""
+    """The middle value, or the mean of the middle two. ValueError without values."""
     if not values:
         raise ValueError("no values, no median")
     ordered = sorted(values)

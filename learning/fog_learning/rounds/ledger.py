@@ -1,7 +1,7 @@
-"""The rounds of a job as its root counts them: open, close, rate, finish, fail. A plain value that a root holds.
+"""Ledger of a job's rounds: open, close, rate, finish, fail. A plain value that a root holds.
 
-A round that is to be rated stays here until its rating is there; rounds leave in order (`Close`), so the ledger does not grow with
-the number of rounds.
+A round with a rating to come stays here until the rating has come; rounds leave in order (`Close`), so the ledger does not grow
+with the number of rounds.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from fog_learning.job.sections import Evaluation
 
 class Ledger(Struct):
     rounds: int
-    """Of the job."""
+    """Number of rounds of the job."""
     evaluation: Evaluation
     round: int = 0
     """The open round, or the last closed one."""
     unrated: dict[int, RoundRecord] = field(default_factory=dict)
-    """Closed rounds whose rating is not there yet."""
+    """Closed rounds that wait for their rating."""
     rated: dict[int, RoundRecord] = field(default_factory=dict)
     """Closed rounds that wait for the rating of an older one."""
     newest: RoundRecord | None = None
     """The closed, rated round with the highest number."""
     over: bool = False
-    """The job has finished or failed: the root does nothing any more."""
+    """The job has finished or failed, and the root ignores all further events."""
 
     def open(self) -> int:
         """Begin the next round; returns its number, from 1."""
@@ -35,36 +35,36 @@ class Ledger(Struct):
 
     @property
     def shown(self) -> int:
-        """The round for a person: of a round that only rates the result, the last one."""
+        """The round for a person; the last one, if the open round only rates the result."""
         return min(self.round, self.rounds)
 
     @property
     def last(self) -> bool:
-        """The open round is the job's last, or only rates it."""
+        """Whether the open round is the job's last, or only rates the result."""
         return self.round >= self.rounds
 
     @property
     def numbers(self) -> Numbers:
-        """Of the newest closed round; {} before the first."""
+        """Numbers of the newest closed round; {} before the first."""
         return {} if self.newest is None else dict(self.newest.numbers)
 
     def rates(self, number: int) -> bool:
-        """Whether the job evaluates the weights of that round, wherever it does."""
+        """Whether the job evaluates the weights of that round, at any place."""
         return number >= 1 and self.evaluation.where != "none" and (number % self.evaluation.every == 0 or number >= self.rounds)
 
     def rates_here(self, number: int) -> bool:
-        """Whether the root evaluates them."""
+        """Whether the root evaluates the weights of that round."""
         return self.evaluation.where == "central" and self.rates(number)
 
     def close(self, record: RoundRecord, rate: bool = False) -> list[Command]:
-        """The round is closed. rate: its rating comes later, by `rate`."""
+        """Close a round. rate: its rating follows by `rate`."""
         if rate:
             self.unrated[record.round] = record
             return []
         return self._enter(record)
 
     def rate(self, number: int, numbers: Numbers = {}) -> list[Command]:  # noqa: B006 - never changed
-        """The rating of a closed round is there: measure it, enter the round. [] if none is waited for."""
+        """Add the rating of a closed round, and measure it; [] for a round that does not wait for one."""
         record = self.unrated.pop(number, None)
         if record is None:
             return []
@@ -72,19 +72,19 @@ class Ledger(Struct):
         return [*self._enter(replace(record, numbers={**record.numbers, **numbers})), *measured]
 
     def note(self, number: int, numbers: Numbers) -> list[Command]:
-        """Measure numbers of a closed round before its rating is there."""
+        """Add numbers of a closed round before its rating, and measure them."""
         record = self.unrated[number]
         self.unrated[number] = replace(record, numbers={**record.numbers, **numbers})
         return [Measure(name, numbers[name]) for name in sorted(numbers)]
 
     def reopen(self, number: int, now: float) -> list[Command]:
-        """Wait for a rating of this closed round, the newest, once more; ratings of others are waited for no longer."""
+        """Wait for a rating of this closed round, the newest, once more, and for no other ratings."""
         leaving: list[Command] = [Close(self.rated[each]) for each in sorted(self.rated) if each != number]
         self.unrated, self.rated = {number: self.record(number) or RoundRecord(number, now)}, {}
         return leaving
 
     def waits_for(self, number: int) -> bool:
-        """Whether a rating of that round is waited for."""
+        """Whether that round waits for its rating."""
         return number in self.unrated
 
     def record(self, number: int) -> RoundRecord | None:
@@ -93,17 +93,17 @@ class Ledger(Struct):
         return self.unrated.get(number) or self.rated.get(number) or newest
 
     def finish(self, weights: Ref) -> list[Command]:
-        """The job is done, with these weights and the numbers of the newest round."""
+        """Finish the job with these weights and the numbers of the newest round."""
         self.over = True
         return [Finish({"weights": weights}, self.numbers)]
 
     def fail(self, why: str) -> list[Command]:
-        """The job cannot go on; why: for a person."""
+        """Fail the job. why: the reason, for a person."""
         self.over = True
         return [Finish(why=why)]
 
     def _enter(self, record: RoundRecord) -> list[Command]:
-        """The records that can leave now: up to the oldest round whose rating is not there."""
+        """Add a complete record; returns Close for all rounds before the oldest that waits for its rating."""
         if self.newest is None or record.round >= self.newest.round:
             self.newest = record
         self.rated[record.round] = record

@@ -1,7 +1,7 @@
-"""Op backends that keep a book of whose training is in which mean, for fault schedules: what is reported must be what was counted.
+"""Op backends that record the updates in each mean, so that fault schedules can compare them with the reported history.
 
-`StarBook` is the stand-in with its whole numbers (fedavg): the final weights are led back, round by round, to the updates they are made of.
-`TreeBook` is the plain ops (methods that average among neighbours): weights carry each slot's share.
+`StarBook` records the stand-in ops (fedavg): the final weights are traced back, round by round, to the updates in them.
+`TreeBook` checks the plain ops (methods that average among neighbours), whose weights carry each slot's share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Numbers = dict[str, float]
 
 
 class Trained(NamedTuple):
-    """An update: whose, of which round, from which weights (the stand-in's number)."""
+    """An update: its slot, its round, the weights from which it was made (the stand-in's number)."""
 
     slot: int
     round: int
@@ -26,29 +26,33 @@ class Trained(NamedTuple):
 
 
 class Mean(NamedTuple):
+    """A mean (the stand-in's number) and the updates in it."""
+
     weights: int
     members: tuple[Trained, ...]
 
 
 class Verdict(NamedTuple):
+    """Result of a comparison between the means and the history."""
+
     violations: list[str]
     whole: bool
     """Every round held every slot's update."""
     counted: frozenset[tuple[int, int]]
     """(slot, round) of every update that is in the final weights."""
     trained: frozenset[tuple[int, int]] = frozenset()
-    """(slot, round) of every update that was made from the weights that the round ended up beginning with."""
+    """(slot, round) of every update that was made from the weights with which the round finally began."""
 
 
 class StarBook(StandinBackend):
-    """The stand-in ops, and what went into each sum and mean."""
+    """The stand-in ops, with a record of the updates in each sum and mean."""
 
     def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int) -> None:
         super().__init__(job, slots, roster_size)
         self._late = job.stragglers.late == "accept"
         self._made: dict[bytes, Trained] = {}
-        self._sums: dict[int, tuple[Any, tuple[Trained, ...]]] = {}  # id of a sum -> (the sum, so that it lives; what is in it)
-        self._means: dict[int, list[Mean]] = {}  # round -> as often as it was closed; a server that fell back closes one again
+        self._sums: dict[int, tuple[Any, tuple[Trained, ...]]] = {}  # id of a sum -> (the sum, which must live as long as its id; its updates)
+        self._means: dict[int, list[Mean]] = {}  # round -> its means; a server that fell back closes a round again
         self.violations: list[str] = []
 
     def run(self, op: str, task: str, inputs: Mapping[str, Any], numbers: Mapping[str, Any]) -> tuple[dict[str, Any], Numbers]:
@@ -73,7 +77,7 @@ class StarBook(StandinBackend):
         return (*inside, new)
 
     def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
-        """Of a finished job. Leads the final weights back through the means they are made of, and compares these with the history."""
+        """Trace the final weights of a finished job back through its means, and compare these with the history. status: as fogctl prints it."""
         found, counted, number = list(self.violations), set(), self.decode(weights).numbers[0]
         begun: dict[int, int] = {}
         for record in reversed(status["history"]):
@@ -101,10 +105,10 @@ class StarBook(StandinBackend):
 
 
 class TreeBook(PlainBackend):
-    """The plain ops. Whatever a node trains from must be a mean in which each slot stands once, with its own weight."""
+    """The plain ops, with a check that the weights before each training are a mean with each slot once, at its own weight."""
 
     TOLERANCE = 1e-6
-    """Consensus ends with an error; see docs/fog.md."""
+    """Largest accepted error of a share; a consensus ends with an error (docs/fog.md)."""
 
     def __init__(self, job: JobFile, slots: Mapping[str, int], roster_size: int) -> None:
         super().__init__(job, slots, roster_size)
@@ -116,13 +120,14 @@ class TreeBook(PlainBackend):
         return super().run(op, task, dict(inputs), dict(numbers))
 
     def _judge(self, what: str, weights: list[float]) -> list[int]:
-        """The slots in it; a violation if their shares are not those of a mean that holds each of them once."""
+        """Slots in the weights; a violation is noted if their shares are not those of a mean that holds each slot once."""
         inside = [slot for slot, share in enumerate(weights[1:]) if share > self.TOLERANCE]
         if any(abs(share - right) > self.TOLERANCE for share, right in zip(weights[1:], plain_ops.shares(inside), strict=True)):
             self.violations.append(f"{what}: shares {[round(share, 4) for share in weights[1:]]} are no mean of slots {inside}")
         return inside
 
     def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
+        """Compare the final weights of a finished job with its history. status: as fogctl prints it."""
         final, wanted = self.decode(weights), len(list(slots))
         inside, last = self._judge("the final weights", final), status["history"][-1]
         found = list(self.violations)

@@ -1,4 +1,4 @@
-"""Experiments that put a paper's figures beside ours. The table; each experiment is one file with `run(settings) -> Outcome`."""
+"""Experiments that put a paper's figures beside ours: their table. Each experiment is one file with `run(settings) -> Outcome`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
 
 
 def run_experiment(name: str, settings: ExperimentSettings) -> Outcome:
-    """ConfigError (exit 2): no such experiment, or its data files are not there."""
+    """Run an experiment by name. ConfigError (exit 2) for an unknown name or missing data files."""
     from fog_common.config import suggest
     from fog_common.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""The op backend of an experiment's run. Data sets are read once for all its runs: some take longer to unpack than to train on."""
+"""The op backend of an experiment's runs. Each data set is read once for all runs, because some take longer to unpack than to train on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fog_sim.costs import Costs, model_costs
 from fog_sim.exact import ExactBackend
 
 _held: Final[dict[str, Dataset]] = {}
-"""The last one: experiments use one after the other."""
+"""The last data set read; experiments use one after the other."""
 
 
 def read_once(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Dataset:
-    """As load_dataset; the data set stays in memory until another one is asked for."""
+    """The data set of load_dataset, kept in memory until another one is read."""
     if name not in _held:
         _held.clear()
         _held[name] = load_dataset(name, paths, env)

@@ -1,4 +1,4 @@
-"""What every experiment takes and gives: settings, rows beside the paper's, tables, plots, assumptions."""
+"""Types of all experiments: settings, rows beside the paper's, tables, plots, outcome."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fog_common.errors import ConfigError
 
 class ExperimentSettings(Struct, frozen=True, kw_only=True):
     quick: bool = False
-    """Fewer steps, seeds and points: minutes on two cores. Bars are meant for the full run."""
+    """Fewer steps, seeds and points, for minutes on two cores. The bars apply to the full run."""
     seeds: int | None = None
-    """Repetitions; None: as the experiment says."""
+    """Number of repetitions; None: the experiment's own."""
     say: Callable[[str], None] = lambda text: None
-    """Hears one line at a time about what runs now."""
+    """Called with a line for a person about the present step."""
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     live: Callable[[dict[str, Any], int, int], dict[str, Any]] | None = None
-    """Runs a job on real processes of this machine: (job, agents, sites with a broker of their own) -> its STATUS at the end. None: no such
-    run is wanted."""
+    """Runs a job on real processes of this machine: (job, agents, sites with a broker of their own) -> its STATUS at the end. None: no live
+    run."""
 
     def repeat(self, full: int, quick: int = 2) -> range:
         """The seeds to run."""
@@ -31,7 +31,7 @@ class ExperimentSettings(Struct, frozen=True, kw_only=True):
 
 
 class TableRow(Struct, frozen=True, kw_only=True):
-    """One figure of ours beside the paper's. None: the paper gives none, or it was not run (`note` says why)."""
+    """One figure of ours beside the paper's. None: the paper has no such figure, or it was not run (`note` gives the reason)."""
 
     row: str
     column: str
@@ -49,7 +49,7 @@ class TableRow(Struct, frozen=True, kw_only=True):
 
 
 class ResultTable(Struct, frozen=True):
-    """Shown in the report, beside the rows."""
+    """A table of the report, beside the rows."""
 
     title: str
     columns: Sequence[str]
@@ -60,12 +60,12 @@ class Line(Struct, frozen=True):
     label: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
-    """The paper's."""
+    """A line of the paper."""
 
 
 class Plot(Struct, frozen=True, kw_only=True):
     name: str
-    """Of the file."""
+    """Part of the file's name."""
     title: str
     x: str
     y: str
@@ -74,32 +74,35 @@ class Plot(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, kw_only=True):
-    """All that a report needs. Every sentence is for a person."""
+    """Content of a report. Every sentence is for a person."""
 
     rows: list[TableRow] = []
     tables: list[ResultTable] = []
     plots: list[Plot] = []
     setting: dict[str, Any] = {}
-    """What was run: sizes, steps, rates, seeds."""
+    """Sizes, steps, rates and seeds of the run."""
     assumptions: list[str] = []
-    """What the paper leaves open and we chose."""
+    """Our choices where the paper leaves them open."""
     simulated: list[str] = []
-    """What is real, what is simulated, what is modelled."""
+    """Parts that are real, simulated or modelled."""
     findings: list[str] = []
-    """Bars and shapes: does it hold?"""
+    """Bars and shapes with their verdicts."""
 
 
 class Experiment(Struct, frozen=True):
+    """An experiment of the table; module: its file in this package, with `run(settings) -> Outcome`."""
+
     name: str
     title: str
     source: str
     module: str
     data: tuple[tuple[str, ...], ...] = ()
-    """Data sets it needs files of: one of each group."""
+    """Groups of data sets; the experiment needs the files of one set of each group."""
     live: bool = False
-    """A part of it runs live, too, if `Settings.live` is there."""
+    """A part of the experiment can also run live, see `ExperimentSettings.live`."""
 
     def run(self, settings: ExperimentSettings) -> Outcome:
+        """Run the experiment. ConfigError for missing data files, or a live run that does not exist."""
         if settings.live is not None and not self.live:
             raise ConfigError(f"--live: {self.name} runs in the simulator only; fog-vs-fl has a live part")
         for group in self.data:
@@ -109,12 +112,12 @@ class Experiment(Struct, frozen=True):
 
 
 def find_data(names: Sequence[str], env: Mapping[str, str]) -> str:
-    """The first of these data sets whose files are there. ConfigError says which files are needed, and where."""
+    """The first of these data sets whose files exist. ConfigError names the files that are needed, and their folder."""
     from fog_learning.data import places
 
-    found = [name for name in names if any(place.exists() for place in places(name, {}, env))]
-    if found:
-        return found[0]
+    present = [name for name in names if any(place.exists() for place in places(name, {}, env))]
+    if present:
+        return present[0]
     files = {
         "mnist": "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz",
         "cifar10": "one *train*.npz and one *test*.npz, each with x (uint8, N x 3 x 32 x 32) and y",
@@ -128,12 +131,12 @@ def find_data(names: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """(mean, sample standard deviation; None of a single value)."""
+    """(mean, sample standard deviation or None for a single value)."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 def held(what: str, holds: bool, how: str) -> str:
-    """One line of `findings`."""
+    """One line of `findings`. what: the claim; how: the figures."""
     return f"{'holds' if holds else 'DOES NOT HOLD'}: {what} ({how})"
 
 

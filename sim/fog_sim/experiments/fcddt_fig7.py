@@ -1,4 +1,4 @@
-"""FCDDT, Fig. 7: accuracy by batch size. The paper shows VGG-16 on CIFAR-10; its figure gives no numbers in the text."""
+"""FCDDT, Fig. 7: accuracy by batch size. The paper shows VGG-16 on CIFAR-10 without numbers in the text."""
 
 from __future__ import annotations
 

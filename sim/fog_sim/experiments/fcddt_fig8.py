@@ -12,7 +12,7 @@ from fog_sim.experiments.training import COMMON, SIMULATED, ByteLedger, Setup, b
 NODES: Final = 20
 RATES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
 BATCHES: Final = (100, 200, 500, 1000)
-"""Of all nodes together, so 5 to 50 images of one node."""
+"""Batch of all nodes together; each node takes 5 to 50 images."""
 
 
 def run(
@@ -78,7 +78,7 @@ def run(
 
 
 def _judge(outcome: Outcome, found: dict[tuple[int, float], float], batches: tuple[int, ...], rates: tuple[float, ...]) -> None:
-    """The paper: at the highest rate the smallest batch falls hard, the two largest hardly."""
+    """Compare with the paper: at the highest rate the smallest batch loses much accuracy, the two largest hardly any."""
     low, high = min(rates), max(rates)
     loss = {batch: found[batch, low] - found[batch, high] for batch in batches}
     shown = ", ".join(f"batch {batch}: {loss[batch]:+.3f}" for batch in batches)

@@ -1,4 +1,4 @@
-"""FCDDT, Table 2: MNIST, a two-layer MLP and a two-layer CNN, trained centrally (CC), federated (FL) and decomposed (FCDDT)."""
+"""FCDDT, Table 2: a two-layer MLP and a two-layer CNN on MNIST, trained centrally (CC), federated (FL) and decomposed (FCDDT)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(settings: ExperimentSettings, data: str = "mnist", steps: int | None = N
 def compare(
     outcome: Outcome, settings: ExperimentSettings, name: str, setup: Setup, paper: dict[Column, float], seeds: range, rows: int, ledger: ByteLedger
 ) -> None:
-    """Run the three columns of one model: rows, a plot, bytes and findings."""
+    """Run the three columns of one model, and add rows, a plot, bytes and findings to the outcome."""
     means: dict[Column, float] = {}
     lines: list[Line] = []
     for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""FCDDT, Table 3: CIFAR-10, LeNet-5 on the CPU and VGG-16 where a GPU is, trained centrally, federated and decomposed."""
+"""FCDDT, Table 3: LeNet-5 on the CPU and, with a GPU, VGG-16 on CIFAR-10, trained centrally, federated and decomposed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ NEEDS_GPU = "not run: needs a GPU"
 
 
 def run(settings: ExperimentSettings, steps: int | None = None) -> Outcome:
+    """steps: for tests."""
     data = find_data(("cifar10", "cifar10-subset"), settings.env)
     rows, seeds = training_rows(data, settings), settings.repeat(full=3)
     count = steps or (QUICK_STEPS if settings.quick else STEPS)

@@ -1,4 +1,4 @@
-"""FCDDT, Table 4: what learning traffic does to critical traffic, for 4 to 18 fog nodes, and where the order of the methods holds."""
+"""FCDDT, Table 4: delay of critical traffic beside learning traffic, for 4 to 18 fog nodes, and the region in which the methods' order holds."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ BATCHES: Final = (25, 50, 100, 150, 200, 300, 400, 600, 800)
 WIDTHS: Final = (16, 32, 64, 128, 256)
 SYNCS: Final = (1, 2, 5, 10)
 RARER: Final = (5, 10)
-"""sync_every that is simulated at every size, beside the setting's own."""
+"""Further values of sync_every that are simulated at every size."""
 
 
 class PlacementCase(Struct, frozen=True):
-    """A column: what the nodes of one size send."""
+    """A column: a method and its learning traffic."""
 
     name: str
     method: Method
@@ -40,7 +40,7 @@ class PlacementCase(Struct, frozen=True):
 
 
 class MeanCost(Struct, frozen=True):
-    """Over the seeds."""
+    """Means over the seeds."""
 
     delay_us: float
     load: float
@@ -110,7 +110,7 @@ def run(settings: ExperimentSettings) -> Outcome:
 
 
 def samples(settings: ExperimentSettings, nodes: int) -> int:
-    """Hyperperiods per mean: fewer nodes exchange fewer messages, so it takes more of them. A multiple of all cycles of SYNCS."""
+    """Hyperperiods per mean, a multiple of all cycles of SYNCS; fewer nodes exchange fewer messages and need more of them."""
     cycle = lcm(*(Learning(sync_every=every).cycle for every in SYNCS))
     return cycle * ceil((60 if settings.quick else 100) * 18 / nodes / cycle)
 
@@ -139,7 +139,7 @@ def _mean(settings: ExperimentSettings, nodes: int, case: PlacementCase, network
 
 
 def _ratios(outcome: Outcome, means: dict[tuple[int, str], MeanCost], fcddt: str) -> None:
-    """fcddt: the column that stands for it."""
+    """Add the ratios between the methods. fcddt: the column that stands for FCDDT."""
     shown, pairs = [], (("FL", "FCDDT"), ("CC", "FCDDT"), ("CC", "FL"))
     for nodes, paper in PAPER.items():
         cells = [str(nodes)]
@@ -177,7 +177,7 @@ def _compare(outcome: Outcome, means: dict[tuple[int, str], MeanCost]) -> None:
 
 
 def _bytes(outcome: Outcome) -> None:
-    """The simulated messages against the formula; they do not depend on the seed, and per FN not on the size."""
+    """Compare the simulated bytes with the formula; per FN they depend neither on the seed nor on the size."""
     rows, wrong = [], []
     learning = [row for row in outcome.rows if row.unit == "us" and row.more["values_per_fn_and_step"]]
     for row in learning:
@@ -193,7 +193,7 @@ def _bytes(outcome: Outcome) -> None:
 
 
 def _region(outcome: Outcome, settings: ExperimentSettings, network: Network) -> None:
-    """By formula on the grid; beside it the bounds that the formula gives, and simulations at points on both sides of them."""
+    """Add the region by formula on a grid with its bounds, and simulations at points on both sides of them."""
     rows, seeds = [], range(1 if settings.quick else 2)
     for sync in SYNCS:
         for hidden in WIDTHS:
@@ -231,6 +231,6 @@ def _region(outcome: Outcome, settings: ExperimentSettings, network: Network) ->
 
 
 def bounds(hidden: int, sync_every: int) -> tuple[float, float]:
-    """B must lie between: above, FL < CC; below, FCDDT < FL."""
+    """(lower, upper) bound of B: above the lower FL < CC, below the upper FCDDT < FL."""
     one = Learning(hidden=hidden)
     return 2 * one.weights / one.inputs, (one.weights - one.local / sync_every) / hidden

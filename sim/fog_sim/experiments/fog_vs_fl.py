@@ -1,4 +1,4 @@
-"""Fog learning against plain federated learning: same data, same local work, same target accuracy; what crosses the uplink, what devices pay.
+"""Fog learning against plain federated learning: uplink bytes and device energy with the same data, local work and target accuracy.
 
 star:  device ---- LTE ---- cloud
 tree:  devices of a cluster ==== WiFi (D2D consensus) ====; one of them -- LTE -- edge node; edge nodes ==== among themselves; one -- cloud
@@ -58,11 +58,11 @@ class Case(Struct, frozen=True, kw_only=True):
         }
 
     def fog(self) -> dict[str, Any]:
-        """The method that is compared with fedavg."""
+        """The `method` section that is compared with fedavg."""
         return {"name": "fog", "mode": "d2d", "uplink": "sample", "downlink": "relay", "consensus": self.graph}
 
     def tree(self) -> list[StageTask]:
-        """A site per cluster of devices, one edge node for each, all edge nodes in one site, the cloud."""
+        """Tasks of the tree: a site per cluster of devices, an edge node for each, all edge nodes in one site, the cloud."""
         tasks = [StageTask("server", "server", tier="cloud", site="cloud")]
         for cluster in range(self.clusters):
             tasks.append(StageTask(f"aggregator-{cluster}", "aggregator", parent="server", tier="fog", site="edge"))
@@ -72,15 +72,16 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 class Spent(Struct, frozen=True):
-    """Of one run, per round."""
+    """Costs of one run, per round."""
 
     rated: tuple[float, ...]
     """Accuracy after each round."""
     uplink: float
     """Bytes between layers: device - edge node (or cloud), edge node - cloud; up and down."""
     device_far: tuple[float, float]
-    """Sent, received by the devices' LTE."""
+    """(bytes sent, bytes received) by the devices' LTE."""
     device_near: tuple[float, float]
+    """(bytes sent, bytes received) by the devices' WiFi."""
     edge_near: float
     """Bytes sent among the edge nodes."""
     compute_j: float
@@ -92,16 +93,16 @@ class Spent(Struct, frozen=True):
         return fmean(self.rated[-5:])
 
     def reached(self, target: float) -> int | None:
-        """The first round that is rated at least so; None: none is."""
+        """The first round with a rating of at least `target`; None without one."""
         return next((number for number, accuracy in enumerate(self.rated, 1) if accuracy >= target), None)
 
     def joules(self, d2d: Radio = WIFI) -> float:
-        """Of all devices per round: LTE, D2D and computing. Modelled."""
+        """Modelled joules of all devices per round: LTE, D2D and computing."""
         return LTE.joules(*self.device_far) + d2d.joules(*self.device_near) + self.compute_j
 
 
 def spent(case: Case, run: Finished) -> Spent:
-    """All rounds of a run cost the same, so its totals are divided by their number."""
+    """Costs of a run per round: all rounds cost the same, so its totals are divided by their number."""
     devices = [name for name in run.far if name.startswith("trainer")]
     edges = [name for name in run.far if name.startswith("aggregator")]
     far, near = [run.far[name] for name in devices], [run.near[name] for name in devices]
@@ -119,6 +120,7 @@ def spent(case: Case, run: Finished) -> Spent:
 
 
 def play(case: Case, method: dict[str, Any], tasks: list[StageTask] | None, seed: int) -> Spent:
+    """Run a method in the simulator. tasks: None for a star."""
     spec = case.spec(method, seed)
     lte = LinkModel(up_bytes_s=LTE.send_bytes_s, down_bytes_s=LTE.receive_bytes_s, latency_s=0.04)
     wifi = LinkModel(up_bytes_s=WIFI.send_bytes_s, down_bytes_s=WIFI.receive_bytes_s, latency_s=0.003)
@@ -133,7 +135,7 @@ def play(case: Case, method: dict[str, Any], tasks: list[StageTask] | None, seed
 
 
 def cases(settings: ExperimentSettings) -> list[Case]:
-    # exact where all neighbours are few; else four neighbours: with two (a ring) rounds are cheaper, but by chance many more of them are needed
+    # exact averaging in small clusters, otherwise four neighbours: with two (a ring) rounds are cheaper, but many more may be needed by chance
     few, many = {"graph": "full", "turns": 1}, {"graph": "small_world", "degree": 4, "rewire": 0.5, "turns": 1}
     if settings.quick:
         common: dict[str, Any] = {"data": "digits", "model": {"name": "mlp", "hidden": [256]}, "rounds": 50, "lr": 0.1, "batch": 16}
@@ -228,7 +230,7 @@ def _rows(outcome: Outcome, case: Case, pairs: list[tuple[Spent, Spent]]) -> Non
 
 
 def _parameters(each: Spent) -> dict[str, float]:
-    """Sent per round, by plane, in parameters of 4 bytes. Between edge nodes and cloud as much goes up as down."""
+    """Parameters of 4 bytes sent per round, by plane. Between edge nodes and cloud as many go up as down."""
     sent, received = each.device_far
     top = each.uplink - sent - received
     return {"up": (sent + top / 2) / 4, "down": (received + top / 2) / 4, "d2d": (each.device_near[0] + each.edge_near) / 4}
@@ -247,7 +249,7 @@ def _judge(outcome: Outcome) -> None:
 
 
 def _targets(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple[Spent, Spent]]]) -> None:
-    """The same runs at other targets: the target was chosen, so what others give is shown."""
+    """Add the savings of the same runs at other targets, because the target is our choice."""
     targets = sorted({0.8, 0.85, 0.88, 0.9, *(case.target for case in compared)})
     rows = []
     for case in compared:
@@ -265,7 +267,7 @@ def _targets(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple
 
 
 def _limits(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple[Spent, Spent]]]) -> None:
-    """Where the advantage ends: from the measured bytes, with other radios; and by formula, with more consensus."""
+    """Add the limits of the advantage: with other radios, from the measured bytes; with more consensus, by formula."""
     rows, lines = [], []
     for case in compared:
         known = [(flat, fog, ratio) for flat, fog in pairs[case.size] if (ratio := rounds_ratio(flat, fog, case.target)) is not None]
@@ -302,19 +304,19 @@ def _limits(outcome: Outcome, compared: list[Case], pairs: dict[int, list[tuple[
 
 
 def break_even(flat: Spent, fog: Spent, ratio: float, left: float) -> float:
-    """Joules per D2D byte (sending and receiving it) at which fog costs `left` of fedavg; 0 if it never does."""
+    """Joules per D2D byte (sent and received) at which fog costs the fraction `left` of fedavg; 0 if it always costs more."""
     budget = left * flat.joules() / ratio - LTE.joules(*fog.device_far) - fog.compute_j
     return max(0.0, budget / fmean(fog.device_near))
 
 
 def _saving_at(flat: Spent, fog: Spent, ratio: float, share: float) -> float:
-    """share: of the uplink's joules per byte."""
+    """Fraction of energy saved if a D2D byte costs `share` of the uplink's joules per byte."""
     energy = LTE.joules(*fog.device_far) + fog.compute_j + share * LTE.pair_j * fmean(fog.device_near)
     return 1 - ratio * energy / flat.joules()
 
 
 def _allowed(size: int, left: float) -> str:
-    """Of a device, per model: LTE.pair_j / n + WIFI.pair_j ((n - 1) / n + neighbours turns) <= left LTE.pair_j."""
+    """Largest neighbours x turns with LTE.pair_j / n + WIFI.pair_j ((n - 1) / n + neighbours turns) <= left LTE.pair_j, per device and model."""
     most = (LTE.pair_j * (left - 1 / size)) / WIFI.pair_j - (size - 1) / size
     return f"{most:.1f}" if most > 0 else "never"
 
@@ -357,7 +359,7 @@ LIVE: Final = Case(
 
 
 def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dict[str, Any], int, int], dict[str, Any]], case: Case) -> None:
-    """fedavg and fog on agents and brokers of this machine; bytes are those that the job's status shows. Adds rows and what holds."""
+    """Run fedavg and fog on agents and brokers of this machine; add rows with the bytes of the jobs' status, and findings."""
     name = f"live: {case.clusters} sites of {case.size}"
     methods: tuple[dict[str, Any], ...] = ({"name": "fedavg"}, case.fog())
     found: dict[str, dict[str, Any]] = {}
@@ -384,6 +386,6 @@ def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dic
 
 
 def _crossing(status: dict[str, Any]) -> int:
-    """Payload bytes of the job's planes that passed the cloud's broker, control messages of the fleet included."""
+    """Payload bytes of the planes `to` and `cast` at the cloud's broker, including control messages of the fleet."""
     passed = status["broker_bytes"]["cloud"]
     return int(passed["to"] + passed["cast"])

@@ -3,7 +3,7 @@
     FN_i ==access== switch ==trunk== cloud        all links full duplex, each direction a queue, first in first out
 
 A message is cut into frames that enter the sender's queue at once; a frame enters the next queue when it has arrived whole and the
-switch has looked at it (store and forward). No priorities: a critical frame waits behind whatever came before it.
+switch has processed it (store and forward). Without priorities a critical frame waits behind all earlier frames.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PERIODS_MS: Final = (200, 300, 400)
 CLOUD_PERIOD_MS: Final = 400
 STEP_MS: Final = 1000
 BEAT_MS: Final = 100
-"""All periods are multiples of it."""
+"""Common divisor of all periods."""
 HYPERPERIOD_S: Final = lcm(*PERIODS_MS, CLOUD_PERIOD_MS, STEP_MS) / 1000
 STEPS: Final = round(1000 * HYPERPERIOD_S) // STEP_MS
-"""Of learning in a hyperperiod."""
+"""Steps of learning in a hyperperiod."""
 REQUEST: Final = 1400
 CLOUD_REPLY: Final = 5000
 NEIGHBOUR_REPLY: Final = 4000
@@ -34,17 +34,17 @@ LEARNING_REQUEST: Final = 1200
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """What the paper does not give."""
+    """The network, which the paper does not describe."""
 
     access_bits_s: float = 1e9
     trunk_bits_s: float = 10e9
     switch_s: float = 10e-6
-    """From the arrival of a frame's last bit until it may leave."""
+    """Time from the arrival of a frame's last bit until the frame may leave."""
     frame_bytes: int = 1500
     learning_frame_bytes: int = 9000
-    """Jumbo frames: fewer events; under first in, first out the delay of others hardly depends on it."""
+    """Jumbo frames, for fewer events; with first in, first out the delay of others hardly depends on their size."""
     overhead_bytes: int = 38
-    """Of each frame: preamble, header, check sum, gap."""
+    """Overhead of each frame: preamble, header, check sum, gap."""
 
 
 class Learning(Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ class Learning(Struct, frozen=True, kw_only=True):
 
     @property
     def cycle(self) -> int:
-        """Hyperperiods after which syncs fall on the same steps of one: a mean over a multiple of it has sync_every's share of them."""
+        """Hyperperiods after which syncs fall on the same steps again; a mean over a multiple of them has the right share of syncs."""
         return self.sync_every // gcd(STEPS, self.sync_every)
 
     @property
@@ -85,7 +85,7 @@ class Learning(Struct, frozen=True, kw_only=True):
                 return 0
 
     def up_down(self, method: Method, step: int) -> tuple[int, int]:
-        """(bytes up, bytes down) of one FN in this step (1, 2 …). FCDDT: the fronts are synced in every sync_every-th."""
+        """(bytes up, bytes down) of one FN in this step (1, 2 …). FCDDT syncs the fronts in every sync_every-th step."""
         sync = self.local if step % self.sync_every == 0 else 0
         up, down = {
             "none": (0, 0),
@@ -97,7 +97,7 @@ class Learning(Struct, frozen=True, kw_only=True):
         return self.value_bytes * up, self.value_bytes * down
 
     def in_order(self) -> bool:
-        """FCDDT < FL < CC in values per step."""
+        """Whether FCDDT < FL < CC in values per step."""
         return self.values("FCDDT") < self.values("FL") < self.values("CC")
 
 
@@ -105,16 +105,16 @@ class TrafficResult(Struct, frozen=True):
     """Means over one hyperperiod."""
 
     delay_us: float
-    """Of critical messages, from their release until their last bit is there."""
+    """Mean delay of critical messages, from their release until the arrival of their last bit."""
     load: float
-    """Bytes carried over what all links could carry, a fraction."""
+    """Bytes carried divided by the capacity of all links."""
     mbit_s: float
     """Bytes that entered the network, per second."""
     messages: int
     learning_bytes: float
     """Tensors of learning that one FN sends and receives per step."""
     header_bytes: float
-    """What comes to these: the cloud's request and the overhead of all frames."""
+    """Further bytes of learning per FN and step: the cloud's request and the overhead of all frames."""
 
 
 class _Queue:
@@ -126,7 +126,7 @@ class _Queue:
         self.bits_s, self.free, self.carried = bits_s, 0.0, 0
 
     def pass_on(self, now: float, size: int) -> float:
-        """When the last bit of a frame that enters now is at the other end."""
+        """Queue a frame that enters now; returns the time at which its last bit is at the other end."""
         self.free = max(self.free, now) + 8 * size / self.bits_s
         self.carried += size
         return self.free
@@ -142,7 +142,7 @@ class _Model:
         self.entered = self.learned = self.headers = 0
 
     def send(self, source: int, target: int, size: int, arrived: Callable[[], None] | None, critical: bool) -> None:
-        """A message from FN `source` to FN `target`; -1 is the cloud."""
+        """Send a message from FN `source` to FN `target`; -1 is the cloud. arrived: called when its last bit has arrived."""
         first = self.from_cloud if source < 0 else self.up[source]
         second = self.to_cloud if target < 0 else self.down[target]
         released, left = self.kernel.now, size
@@ -167,7 +167,7 @@ class _Model:
             self.kernel.at(end, arrived)
 
     def exchange(self, source: int, target: int, reply: int, period_s: float, phase_s: float) -> None:
-        """Requests of REQUEST bytes, each answered at once, from phase_s on within one hyperperiod."""
+        """Send requests of REQUEST bytes, each answered at once, from phase_s on within one hyperperiod."""
 
         def release() -> None:
             self.send(source, target, REQUEST, lambda: self.send(target, source, reply, None, True), True)
@@ -176,9 +176,9 @@ class _Model:
             self.kernel.at(phase_s + k * period_s, release)
 
     def learn(self, nodes: int, learning: Learning, method: Method, done: int) -> None:
-        """Each second a step, the first at 0: the cloud asks all FNs at once; when all have sent, it sends them their part.
+        """Run a step every second, the first at 0: the cloud asks all FNs at once; when all have answered, it sends each its part.
 
-        done: steps before this hyperperiod; which step is a sync's is counted over the whole run.
+        done: steps before this hyperperiod, because sync steps are counted over the whole run.
         """
 
         def step(number: int) -> None:
@@ -199,11 +199,11 @@ class _Model:
 
 
 class Phases:
-    """Periods and phases of the critical exchanges, the same for all methods: a function of (seed, nodes).
+    """Periods and phases of the critical exchanges, the same for all methods: a function of (seed, nodes, samples).
 
-    All periods are multiples of BEAT_MS, and so is a step of learning: what matters of a phase is its place in the beat. Over the
-    `samples` hyperperiods of a mean each exchange takes each of as many parts of the beat once (a Latin hypercube), so that rare
-    collisions with the short bursts of learning are met as often as they are likely.
+    All periods and the step of learning are multiples of BEAT_MS, so that only the place of a phase within the beat matters. Over
+    the `samples` hyperperiods of a mean each exchange takes each of `samples` parts of the beat once (a Latin hypercube), so that
+    rare collisions with the short bursts of learning occur in their right proportion.
     """
 
     def __init__(self, seed: int, nodes: int, samples: int) -> None:
@@ -226,8 +226,8 @@ class Phases:
 def simulate(
     nodes: int, method: Method, learning: Learning = Learning(), network: Network = Network(), *, seed: int = 0, samples: int = 60
 ) -> TrafficResult:
-    """The mean over `samples` hyperperiods in a row, each from an empty network and with other phases; a multiple of `learning.cycle`
-    for exact bytes."""
+    """The mean over `samples` hyperperiods, each from an empty network and with other phases. Bytes are exact if `samples` is a multiple of
+    `learning.cycle`."""
     phases = Phases(seed, nodes, samples)
     each = [_hyperperiod(nodes, method, learning, network, phases, sample) for sample in range(samples)]
     return TrafficResult(

@@ -1,4 +1,4 @@
-"""An outcome as JSON, as Markdown, as plots. matplotlib (extra `plot`) is imported only to draw, and its absence is said."""
+"""Reports of an outcome as JSON, Markdown and plots. matplotlib (extra `plot`) is imported only to draw; the report tells if it is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fog_sim.experiments.base import Experiment, Outcome, Plot, TableRow
 
 
 def as_json(experiment: Experiment, outcome: Outcome, *, quick: bool, took_s: float, command: str, date: str) -> dict[str, Any]:
-    """What `fogctl paper run --json` prints as `data`, and what the .json file holds."""
+    """The content of the .json file, which `fogctl paper run --json` prints as `data`."""
     return {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -45,7 +45,7 @@ def as_markdown(experiment: Experiment, outcome: Outcome, data: dict[str, Any]) 
 
 
 def row_cells(rows: Sequence[TableRow]) -> list[list[str]]:
-    """row, column, paper, ours ± std, unit, note"""
+    """Cells of each row: row, column, paper, ours ± std, unit, note."""
     return [[row.row, row.column, figure(row.paper), ours(row), row.unit, row.note] for row in rows]
 
 
@@ -74,7 +74,7 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(folder: Path, experiment: Experiment, outcome: Outcome, data: dict[str, Any]) -> tuple[list[Path], str]:
-    """(files written, '' or why there are no plots): NAME.md, NAME.json, NAME-PLOT.png in `folder`, which is made if it is missing."""
+    """Write NAME.md, NAME.json and NAME-PLOT.png to `folder`, which is made if it is missing; returns (files, reason without plots or '')."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, table = folder / f"{experiment.name}.md", folder / f"{experiment.name}.json"
     table.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
@@ -90,7 +90,7 @@ def write(folder: Path, experiment: Experiment, outcome: Outcome, data: dict[str
 
 
 def draw(plot: Plot, file: Path) -> Path:
-    """One PNG, without a display."""
+    """Draw a plot as PNG, without a display; returns the file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
-"""A job on a placement of our choice, in virtual time: the real hosts, transfer, machines and ops; modelled links and machines.
+"""A job on a given placement, in virtual time: the real hosts, transfer, machines and ops; modelled links and nodes.
 
-Without coordinator and agents, because nothing fails here and a paper's tree or star is to be exactly as the paper draws it. Each
-node has up to two interfaces: one inside its site (`d2d` topics) and one for everything else.
+There is neither coordinator nor agent, because no node fails and the tree or star must be exactly the paper's. Each node has up to
+two interfaces: one inside its site (`d2d` topics) and one for all other messages.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StageTask(Struct, frozen=True):
 
 
 class Moved(Struct, frozen=True):
-    """Bytes through one interface of a node: payloads, topics and frame headers, acknowledgements included."""
+    """Bytes through one interface of a node: payloads, topics and frame headers, including acknowledgements."""
 
     sent: int = 0
     received: int = 0
@@ -52,7 +52,7 @@ class Moved(Struct, frozen=True):
 
 
 class StageBroker(SimBroker):
-    """Drops the result on its way to a coordinator that is not there."""
+    """Drops messages to the coordinator, which does not exist."""
 
     def publish(self, sender: Connection, topic: str, payload: bytes, qos: int, retain: bool) -> None:
         if f"/{COORDINATOR}/" not in topic:
@@ -60,33 +60,30 @@ class StageBroker(SimBroker):
 
 
 class Finished(Struct, frozen=True):
-    """What one run gave."""
+    """Results of one run."""
 
     history: tuple[RoundRecord, ...]
     virtual_s: float
-    """From the first message of the job to the root's end; modelled."""
+    """Modelled seconds from the first message of the job to the root's end."""
     far: dict[str, Moved]
+    """Node -> bytes through its interface to other sites."""
     near: dict[str, Moved]
-    """By node: what went through its interface to other sites, and through that inside its own."""
+    """Node -> bytes through its interface inside its site."""
     op_joules: dict[str, float]
     sent: dict[str, int]
-    """Payloads published by plane: up, down, d2d, cast (a cast counts once)."""
+    """Published payload bytes by plane: up, down, d2d, cast (a cast counts once)."""
     ideal_bytes: int
-    """Tensors alone, each counted once per message or cast."""
+    """Bytes of tensors alone, each counted once per message or cast."""
     ideal_cast_bytes: int
-    """Of these, of casts."""
+    """Part of `ideal_bytes` that casts carried."""
 
     def accuracy(self) -> float:
         return float(self.history[-1].numbers["accuracy"])
 
-    def first_round(self, accuracy: float) -> int | None:
-        """The first round that is rated at least so."""
-        return next((record.round for record in self.history if record.numbers.get("accuracy", -1.0) >= accuracy), None)
-
 
 class Stage:
-    """links: of a task's node, (far, near or None). model: of its machine. redraw_s: the nodes' speeds are drawn anew so often, from
-    [1 - spread, 1 + spread]; 0: they are as the model says."""
+    """A job on a given placement. links: (far, near or None) of a task's node; model: of its node; redraw_s: seconds between two draws of the
+    nodes' speeds from [1 - spread, 1 + spread]; 0: the model's speeds."""
 
     fleet = "stage"
 
@@ -126,7 +123,7 @@ class Stage:
             self.nodes[task.name] = node
             self.workers[task.name] = node.workers[self.job.name] = SimWorker(node, self.job.name, 1)
 
-    # -- what nodes ask (fog_sim.worker.World) -------------------------------------------------
+    # -- for nodes (fog_sim.worker.World) ----------------------------------------------------
 
     def prepared(self, desired: DesiredJob) -> SharedBackend:
         if self._prepared is None:
@@ -144,7 +141,8 @@ class Stage:
     # -- the run ---------------------------------------------------------------------------
 
     def run(self, limit_s: float = 1e6, done: Callable[[tuple[RoundRecord, ...]], bool] = lambda history: False) -> Finished:
-        """Until the root has finished, or done(history). JobFailed with its reason; TimedOut after limit_s virtual seconds."""
+        """Run until the root has finished, or done(history) is true. JobFailed with the root's reason, ConfigError with the workers' problems,
+        TimedOut after limit_s virtual seconds."""
         self._place(1, live=False)
         self._until(60.0, lambda: all(worker.core.phase in ("ready", "refused") for worker in self.workers.values()))
         if problems := sorted({problem for worker in self.workers.values() for problem in worker.core.problems}):
@@ -186,7 +184,7 @@ class Stage:
         return True
 
     def _state(self) -> TaskState:
-        """The root's state; its closed rounds are taken over."""
+        """The root's state, after its closed rounds were taken over."""
         host = self.workers[self.root].core.host
         assert host is not None
         while True:
@@ -214,7 +212,7 @@ def _moved(lane: Lane | None) -> Moved:
 
 
 def star(spec: dict[str, Any], nodes: int) -> list[StageTask]:
-    """The method's one cloud task, and its data role on each of `nodes` nodes of one site."""
+    """Tasks of a star: the method's root in the cloud, and its data roles on each of `nodes` nodes of one site."""
     method, _ = resolve_method(job_from(spec, "the experiment's job"))
     root = method.root
     data = [role for role in method.roles if role.bound == "slot"]

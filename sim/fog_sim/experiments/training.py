@@ -24,8 +24,8 @@ FLOAT: Final = 4
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """One configuration of the three columns. steps: optimiser steps; the last weights are rated on the whole test set, and about
-    `ratings` times in all, at the same steps in all columns."""
+    """One configuration of the three columns. steps: optimiser steps; ratings: approximate number of evaluations on the whole test set, at the
+    same steps in all columns, including the last."""
 
     data: str
     model: dict[str, Any]
@@ -50,7 +50,7 @@ class Setup(Struct, frozen=True, kw_only=True):
         match column:
             case "FL":
                 method |= {"local_steps": 1}
-                if self.momentum:  # a trainer's optimiser starts anew each round: the server's does the same on the mean step
+                if self.momentum:  # a trainer's optimiser begins anew each round, so the server applies momentum to the mean step
                     method |= {"server_optimizer": "momentum", "beta1": self.momentum}
             case "CC":
                 method |= {"round_steps": per_round}
@@ -70,14 +70,14 @@ class Setup(Struct, frozen=True, kw_only=True):
         }
 
     def per_round(self, column: Column) -> int:
-        """Steps in a round: as many as divide all, up to 50; one of FL is a step."""
+        """Steps in a round: the largest divisor of all steps up to 50; for FL 1."""
         return 1 if column == "FL" else self._longest()
 
     def _longest(self) -> int:
         return max((size for size in range(1, 51) if self.steps % size == 0 and size % self.sync_every == 0), default=self.steps)
 
     def curve(self, column: Column, run: Finished) -> list[tuple[float, float]]:
-        """(step, accuracy) wherever it was rated."""
+        """(step, accuracy) of each rating."""
         rated = ((self.per_round(column) * record.round, record.numbers.get("accuracy")) for record in run.history)
         return [(float(step), accuracy) for step, accuracy in rated if accuracy is not None]
 
@@ -90,7 +90,7 @@ class Setup(Struct, frozen=True, kw_only=True):
         return resolve_model(self.model, *(known_shape(self.data) or (None, None)))
 
     def run(self, column: Column, seed: int) -> Finished:
-        """In the simulator, on a local network, with real tensors."""
+        """Run a column in the simulator, on a local network, with real tensors."""
         from fog_sim.experiments.backend import on_cpu, on_gpu
 
         spec, lan = self.spec(column, seed), PRESETS["lan"].link
@@ -107,23 +107,23 @@ class Setup(Struct, frozen=True, kw_only=True):
 
 
 class Bytes(Struct, frozen=True):
-    """Of one step, through the nodes' own links (sent and received; a cast counts at each receiver)."""
+    """Bytes of one step through the nodes' own links (sent and received; a cast counts at each receiver)."""
 
     measured: float
-    """With headers, acknowledgements and repairs."""
+    """All bytes, with headers, acknowledgements and repairs."""
     tensors: float
-    """Of these, tensors: what the tasks gave to their hosts to send."""
+    """Part of `measured` that are tensors which tasks sent."""
     formula: float
-    """Tensors alone, of the variant that is built here."""
+    """Bytes of tensors by the formula of this implementation."""
     paper: float
-    """As the paper counts it."""
+    """Bytes of tensors by the paper's formula."""
 
     def as_json(self) -> dict[str, float]:
         return {"bytes_measured": self.measured, "bytes_of_tensors": self.tensors, "bytes_formula": self.formula, "bytes_paper": self.paper}
 
 
 def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> Bytes:
-    """rows: training rows of all nodes together."""
+    """Bytes of a run per step. rows: training rows of all nodes together."""
     spec, p = setup.shape(), setup.nodes
     batches = [min(setup.batch, rows // p)] * p
     devices = [name for name in run.far if not name.startswith(("center", "server", "trunk"))]
@@ -134,7 +134,7 @@ def bytes_per_step(setup: Setup, column: Column, run: Finished, rows: int) -> By
             plan = Plan(cut=setup.cut, sync_every=setup.sync_every, round_steps=setup.sync_every, straggler_rate=setup.straggler_rate)
             first = plan.chosen(p)
             each = fcddt.per_step(spec, plan, batches[:first], FLOAT)
-            late = fcddt.per_step(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations that nobody answers
+            late = fcddt.per_step(spec, Plan(cut=setup.cut, backward="frozen_front"), batches[first:], FLOAT)  # activations without an answer
             formula = each.up + each.down + p * each.cast + late.up
             paper = fcddt.paper(spec, cut_at(plan, spec.block_names)[0], batches)
         case "FL":
@@ -152,15 +152,15 @@ def training_rows(data: str, settings: ExperimentSettings) -> int:
 
 
 def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Of curves that have the same steps."""
+    """Mean of curves with the same steps."""
     return [(points[0][0], fmean(value for _, value in points)) for points in zip(*curves, strict=True)]
 
 
 class ByteLedger:
-    """The bytes of an experiment's runs, for its table and its finding."""
+    """Bytes of an experiment's runs, for its table and its finding."""
 
     def __init__(self, *columns: str) -> None:
-        """columns: what names a run."""
+        """columns: titles of the parts of a run's name."""
         self.columns = columns
         self.lines: list[tuple[tuple[str, ...], Bytes]] = []
 
@@ -181,7 +181,7 @@ class ByteLedger:
         return ResultTable("Bytes per step over the nodes' links, sent and received", columns, rows)
 
     def finding(self) -> str:
-        """Tensors within 5 % of the formula; what comes to them are headers and acknowledgements, which are named."""
+        """Verdict whether the tensors are within 5 % of the formula, with the share of headers and acknowledgements."""
         off = {" ".join(name): found.tensors / found.formula - 1 for name, found in self.lines}
         worst = max(off, key=lambda name: abs(off[name]))
         headers = [found.measured / found.tensors - 1 for _, found in self.lines]

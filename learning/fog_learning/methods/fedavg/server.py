@@ -180,7 +180,7 @@ class Server(Machine):
     # -- updates come ------------------------------------------------------------------
 
     def _owns(self, sender: str, slots: Slots) -> bool:
-        """A trainer speaks for its own slot. One that has just left is no longer known here; the host has let its last word through."""
+        """Whether the slots are the sender's own. The last message of a trainer that has just left is accepted."""
         return sender not in self.trainers or slots.members == (self.trainers[sender],)
 
     def _hear(self, update: Update, now: float) -> list[Command]:
