@@ -15,9 +15,6 @@ A round: tally -> throwers Throw; thrower -> tally Hits; tally -> judge Estimate
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -56,6 +53,7 @@ from fog_learning.methods.base import Headline, Method, Role
 from fog_learning.models import ModelSpec
 from fog_learning.ops.row import Op, Work
 from fog_learning.rounds.ledger import Ledger
+from support.extension import offer
 
 # -- the method ----------------------------------------------------------------------------
 
@@ -308,7 +306,6 @@ DARTS = Method(
 
 # -- the tests -----------------------------------------------------------------------------
 
-HERE: Final = Path(__file__).resolve().parent
 ROUNDS: Final = 400
 DARTS_EACH: Final = 20_000
 PATIENCE_S: Final = 120.0
@@ -332,14 +329,7 @@ def expected(rounds: int, slots: int, darts: int) -> float:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that offers the method: this file and an entry point."""
-    info = tmp_path / "site" / "darts_method-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: darts-method\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[foglearn.methods]\ndarts = {Path(__file__).stem}:DARTS\n")
-    found = [str(tmp_path / "site"), str(HERE), str(HERE.parent)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*found, *filter(None, [os.environ.get("PYTHONPATH")])]))
-    for path in found:
-        monkeypatch.syspath_prepend(path)
+    offer(tmp_path / "site", monkeypatch, "darts", Path(__file__), "DARTS")
 
 
 @pytest.fixture
@@ -385,6 +375,7 @@ def test_live_it_is_placed_drained_killed_recovered_and_shown(tmp_path: Path):
     from fogctl.fleet.broker import find_mosquitto
     from fogctl.fleet.local_fleet import CLOUD_NODE, LocalFleet
     from support.broker import needs
+    from support.cli import shown_by_fogctl
 
     needs("mosquitto", find_mosquitto())
     methods = {"methods": ["darts"]}
@@ -421,12 +412,3 @@ def test_live_it_is_placed_drained_killed_recovered_and_shown(tmp_path: Path):
         with urllib.request.urlopen(fleet.metrics_url) as page:
             samples = page.read().decode()
         assert any(line.startswith("fog_job_headline{") and 'name="pi_error"' in line for line in samples.splitlines())
-
-
-def shown_by_fogctl(port: int, *words: str) -> str:
-    command = [sys.executable, "-c", "from fogctl.app import main; raise SystemExit(main())", *words]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "FOGLEARN_BROKER": f"127.0.0.1:{port}"}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

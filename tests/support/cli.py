@@ -1,8 +1,11 @@
-"""Commands of fogctl in this process, and their envelopes."""
+"""Commands of fogctl, in this process or one of their own, and their envelopes."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -31,3 +34,13 @@ def data_of(text: str) -> dict[str, Any]:
     assert set(envelope) == {"schema_version", "status", "data"}
     assert (envelope["schema_version"], envelope["status"]) == (1, "ok")
     return dict(envelope["data"])
+
+
+def shown_by_fogctl(port: int, *words: str) -> str:
+    """What a command in a process of its own prints. port: of the broker."""
+    command = [sys.executable, "-c", "from fogctl.app import main; raise SystemExit(main())", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "FOGLEARN_BROKER": f"127.0.0.1:{port}"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

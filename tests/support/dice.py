@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.extension import offer
+
 TOY = """
 from msgspec import Struct
 from fog_common.runtime.machine import Machine
@@ -28,11 +30,8 @@ METHOD = Method(
 
 def install_dice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package lies in the folder, which this process imports from until the test ends."""
-    (folder / "dice_method.py").write_text(TOY)
-    info = folder / "dice_method-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dice-method\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[foglearn.methods]\ndice = dice_method:METHOD\n")
-    monkeypatch.syspath_prepend(str(folder))
+    module = folder / "dice_method.py"
+    module.write_text(TOY)
+    offer(folder / "site", monkeypatch, "dice", module, "METHOD")
     monkeypatch.delitem(sys.modules, "dice_method", raising=False)
     importlib.invalidate_caches()

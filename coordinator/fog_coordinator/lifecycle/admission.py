@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from fog_common.wire.api.states import PREPARING, QUEUED, WAITING
 from fog_coordinator.placement import choice, planner, simple, tree
 from fog_coordinator.placement.eligible import TaskNeeds, eligible, occupied, refusals, role_needs, short, short_of_memory, slot_task, where_of
-from fog_coordinator.placement.free import FreeTask, free_tasks
+from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
+from fog_coordinator.placement.places import most_alike
 from fog_coordinator.state.book import Book
-from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import Rules
 from fog_coordinator.state.troubles import merged
+from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method
 
@@ -68,6 +72,8 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     tasks, needs = free_tasks(file, method), role_needs(file, method)
     named = tree.named_root(file.topology, known)
     layers = [role for role in method.roles if role.bound == "tree"]
+    if why := _unfit_root(job, file, method, known, taken, named):
+        return WAITING, why
     open_to, wanted = _open(job, file, method, tasks, registry, taken, named)
     blocked = [*(node for node in job.roster if node in taken), *wanted]
     if blocked:
@@ -79,14 +85,15 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
     if chosen.why:
         return QUEUED, chosen.why
     slot = slot_task(file, method)
-    full = [name for name in job.roster if name in known and short(known[name], slot.need, job) is not None]
+    full = [name for name in job.roster if name in known and short(known[name], slot, job) is not None]
     if lack := short_of_memory(slot, job, registry, full):
         return QUEUED, lack
     seats = simple.seats(method, tasks, job.roster, known, chosen.nodes)
     if layers:
         root = next((seat for seat in seats if seat.role == method.root), None)
-        heads = TaskNeeds(layers[0].name, "tree", max(needs.get(role.name, 0) for role in layers), where_of(file, layers[0].name))
-        state, why, branches = _branches(job, file, registry, taken, heads, root.node if root is not None else "")
+        need = worker_bytes(needs[role.name] for role in layers if role.name in needs)
+        heads = TaskNeeds(layers[0].name, "tree", need, where_of(file, layers[0].name))
+        state, why, branches = _branches(job, file, registry, taken, heads, root.node if root is not None else "", held(seats, needs))
         if why:
             return state, why
         seats = tree.grow(seats, layers, branches, known, root.task if root is not None else method.root)
@@ -99,6 +106,14 @@ def place(job: Job, file: JobFile, method: Method, registry: Registry, taken: Ma
             seat.heir = seat.role in heritable
     job.seats = seats
     return PREPARING, ""
+
+
+def _unfit_root(job: Job, file: JobFile, method: Method, known: Mapping[str, Node], taken: Mapping[str, str], named: str) -> str:
+    """Why the node that the user wants for the root cannot take it; '' if it can, is only busy, or none is named. Its memory: see choice."""
+    task = TaskNeeds(method.root, "free", where=where_of(file, method.root))
+    reasons = refusals(known[named], task, job, taken) if named else ()
+    why = merged((named, reason.text) for reason in reasons if reason.kind != "busy")
+    return f"topology.parents: {'; '.join(why)}" if why else ""
 
 
 def _open(
@@ -118,24 +133,41 @@ def _open(
     return open_to, wanted
 
 
-def _branches(job: Job, file: JobFile, registry: Registry, taken: Mapping[str, str], task: TaskNeeds, root: str) -> tuple[str, str, tree.Tree]:
-    """(state, reason to wait or '', the tree). task: needs of a head."""
-    fit = [node.node for node in eligible(registry, task, job, taken)]
+def _branches(
+    job: Job, file: JobFile, registry: Registry, taken: Mapping[str, str], task: TaskNeeds, root: str, others: Mapping[str, Sequence[int]]
+) -> tuple[str, str, tree.Tree]:
+    """(state, reason to wait or '', the tree). task: needs of a head. others: node -> bytes of each task of the job there."""
     known = {node.node: node for node in registry}
-    branches = tree.plan(file.topology, job.roster, known, fit, root)
+    asked = {name: replace(task, need=worker_bytes([*others.get(name, ()), task.need]) if task.need else 0) for name in known}
+    against = {name: refusals(node, asked[name], job, taken) for name, node in known.items()}
+    fit = [name for name, reasons in against.items() if not reasons]
+    limits = {name: most for name in fit if (most := most_alike(known[name], asked[name].need, task.need)) is not None}
+    branches = tree.plan(file.topology, job.roster, known, fit, root, limits)
     if busy := [head.node for head in branches.heads if head.node in taken]:
         return QUEUED, _busy(busy, taken), branches
+    if file.topology.parents:
+        unfit = {head.node: against.get(head.node) or refusals(known.get(head.node), task, job, taken) for head in branches.heads}
+        why = merged((name, reason.text) for name, reasons in unfit.items() for reason in reasons)
+        return (WAITING, f"topology.parents: {'; '.join(why)}", branches) if why else (PREPARING, "", branches)
     if not branches.lacking:
         return PREPARING, "", branches
     tier = branches.lacking.on
-    others = [node for node in registry if node.profile.tier == tier and node.node != root]
-    against = {node.node: refusals(node, task, job, taken) for node in others}
-    if busy := [name for name, reasons in against.items() if reasons and all(reason.kind == "busy" for reason in reasons)]:
+    asked_for = [name for name, node in known.items() if name != root and (name in job.roster if tier == tree.MEMBER else node.profile.tier == tier)]
+    unfit = {name: against[name] for name in asked_for}
+    if busy := [name for name, reasons in unfit.items() if reasons and all(reason.kind == "busy" for reason in reasons)]:
         return QUEUED, _busy(busy, taken), branches
     if not file.nodes.select.names:
         job.roster = []  # nodes that join may make the layer possible
-    why = merged((name, reason.text) for name, reasons in against.items() for reason in reasons)
+    why = merged((name, reason.text) for name, reasons in unfit.items() for reason in reasons)
     return WAITING, f"topology.{branches.lacking.text}{' (' + '; '.join(why) + ')' if why else ''}", branches
+
+
+def held(seats: Sequence[Seat], needs: Mapping[str, int]) -> dict[str, list[int]]:
+    """Node -> bytes of a worker for each task there. needs: role -> bytes; a role that is not named needs an interpreter at least."""
+    found: dict[str, list[int]] = {}
+    for seat in seats:
+        found.setdefault(seat.node, []).append(needs.get(seat.role) or WORKER_BYTES)
+    return found
 
 
 def _busy(nodes: Sequence[str], taken: Mapping[str, str]) -> str:

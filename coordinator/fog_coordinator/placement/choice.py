@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fog_coordinator.placement import planner, simple
+from fog_coordinator.placement import planner
 from fog_coordinator.placement.free import FreeTask
 from fog_coordinator.placement.places import described, place_of
 from fog_coordinator.placement.planner import Plan
+from fog_coordinator.placement.spread import spread
 from fog_coordinator.state.jobs import Job
 from fog_coordinator.state.nodes import Node
 from fog_learning.costs.place import Place
@@ -54,18 +55,21 @@ def choose(
             return Choice(why=f"no node is free that is {described(file.placement.of(shut.role.name))} (placement)")
     elif last_resort is not None:
         open_to = {task.task: open_to[task.task] or [last_resort] for task in tasks}
-    counted = {} if planner.can_plan(file) else needs  # a plan counts memory itself
-    data_need = max((counted.get(role.name, 0) for role in method.roles if role.bound == "slot"), default=0)
-    spread, lack = simple.spread(tasks, open_to, roster, counted, data_need)
-    if lack or not planner.can_plan(file):
-        return Choice(spread, why=lack)
+    data_need = max((needs.get(role.name, 0) for role in method.roles if role.bound == "slot"), default=0)
+    usual, lack = spread(tasks, open_to, roster, needs, data_need)
+    if not planner.can_plan(file):
+        return Choice(usual, why=lack)
+    if lack:  # a plan counts memory itself, and says which way needs least
+        usual, lack = spread(tasks, open_to, roster, {}, 0)
+    if lack:
+        return Choice(why=lack)
     if file.placement is None:  # nothing is asked for: the usual nodes, with their price
-        open_to = {task: [node] for task, node in spread.items()}
+        open_to = {task: [node] for task, node in usual.items()}
     found = planner.plans(file, method, places(roster, known), _all(open_to), only=_names(open_to))
     if not found.plans:
         if planner.is_automatic(file) or " needs " in found.why:
             return Choice(why=found.why)
-        return Choice(spread)
+        return Choice(usual)
     best = found.plans[0]
     return Choice({task: known[node] for task, node in best.places.items()}, best, found.plans[1] if len(found.plans) > 1 else None)
 

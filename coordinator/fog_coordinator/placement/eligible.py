@@ -17,10 +17,12 @@ from fog_common.wire.api.states import OFFLINE, ONLINE, PLACED
 from fog_common.wire.messages import Profile, WorkerState
 from fog_coordinator.lifecycle.alike import misfit
 from fog_coordinator.placement import planner
+from fog_coordinator.placement.free import worker_bytes
 from fog_coordinator.placement.places import described, free_bytes, place_of
 from fog_coordinator.state.jobs import Job, Refuser, Seat
 from fog_coordinator.state.nodes import Node, Registry
 from fog_coordinator.state.rules import READY, REFUSED, Rules
+from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.sections import JobFile, Placing, Where
 from fog_learning.methods.base import Method
 
@@ -51,13 +53,15 @@ class TaskNeeds(Struct, frozen=True):
     """Bytes of memory; 0 = unknown, or decided elsewhere."""
     where: Where | None = None
     """free, tree: what the job's `placement` section says of the role; None: it has none."""
+    task: str = ""
+    """Its id, if it is placed already: its own need does not count twice."""
 
 
 def task_of(job: Job, seat: Seat) -> TaskNeeds:
     """A placed task. Its memory is what placement counted with."""
     section = job.spec.get("placement") if seat.bound != "slot" else None
     where = msgspec.convert(section, Placing).of(seat.role) if section is not None else None
-    return TaskNeeds(seat.role, seat.bound, job.needs.get(seat.role, 0), where)
+    return TaskNeeds(seat.role, seat.bound, job.needs.get(seat.role, 0), where, seat.task)
 
 
 def where_of(file: JobFile, role: str) -> Where | None:
@@ -101,7 +105,7 @@ def _reasons(node: Node, task: TaskNeeds, job: Job, busy: Mapping[str, str]) -> 
         yield Refusal("busy", f"busy with {busy[node.node]}", job=busy[node.node])
     if task.where is not None and not admits(task.where, node):
         yield Refusal("constraint", f"not {described(task.where)} (placement)")
-    yield short(node, task.need, job)
+    yield short(node, task, job)
     yield refused(node, job)
 
 
@@ -116,12 +120,22 @@ def admits(where: Where, node: Node) -> bool:
     )
 
 
-def short(node: Node, need: int, job: Job) -> Refusal | None:
-    """Too little free memory. A node that runs a worker of the job has given it memory already; unknown memory is taken for enough."""
+def short(node: Node, task: TaskNeeds, job: Job) -> Refusal | None:
+    """Too little free memory for the task and for other tasks of the job that are on their way there; unknown memory is taken for enough.
+
+    A worker of the job that runs there has its interpreter, and the memory of its live tasks, already.
+    """
     free = free_bytes(node)
-    if not need or free is None or free >= need or node.node in job.participants():
+    if not task.need or free is None:
         return None
-    return Refusal("memory", f"{need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free", need=need, free=free)
+    coming = [
+        job.needs.get(seat.role) or WORKER_BYTES
+        for seat in job.seats
+        if seat.task != task.task and (seat.successor == node.node or (seat.node == node.node and not seat.incarnation))
+    ]
+    runs = worker_of(job, node) is not None
+    need = worker_bytes([*coming, task.need, *([WORKER_BYTES] if runs else [])]) - (WORKER_BYTES if runs else 0)
+    return Refusal("memory", f"{need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free", need=need, free=free) if need > free else None
 
 
 # -- what workers found --------------------------------------------------------------------
@@ -208,6 +222,6 @@ def slot_task(file: JobFile, method: Method) -> TaskNeeds:
 def short_of_memory(task: TaskNeeds, job: Job, registry: Registry, names: Collection[str]) -> str:
     """Why none of these nodes has room for the task, with the numbers; '' if one has, or nothing is known."""
     found = [node for name in sorted(names) if (node := registry.get(name)) is not None]
-    if not found or any(short(node, task.need, job) is None for node in found):
+    if not found or any(short(node, task, job) is None for node in found):
         return ""
     return planner.short_of_memory(task.role, task.need, [place_of(node) for node in found])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct
 
@@ -10,6 +11,9 @@ from fog_common import config
 from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method, Role
+
+MOST_ASSIGNMENTS: Final = 1024
+"""So many assignments of several free tasks are all looked at."""
 
 
 class FreeTask(Struct, frozen=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from fog_common.energy.model import EnergyConfig
 from fog_coordinator.state.nodes import Node
+from fog_learning.costs.demands import WORKER_BYTES
 from fog_learning.costs.place import Place
 from fog_learning.job.sections import Where
 
@@ -59,6 +60,17 @@ def free_bytes(node: Node) -> int | None:
     if not free:
         return None
     return min(free, node.profile.memory_bytes) if node.profile.memory_bytes else free
+
+
+def most_alike(node: Node, first: int, need: int) -> int | None:
+    """How many tasks of one kind the node has room for in one worker; None: any number. first: bytes with one of them and all else that the
+    job has there; need: bytes of a worker for one alone, 0 = unknown. The interpreter counts once."""
+    free, more = free_bytes(node), need - WORKER_BYTES
+    if free is None or not need:
+        return None
+    if first > free:
+        return 0
+    return 1 + (free - first) // more if more > 0 else None
 
 
 def described(rules: Where) -> str:

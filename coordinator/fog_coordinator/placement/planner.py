@@ -1,13 +1,15 @@
 """From a job and the nodes that are there to plans, the best first. Pure; every figure in a plan is modelled.
 
 Blocks that are cut into a segment for the data nodes (all the same one) and a segment for one free task are a chain: exact by
-placement.chain. Several free tasks: every assignment where there are few, else placement.greedy and single moves that make it better.
+placement.chain. Several free tasks: every assignment where there are few, else placement.greedy and single moves that make it better; then
+the choice is good but not proven best, and a memory that only one of many assignments respects may be missed.
 A method without demands is placed by tier alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, Final
@@ -19,8 +21,8 @@ from fog_common.errors import ConfigError
 from fog_common.wire.messages import BlockReport
 from fog_coordinator.placement.chain import Segment, best_chains
 from fog_coordinator.placement.cost import step_cost, value
-from fog_coordinator.placement.free import FreeTask, free_tasks, worker_bytes
-from fog_coordinator.placement.greedy import greedy
+from fog_coordinator.placement.free import MOST_ASSIGNMENTS, FreeTask, free_tasks, worker_bytes
+from fog_coordinator.placement.greedy import greedy, room_for_all
 from fog_coordinator.placement.shortlist import shortlist
 from fog_learning.costs.demands import WORKER_BYTES, Demands
 from fog_learning.costs.objectives import DEFAULT_OBJECTIVE, Cost
@@ -33,8 +35,6 @@ from fog_learning.models import BlockFacts, ModelSpec, resolve_model
 Told = Sequence[BlockReport]
 
 FRONTS: Final = Place("the data nodes")
-MOST_ASSIGNMENTS: Final = 1024
-"""Of several free tasks, so many assignments are all priced."""
 
 
 class Plan(Struct, frozen=True):
@@ -225,8 +225,13 @@ class _Table:
             return
         demanding = [(task.task, self._work(option, task.role.name)) for task in self.tasks]
         standing = greedy(demanding, self.open, lambda places: self._price(option, places))
+        if standing is None:
+            largest = sorted(self.tasks, key=lambda task: -option.memory.get(task.role.name, 0))
+            fits = partial(self._has_room, option)
+            standing = room_for_all([task.task for task in largest], self.open, fits, 2 * MOST_ASSIGNMENTS)
         value: float | None = None
         while standing is not None:
+            standing = {name: standing[name] for name in names}
             yield standing
             for name in names:
                 yield from ({**standing, name: place} for place in self.open[name])

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from fog_common.ids import TIERS
-from fog_coordinator.placement.free import FreeTask, worker_bytes
-from fog_coordinator.placement.places import free_bytes
+from fog_coordinator.placement.free import FreeTask
 from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Nodes
@@ -68,36 +67,6 @@ def rank(node: Node, data_nodes: Collection[str], holder: str = "", tasks: int =
         -profile.memory_free_bytes,
         node.node,
     )
-
-
-def spread(
-    tasks: Sequence[FreeTask], open_to: Mapping[str, Sequence[Node]], data_nodes: Sequence[str], needs: Mapping[str, int], data_need: int
-) -> tuple[dict[str, Node], str]:
-    """(node of each free task, ''), or ({}, what is missing): each on the best node that is open to it, several of a tier side by side.
-
-    needs: role -> bytes of a worker; {} = memory does not count here. data_need: bytes of the data task on each of data_nodes.
-    """
-    chosen: dict[str, Node] = {}
-    load: dict[str, list[int]] = {}
-    owned = {name: [data_need] for name in data_nodes} if data_need else {}
-    for task in tasks:
-        need = needs.get(task.role.name, 0)
-        open_nodes = open_to[task.task]
-        roomy = [node for node in open_nodes if not need or _room(node, [need, *load.get(node.node, []), *owned.get(node.node, [])])]
-        if not open_nodes:
-            return {}, f"no node could run {task.task}"
-        if not roomy:
-            largest = max(open_nodes, key=lambda node: (free_bytes(node) or 0, node.node))
-            return {}, f"{task.task} needs {need / 1e6:.0f} MB, largest free is {(free_bytes(largest) or 0) / 1e6:.0f} MB on {largest.node}"
-        node = min(roomy, key=lambda node: rank(node, data_nodes, tasks=len(load.get(node.node, ()))))
-        chosen[task.task] = node
-        load.setdefault(node.node, []).append(need)
-    return chosen, ""
-
-
-def _room(node: Node, needs: Sequence[int]) -> bool:
-    free = free_bytes(node)
-    return free is None or worker_bytes(needs) <= free
 
 
 def seats(method: Method, tasks: Sequence[FreeTask], nodes: list[str], profiles: Mapping[str, Node], places: Mapping[str, Node]) -> list[Seat]:

@@ -44,7 +44,7 @@ class LackingNodes(Struct, frozen=True):
     """A layer of `topology.layers` that the fleet cannot satisfy."""
 
     on: str
-    """Tier of its heads; '': not the heads are missing."""
+    """Tier of its heads, or MEMBER; '': not the heads are missing."""
     text: str
     """'layers[1]: 0 nodes of tier fog may head its clusters, 1 is needed'."""
 
@@ -55,6 +55,15 @@ class Tree(Struct):
     """Of each roster slot: index in heads, or ROOT."""
     lacking: LackingNodes | None = None
     """The first layer that is not possible."""
+    limits: dict[str, int] = {}
+    """Node -> most clusters that it has room to head; a node that is not named here has room for any number."""
+    headless: int = 0
+    """Clusters that no node has room to head: their members hang one layer higher."""
+
+    def has_room(self, node: Node) -> bool:
+        """Whether the node may head one more cluster."""
+        most = self.limits.get(node.node)
+        return most is None or sum(head.node == node.node for head in self.heads) < most
 
 
 class _Unit(Struct):
@@ -76,11 +85,21 @@ def connected(node: Node) -> tuple[Any, ...]:
 # -- a new tree ----------------------------------------------------------------------------
 
 
-def plan(topology: Topology, roster: Sequence[str], nodes: Mapping[str, Node], usable: Collection[str], root: str) -> Tree:
-    """nodes: all that are known. usable: names of those that may head a cluster. root: the node of the job's root task."""
+def plan(
+    topology: Topology,
+    roster: Sequence[str],
+    nodes: Mapping[str, Node],
+    usable: Collection[str],
+    root: str,
+    limits: Mapping[str, int] = {},
+) -> Tree:
+    """nodes: all that are known. usable: names of those that may head a cluster. root: the node of the job's root task. limits: see Tree.
+
+    The heads of `topology.parents` are those named there, whatever `usable` and `limits` say.
+    """
     if topology.parents:
         return _named(topology.parents, roster, nodes, root)
-    tree = Tree([], [ROOT] * len(roster))
+    tree = Tree([], [ROOT] * len(roster), limits=dict(limits))
     units = [_Unit(name, site_of(name, nodes), slot=slot) for slot, name in enumerate(roster)]
     fit = [nodes[name] for name in sorted(usable) if name in nodes and name != root]
     layers = topology.layers if topology.layers is not None else _announced(roster, nodes, fit)
@@ -90,6 +109,10 @@ def plan(topology: Topology, roster: Sequence[str], nodes: Mapping[str, Node], u
             if tree.lacking is not None:
                 return tree
         units = _cluster(tree, units, layer, number, fit)
+        if topology.layers is not None and tree.headless:
+            made = sum(head.layer == number for head in tree.heads)
+            tree.lacking = LackingNodes(layer.on, f"layers[{number - 1}]: {made} of {made + tree.headless} clusters have a head that has room")
+            return tree
     if topology.layers is None and len({unit.site for unit in units}) > 1:
         _per_site(tree, units, fit, len(layers) + 1)
     return tree
@@ -117,7 +140,7 @@ def _lacking(units: Sequence[_Unit], layer: Layer, number: int, fit: Sequence[No
         return LackingNodes("", f"{name}: {len(units)} member{'' if len(units) == 1 else 's'}, 2 are needed for a cluster")
     own = {unit.node for unit in units}
     if layer.on == MEMBER and not any(node.node in own for node in fit):
-        return LackingNodes("", f"{name}: 0 of {len(own)} members may head a cluster, 1 is needed")
+        return LackingNodes(MEMBER, f"{name}: 0 of {len(own)} members may head a cluster, 1 is needed")
     if layer.on != MEMBER and not any(node.profile.tier == layer.on for node in fit):
         return LackingNodes(layer.on, f"{name}: 0 nodes of tier {layer.on} may head its clusters, 1 is needed")
     return None
@@ -154,8 +177,9 @@ def _head(
             found += members
             continue
         own = {unit.node for unit in members}
-        choice = heads or sorted((node for node in fit if node.node in own), key=connected)
+        choice = [node for node in heads or (node for node in fit if node.node in own) if tree.has_room(node)]
         if not choice:
+            tree.headless += 1
             found += members
             continue
         node = min(choice, key=lambda each: (taken.get(each.node, 0), connected(each)))
@@ -180,9 +204,9 @@ def _per_site(tree: Tree, units: list[_Unit], fit: Sequence[Node], number: int) 
     for site in sorted({unit.site for unit in units} - {CLOUD_SITE}):
         members = [unit for unit in units if unit.site == site]
         own = {unit.node for unit in members}
-        choice = sorted((node for node in fit if node.node in own), key=connected)
+        choice = [node for node in fit if node.node in own and tree.has_room(node)]
         if len(members) > 1 and choice:
-            _put(tree, members, choice[0], number)
+            _put(tree, members, min(choice, key=connected), number)
 
 
 def _even(units: list[_Unit], many: int) -> list[list[_Unit]]:

@@ -6,7 +6,8 @@ Ops are exact numbers (fog_sim.campaign.books), so that what is counted can be c
 - an update that a trainer's Save has made durable is counted, where the job takes late ones, unless the job was over before it came;
 - a job ends, or says what it waits for when time is up (which is a violation all the same: every fault ends);
 - rounds are closed once each, in order; one that was shown as closed stays as it was, unless two nodes were away at once; if every update was counted in every round, the weights are the undisturbed run's, bit for bit;
-- nothing piles up: blobs, letters and events that a host holds are looked at every second.
+- nothing piles up: blobs, letters and events that a host holds are looked at every second;
+- the states of the hosts and of the coordinator break none of their invariants, looked at every second.
 
 Scenarios take turns: a star that drops late updates, one with a quorum that takes them and with a second cloud node, trees over sites with
 brokers of their own, once averaged upwards and once from neighbour to neighbour.
@@ -94,6 +95,8 @@ SIDEWAYS = Scenario(
 SCENARIOS: Final = (STAR, LATE, UPWARDS, SIDEWAYS)
 STORY_LINES: Final = 20
 """Of each host."""
+CORE_LINES: Final = 60
+"""Of the coordinator."""
 
 
 class Played(Struct, frozen=True):
@@ -110,11 +113,12 @@ class Played(Struct, frozen=True):
     """Every round held every slot's update."""
     violations: tuple[str, ...]
     story: tuple[str, ...] = ()
-    """What the hosts heard last, if there was a violation."""
+    """Last stimuli of the coordinator and of the hosts, if there was a violation."""
 
 
-class _Look:
-    """What is seen while a job runs: the most that a host held, which updates were made durable, and when, which rounds were shown as closed."""
+class Inspector:
+    """What is seen while a job runs: the most that a host held, which updates were made durable and when, which rounds were shown as closed, and
+    which invariants were broken."""
 
     def __init__(self, world: Simulation, job: str, max_bytes: int) -> None:
         self.world, self.job, self.max_bytes = world, job, max_bytes
@@ -122,6 +126,7 @@ class _Look:
         self.taken_back: dict[int, str] = {}
         self.durable: dict[tuple[int, int], float] = {}  # (slot, round) -> virtual seconds
         self.too_much: dict[str, str] = {}
+        self.unsound: dict[str, str] = {}  # what is wrong -> the same with its time
         world.on_saved = self.saved
 
     def saved(self, node: str, record: Record, replica: bool) -> None:
@@ -131,6 +136,8 @@ class _Look:
 
     def second(self) -> None:
         core = self.world.coordinator.core
+        for wrong in core.validate_state() if core is not None else ():
+            self.unsound.setdefault(wrong, f"coordinator at {self.world.kernel.now:.1f} s: {wrong}")
         rounds = core.book[self.job].history.rounds if core is not None and self.job in core.book else {}
         for number, item in rounds.items():
             now = (item.record.updates, item.record.examples)
@@ -148,8 +155,11 @@ class _Look:
                     self.too_much[node.name] = f"{node.name} holds {held} B of blobs, {waiting} letters and events"
 
     def story(self) -> tuple[str, ...]:
+        core = self.world.coordinator.core
+        lines = core.story(self.job)[-CORE_LINES:] if core is not None and self.job in core.book else []
         hosts = [(node.name, worker.core.host) for node in self.world.nodes.values() for worker in node.workers.values()]
-        return tuple(f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:])
+        heard = [f"{name} {line}" for name, host in hosts if host is not None for line in list(host.story())[-STORY_LINES:]]
+        return (*(f"coordinator {line}" for line in lines), *heard)
 
 
 def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: bytes | None = None) -> tuple[Played, bytes]:
@@ -162,13 +172,13 @@ def play(seed: int, schedule: Schedule, scenario: Scenario = STAR, reference: by
 
     world = Simulation(scenario.nodes, scenario.fleet, backend, seed=seed)
     name = world.submit(scenario.job)
-    look = _Look(world, name, scenario.max_bytes)
+    look = Inspector(world, name, scenario.max_bytes)
     began = world.kernel.now
     world.inject(schedule)
     status = world.run(name, LIMIT_S, look.second)
     weights = world.coordinator.results.get(name, b"")
     numbers, rounds = [record["round"] for record in status["history"]], scenario.job["train"]["rounds"]
-    violations, whole = list(look.too_much.values()), False
+    violations, whole = [*look.too_much.values(), *look.unsound.values()], False
     if _one_at_a_time(schedule):  # else both nodes with the newest Save may be away at once
         violations += look.taken_back.values()
     if status["state"] != "finished":

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fog_common.wire.api.states import OFFLINE, ONLINE, UNKNOWN
+from fog_common.wire.api.states import OFFLINE, ONLINE, RUNNING, UNKNOWN
 from fog_common.wire.messages import Announce, Profile, WorkerState
 from fog_coordinator.placement.eligible import TaskNeeds, absent, is_there, occupied, refusals, task_of
-from fog_coordinator.state.jobs import Job
+from fog_coordinator.state.jobs import Job, Seat
 from fog_coordinator.state.nodes import Node
 from fog_learning.job.sections import Placing
 from support.few import few
@@ -67,6 +67,24 @@ def test_a_worker_that_refuses_is_a_refusal_in_its_own_words():
     assert [reason.text for reason in refusals(found, ANY, JOB, {})] == ["torch is missing"]
 
 
+def test_a_node_of_the_job_needs_room_for_the_task_beside_those_on_their_way_there():
+    """A worker that runs has its interpreter (250 MB), and what its live tasks need, already."""
+    live = Seat("server", "server", -1, "n", "hall", "fog", incarnation=1)
+    coming = Seat("judge", "judge", -1, "n", "hall", "fog")
+    job = replace(JOB, state=RUNNING, seats=[live, coming], needs={"server": 400_000_000, "judge": 300_000_000})
+
+    def short_of(free: int, task: TaskNeeds, runs: bool) -> int:
+        found = node(memory_bytes=1 << 30, memory_free_bytes=free)
+        found.workers = {"j": WorkerState("j", 1, "ready")} if runs else {}
+        return sum(reason.need for reason in refusals(found, task, job, {}) if reason.kind == "memory")
+
+    third = TaskNeeds("third", "free", 350_000_000, task="third")
+    assert (short_of(149_000_000, third, True), short_of(150_000_000, third, True)) == (150_000_000, 0)
+    assert (short_of(399_000_000, third, False), short_of(400_000_000, third, False)) == (400_000_000, 0)
+    own = TaskNeeds("judge", "free", 300_000_000, task="judge")
+    assert (short_of(49_000_000, own, True), short_of(50_000_000, own, True)) == (50_000_000, 0)
+
+
 # -- in the coordinator ----------------------------------------------------------------------
 
 
@@ -92,6 +110,16 @@ def check_every_move(world: World, job: str, before: dict[str, str]) -> dict[str
             found = [reason.kind for reason in refusals(core.registry.get(after[seat.task]), task_of(now, seat), now, busy)]
             assert not {"constraint", "memory", "busy", "refused"} & set(found), (seat.task, after[seat.task], found)
     return after
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fog"], ids=["with prices", "without"])
+def test_a_cloud_node_without_room_is_passed_over(method: str):
+    things = [StandIn(f"pi-{i}", "thing") for i in (1, 2)]
+    world = World(Small("cloud-1", "cloud", "cloud", free=300_000_000), Small("fog-1", "fog", "hall", free=1 << 30), *things)
+    world.run(1.0)
+    world.submit(method={"name": method}, resources={"memory_mb": 400}, nodes={"select": {"tier": ["thing"]}})
+    world.run(3.0)
+    assert world.live()["server"] == "fog-1"
 
 
 @pytest.mark.parametrize("seed", few(range(20), 2))

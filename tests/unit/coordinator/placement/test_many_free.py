@@ -122,7 +122,7 @@ def test_tasks_of_one_node_add_up_their_memory():
     world = world_of(TOY, *(StandIn(f"cloud-{i}", "cloud", "cloud") for i in (1, 2)), StandIn("pi-1"))
     world.submit(method={"name": "gossip"}, resources={"memory_mb": need}, nodes={"select": {"names": ["pi-1"]}})
     world.run(3.0)
-    assert "needs 400 MB" in world.status()["line"] and world.status()["state"] == "queued"
+    assert world.status()["line"] == "queued: server needs 550 MB, largest free is 537 MB on pi-1"
     world.nodes["cloud-3"] = StandIn("cloud-3", "cloud", "cloud")
     world.boot("cloud-3")
     world.run(3.0)

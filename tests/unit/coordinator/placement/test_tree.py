@@ -88,6 +88,27 @@ def test_layers_with_a_size():
     assert found == {**dict.fromkeys(("t0", "t1", "t2"), "t2/1"), **dict.fromkeys(("t3", "t4", "t5"), "t5/1"), "t2/1": "", "t5/1": ""}
 
 
+def limited(topology: Topology, **limits: int) -> tree.Tree:
+    """Two halls without a node that heads their clusters, and e1 elsewhere."""
+    known = {each.node: each for each in [CLOUD, *THINGS, node("e1", "edge", "gate")]}
+    return tree.plan(topology, NAMES, known, ["e1"], "cloud-1", limits)
+
+
+def test_a_node_heads_as_many_clusters_as_it_has_room_for():
+    assert [head.node for head in limited(Topology()).heads] == ["e1", "e1"]
+    one = limited(Topology(), e1=1)
+    assert [head.node for head in one.heads] == ["e1"]
+    assert one.parents == [0, tree.ROOT, 0, tree.ROOT] and one.lacking is None
+    assert limited(Topology(), e1=2).parents == [0, 1, 0, 1]
+
+
+def test_a_layer_that_is_asked_for_needs_room_for_all_of_its_heads():
+    asked = Topology(layers=[Layer(on="edge", size=2)])
+    assert limited(asked, e1=2).lacking is None
+    lacking = limited(asked, e1=1).lacking
+    assert lacking is not None and (lacking.on, lacking.text) == ("edge", "layers[0]: 1 of 2 clusters have a head that has room")
+
+
 def test_no_layers_is_a_star_whatever_the_nodes_announce():
     found = planned(Topology(layers=[]), NAMES, CLOUD, *THINGS, node("e1", "edge", "hall-1"))
     assert found == dict.fromkeys(NAMES, "")
@@ -320,6 +341,98 @@ def test_heads_need_memory():
     world.run(2.0)
     assert world.status()["state"] == "running"
     assert "gate-1" not in heads(world)
+
+
+def says(world: World, name: str, **changed: Any) -> None:
+    """The node announces other facts."""
+    assert world.core is not None
+    stand_in = world.nodes[name]
+    world.core.on_announce(world.now, Announce(name, stand_in.nonce, replace(stand_in.profile, **changed)))
+    world.run(2.0)
+
+
+def test_heads_on_one_node_add_up_their_memory():
+    """300 MB for one head, 350 for two."""
+    world = campus()
+    says(world, "fog-1", memory_free_bytes=340_000_000)
+    world.submit(**FOG, resources={"memory_mb": 300}, topology={"layers": [{"on": "fog", "size": 3}]})
+    world.run(2.0)
+    assert world.status()["line"] == "waiting for nodes: topology.layers[0]: 1 of 2 clusters have a head that has room"
+    says(world, "fog-1", memory_free_bytes=360_000_000)
+    assert world.status()["state"] == "running"
+    assert [place for task, place in places(world).items() if task.startswith("aggregator")] == ["fog-1", "fog-1"]
+
+
+def test_a_head_and_the_data_of_its_node_add_up_their_memory():
+    """400 MB for one task, 550 for two; 537 are free."""
+    world = campus()
+    world.submit(**FOG, resources={"memory_mb": 400}, topology={"layers": [{"size": 3}]})
+    world.run(2.0)
+    line = "topology.layers[0]: 0 of 6 members may head a cluster, 1 is needed (pi-11, pi-12 and 4 more: 550 MB needed, 537 MB free)"
+    assert world.status()["line"] == f"waiting for nodes: {line}"
+    for name in ("pi-11", "pi-23"):
+        says(world, name, memory_free_bytes=560_000_000, memory_bytes=1 << 30)
+    assert world.status()["state"] == "running"
+    assert heads(world) == {"pi-11", "pi-23"}
+
+
+def test_a_head_moves_to_a_node_that_has_room_for_it_beside_its_other_tasks():
+    world = campus()
+    world.submit(**FOG, resources={"memory_mb": 500})
+    world.run(2.0)
+    head = next(task for task, place in places(world).items() if place == "gate-1")
+    for name in ("pi-11", "pi-12", "pi-13", "gate-2"):  # of the same site, or the same tier: first choices
+        says(world, name, memory_free_bytes=240_000_000)
+    world.kill("gate-1")
+    world.run(world.rules.orphan_after_s + world.rules.move_after_s + 2.0)
+    assert world.live()[head] == "pi-21", "another 250 MB"
+
+
+NAMED = {"parents": {"pi-11": "gate-1", "pi-12": "gate-1", "gate-1": "cloud-1"}}
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        ({"placement": {"tier": ["fog", "cloud"]}}, "gate-1: not of tier fog or cloud (placement)"),
+        ({"resources": {"memory_mb": 500}}, "gate-1: 500 MB needed, 300 MB free"),
+        ({"topology": {"parents": {"pi-11": "gate-9", "pi-12": "gate-9"}}}, "gate-9: never seen"),
+        ({"topology": {"parents": {"pi-11": "gate-9", "gate-9": "gate-8", "gate-8": "cloud-1"}}}, "gate-9, gate-8: never seen"),
+        ({"placement": {"tier": ["edge"]}}, "cloud-1: not of tier edge (placement)"),
+    ],
+)
+def test_a_named_head_is_refused_like_any_node(job: dict[str, Any], why: str):
+    world = campus()
+    says(world, "gate-1", memory_free_bytes=300_000_000)
+    world.submit(**{**FOG, "topology": NAMED, **job})
+    world.run(2.0)
+    assert world.status()["line"] == f"waiting for nodes: topology.parents: {why}"
+    plan = world.ask("job.plan", spec={"name": "x", "model": {"name": "mlp"}, **FOG, "topology": NAMED, **job})
+    assert plan.exit_code and plan.error == f"nobody could run it now: topology.parents: {why}"
+
+
+def test_a_job_begins_once_the_heads_that_it_names_can_take_their_tasks():
+    world = campus()
+    world.body("node.drain", node="cloud-1")
+    world.kill("gate-1")
+    world.run(30.0)
+    world.submit(**FOG, topology=NAMED)
+    world.run(2.0)
+    assert world.status()["line"] == "waiting for nodes: topology.parents: cloud-1: draining"
+    world.body("node.drain", node="cloud-1", undo=True)
+    world.run(3.0)
+    assert world.status()["line"].startswith("waiting for nodes: topology.parents: gate-1: offline: ")
+    world.boot("gate-1")
+    world.run(3.0)
+    assert world.status()["state"] == "running"
+    assert heads(world) == {"gate-1"}
+
+
+def test_a_named_head_that_owns_data_needs_room_for_both():
+    world = campus()
+    world.submit(**FOG, resources={"memory_mb": 400}, topology={"parents": {"pi-11": "pi-12", "pi-13": "pi-12"}})
+    world.run(2.0)
+    assert world.status()["line"] == "waiting for nodes: topology.parents: pi-12: 550 MB needed, 537 MB free"
 
 
 @pytest.mark.parametrize(

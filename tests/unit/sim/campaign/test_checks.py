@@ -17,8 +17,10 @@ from fog_learning.backend.standin import examples
 from fog_learning.job.reading import job_from
 from fog_sim.campaign import chaos
 from fog_sim.campaign.books import StarBook, TreeBook, Verdict
+from fog_sim.costs import standin_backend
 from fog_sim.faults import ON_FLEET, ON_NODES, Fault, Schedule
 from fog_sim.shape import uniform
+from fog_sim.world import Simulation
 
 SHORT = replace(chaos.STAR, job={**chaos.JOB, "train": {"rounds": 4}}, nodes=tuple(uniform(3)), slots=3)
 SLOTS = range(3)
@@ -85,6 +87,27 @@ def test_every_kind_of_fault_is_played_alone():
         for case in cases(1)
         for fault in case.schedule.faults
     )
+
+
+def test_a_coordinator_with_an_unsound_state_is_a_violation_and_its_stimuli_are_told():
+    world = Simulation(3, chaos.SLOW, standin_backend)
+    job = world.submit(SHORT.job)
+    look = chaos.Inspector(world, job, SHORT.max_bytes)
+    world.kernel.run(world.kernel.now + 3.0)
+    look.second()
+    assert not look.unsound
+    assert world.coordinator.core is not None
+    world.coordinator.core.book[job].job.seats[0].since = 99
+    look.second()
+    look.second()
+    (found,) = look.unsound.values()
+    assert found.startswith("coordinator at 6.0 s: chaos (running, view") and "is live since view 99" in found
+    story = look.story()
+    assert any(line.startswith("coordinator ") and "submit" in line for line in story)
+    assert any(line.startswith("node-1 ") for line in story)
+    world.coordinator.core = None
+    look.second()
+    assert not any(line.startswith("coordinator ") for line in look.story())
 
 
 # -- the books of the simulated campaign ------------------------------------------------------------
