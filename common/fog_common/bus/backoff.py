@@ -15,8 +15,9 @@ broker closed this connection but serves others, most likely because another cli
 @dataclass(slots=True)
 class Backoff:
     first_s: float = 1.0
-    """A wait is at most the absence so far, or this if that is shorter: one second of absence never costs a wait of ten."""
+    """Upper bound of a wait during a shorter absence; later the absence so far is the bound, so that one second away never costs a wait of ten."""
     cap_s: float = 30.0
+    """Upper bound of every wait for a broker that is away."""
     yield_s: float = 10.0
     """Of two clients with one id the newer stays: the older tries again after half to all of this, doubled at each attempt."""
     yield_cap_s: float = 600.0

@@ -10,7 +10,7 @@ from fog_common.runtime.table import Table
 
 
 class Copies:
-    """One copy per task is on its way at a time, and is never replaced; of the Saves made meanwhile only the newest follows."""
+    """One copy per task is on its way at a time, and newer Saves do not replace it; of those only the newest follows."""
 
     def __init__(self, mail: Mail, blobs: BlobTable) -> None:
         self._mail = mail

@@ -56,9 +56,9 @@ def share_energy(jobs: list[Job], beat: Heartbeat, last: Reading | None = None) 
 
 def forget_readings(jobs: Iterable[Job], beat: Heartbeat) -> None:
     """Forget the readings of jobs without a worker on the node, which do not pay until they have one again."""
-    here = {worker.job for worker in beat.workers}
+    working = {worker.job for worker in beat.workers}
     for job in jobs:
-        if job.readings and job.id not in here:
+        if job.readings and job.id not in working:
             job.readings.pop(beat.node, None)
 
 

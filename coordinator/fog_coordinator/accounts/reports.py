@@ -67,11 +67,11 @@ class Ending:
 
     def heard(self, node: Node) -> list[str]:
         """Ending jobs with a worker on this node; a job whose worker is gone does not wait for the node any more."""
-        here = [job for job, (_, nodes) in self._jobs.items() if node.node in nodes]
-        for job in here:
+        ending = [job for job, (_, nodes) in self._jobs.items() if node.node in nodes]
+        for job in ending:
             if job not in node.workers:
                 self.gone(job, node.node)
-        return [job for job in here if job in node.workers]
+        return [job for job in ending if job in node.workers]
 
     def gone(self, job: str, node: str) -> None:
         _, nodes = self._jobs[job]

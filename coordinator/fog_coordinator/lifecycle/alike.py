@@ -42,12 +42,12 @@ def _unequal_classes(job: Job, registry: Registry) -> str:
     classes = {name: worker.classes for name, worker in _workers(job, registry) if worker.classes}
     outputs, meanings = _alike({name: each.outputs for name, each in classes.items()}), _alike({name: each.digest for name, each in classes.items()})
     if len(meanings) > 1:
-        told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {_meant(classes[nodes[0]])}" for nodes in meanings)
-        return f"the nodes' labels do not mean the same: {told}; give every node all classes under the same names, or whole numbers as labels"
+        groups = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {_meant(classes[nodes[0]])}" for nodes in meanings)
+        return f"the nodes' labels do not mean the same: {groups}; give every node all classes under the same names, or whole numbers as labels"
     if len(outputs) > 1:
-        told = "; ".join(f"{classes[nodes[0]].outputs} on {listed(nodes, 4)}" for nodes in outputs)
+        groups = "; ".join(f"{classes[nodes[0]].outputs} on {listed(nodes, 4)}" for nodes in outputs)
         return (
-            f"the nodes' data has different numbers of classes: {told}; say model.classes: {max(each.outputs for each in classes.values())} or more"
+            f"the nodes' data has different numbers of classes: {groups}; say model.classes: {max(each.outputs for each in classes.values())} or more"
         )
     return ""
 
@@ -59,8 +59,8 @@ def _unequal_weights(job: Job, registry: Registry) -> str:
     if len(files) < 2:
         return ""
     name = (job.spec.get("model") or {}).get("weights", "")
-    told = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
-    return f"model.weights {name} is not the same file on all nodes: {told}; copy one of them to all"
+    groups = "; ".join(f"{listed(nodes, 4)} {'has' if len(nodes) == 1 else 'have'} {digests[nodes[0]] or 'none'}" for nodes in files)
+    return f"model.weights {name} is not the same file on all nodes: {groups}; copy one of them to all"
 
 
 def _alike(of: Mapping[str, Any]) -> list[list[str]]:

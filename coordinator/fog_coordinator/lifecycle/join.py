@@ -42,8 +42,8 @@ def join(now: float, job: Job, file: JobFile, method: Method, newcomer: Node, re
     """Give a node a free slot, or a new one if nodes own their data. Returns a line for the log, '' without a slot; the caller raises the view."""
     slot = free_slot(job, file, registry, rules, now)
     if slot is not None:
-        came = any(seat.ran for seat in job.seats if seat.slot == slot)
-        text = f"{newcomer.node} takes slot {slot} of {job.roster[slot]}, which {'is gone for good' if came else 'never came'}"
+        ran = any(seat.ran for seat in job.seats if seat.slot == slot)
+        text = f"{newcomer.node} takes slot {slot} of {job.roster[slot]}, which {'is gone for good' if ran else 'never came'}"
         job.roster[slot] = newcomer.node
     elif file.data.local and file.nodes.count is None and not file.nodes.select.names:
         slot = len(job.roster)

@@ -38,7 +38,7 @@ class Story:
 
     def of(self, job: str, nodes: Collection[str], events: Iterable[LogLine]) -> list[str]:
         """Stimuli of the job, of the given nodes and of neither, and the events of the job's log between them, in order of time."""
-        told = [(each.at, each.line()) for each in self._stimuli if each.job == job or (not each.job and (each.node in nodes or not each.node))]
+        lines = [(each.at, each.line()) for each in self._stimuli if each.job == job or (not each.job and (each.node in nodes or not each.node))]
         oldest = self._stimuli[0].at if self._stimuli else float("-inf")
-        told += [(event.at, f"{event.at:12.3f}    -> {event.text}") for event in events if event.at >= oldest]
-        return [line for _, line in sorted(told, key=lambda pair: pair[0])]
+        lines += [(event.at, f"{event.at:12.3f}    -> {event.text}") for event in events if event.at >= oldest]
+        return [line for _, line in sorted(lines, key=lambda pair: pair[0])]

@@ -38,7 +38,7 @@ class Agreement(Struct):
     turns: int = 0
     settled: dict[str, Settled] = field(default_factory=dict)
     pulled: dict[int, str] = field(default_factory=dict)
-    """slice -> member asked for it; '' before anyone is."""
+    """slice -> member asked for it; '' before a member is."""
     slices: dict[int, Ref] = field(default_factory=dict)
     error: float = 0.0
 

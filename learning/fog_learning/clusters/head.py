@@ -296,14 +296,14 @@ class ClusterHead(Struct):
 
     # -- messages of members ---------------------------------------------------------------
 
-    def hear(self, sender: str, said: Said, now: float) -> list[Command]:
+    def hear(self, sender: str, message: Said, now: float) -> list[Command]:
         agreement = self.agreement
-        match said:
+        match message:
             case Lacking(number, line) if (number, line) == (self.number, self.line) and self.phase != "idle" and self.base is not None:
                 # not `latest`, which would replace a Call that this member must pass on
                 return [Send(sender, msgspec.structs.replace(self._call(), base=self.base))] if sender in self.children else []
             case Ready() | Contribution(epoch=()):
-                return self._answered(sender, said, now)
+                return self._answered(sender, message, now)
             case NoContribution(number, line, why, empty) if (
                 (number, line) == (self.number, self.line) and sender in self.called and sender not in self.answers
             ):
@@ -313,44 +313,44 @@ class ClusterHead(Struct):
                 return self._troubled(sender, why, now)
             case NoContribution(number, line, why) if (number, line) == (self.number, self.line) and self._agrees(sender):
                 return self._troubled(sender, why, now)
-            case Settled(epoch) if epoch == agreement.epoch and self._agrees(sender) and said.turn >= agreement.turns:
-                if agreement.settle(sender, said):
+            case Settled(epoch) if epoch == agreement.epoch and self._agrees(sender) and message.turn >= agreement.turns:
+                if agreement.settle(sender, message):
                     self.phase = "judging"
                     return [agreement.spread()]
             case Stuck(epoch, missing) if epoch == agreement.epoch and self._agrees(sender):
                 agreement.stuck(sender, missing)
                 return [Measure("broken_links", len(missing)), *self._agree(now)]
-            case Contribution(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(said.part) == sender:
-                if agreement.take(said.part, said.weights):
+            case Contribution(epoch=epoch) if epoch == agreement.epoch and self.phase == "pulling" and agreement.pulled.get(message.part) == sender:
+                if agreement.take(message.part, message.weights):
                     return self._join()
         return []
 
     def _agrees(self, name: str) -> bool:
         return self.phase == "agreeing" and name in self.agreement.members
 
-    def _answered(self, sender: str, said: Ready | Contribution, now: float) -> list[Command]:
-        if (said.number, said.line) != (self.number, self.line) or sender not in self.called:
+    def _answered(self, sender: str, message: Ready | Contribution, now: float) -> list[Command]:
+        if (message.number, message.line) != (self.number, self.line) or sender not in self.called:
             return [Measure("late_updates", 1)]
-        if isinstance(said, Ready) != self.d2d:  # called before the switch between vertical and d2d
+        if isinstance(message, Ready) != self.d2d:  # called before the switch between vertical and d2d
             # not `latest`, which would replace a Call that this member must pass on
             return [Send(sender, self._call())] if self.phase in ("gathering", "agreeing") and sender not in self.answers else []
         if sender not in self.holders:
             self.holders = (*self.holders, sender)
-        if sender in self.answers or any(said.slots & answer.slots for answer in self.answers.values()):
+        if sender in self.answers or any(message.slots & answer.slots for answer in self.answers.values()):
             return [Measure("repeated_updates", 1)]
         if self.phase not in ("gathering", "agreeing"):
             return [Measure("late_updates", 1)]
         self.closing.arrived(now)
         self.troubled.pop(sender, None)
         self.empty = tuple(name for name in self.empty if name != sender)
-        self.answers[sender] = Input(said.slots, said.examples, said.numbers, said.counts)
+        self.answers[sender] = Input(message.slots, message.examples, message.numbers, message.counts)
         if self.phase == "agreeing":  # the member is back in time: the consensus begins again with it
             return self._agree(now)
         adding: list[Command] = []
-        if isinstance(said, Contribution):
+        if isinstance(message, Contribution):
             self.sum = Handle(f"sum{self.number}-{self.opening}")
-            refs = {"sum": self.sum, "add": said.weights}
-            adding = [Run("accumulate", refs, ("added", self.number, self.opening, sender), {"n": said.examples}, {"sum": self.sum})]
+            refs = {"sum": self.sum, "add": message.weights}
+            adding = [Run("accumulate", refs, ("added", self.number, self.opening, sender), {"n": message.examples}, {"sum": self.sum})]
         return [*adding, *self._close_if_ready(now)]
 
     def _troubled(self, name: str, why: str, now: float) -> list[Command]:

@@ -102,10 +102,10 @@ class ClusterMember(Struct):
         update = Contribution(call.number, call.line, self.weights, self.examples, self.slots, self.numbers, counts=self.counts)
         return [Send(call.head, update, keep=call.root)]
 
-    def hear(self, sender: str, said: Heard, now: float) -> list[Command]:
-        match said:
+    def hear(self, sender: str, message: Heard, now: float) -> list[Command]:
+        match message:
             case Share():
-                return self._after(self.mixing.hear(sender, said), now)
+                return self._after(self.mixing.hear(sender, message), now)
             case Neighbours(epoch, turns, links) if epoch[-1] == self.number and self.weights is not None:
                 return self._after(self.mixing.begin(epoch, links, turns, self.weights, self.examples), now)
             case More(epoch, turns) if epoch == self.mixing.epoch:
@@ -115,7 +115,7 @@ class ClusterMember(Struct):
             case PassOn(number, line, relay):
                 if self.call is not None and (self.call.number, self.call.line) == (number, line):
                     return [Send(name, self.call, latest=True) for name in relay]
-                self.passes = [*self.passes[-7:], said]
+                self.passes = [*self.passes[-7:], message]
         return []
 
     def ran(self, event: Ran, now: float) -> list[Command]:

@@ -86,8 +86,8 @@ def places(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> list[
 
 def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) -> Dataset:
     """The data set, as stored. paths: the agent's `datasets:`; env: for FOGLEARN_DATA. DataError names the places searched."""
-    looked = places(name, paths, env)
-    for place in looked:
+    searched = places(name, paths, env)
+    for place in searched:
         if place.exists():
             for reader in _READERS:
                 if (dataset := reader(name, place)) is not None:
@@ -96,8 +96,8 @@ def load_dataset(name: str, paths: Mapping[str, str], env: Mapping[str, str]) ->
     if name in _BUILT_IN and name not in paths:
         return _BUILT_IN[name]()
     where = (
-        f"not found in {', '.join(map(str, looked))}"
-        if looked
+        f"not found in {', '.join(map(str, searched))}"
+        if searched
         else "not found: neither datasets: in the agent's configuration nor $FOGLEARN_DATA says where"
     )
     raise DataError(f"data set {name} {where}; put its files there, or use a built-in one ({', '.join(_BUILT_IN)})")

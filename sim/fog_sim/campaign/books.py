@@ -78,30 +78,32 @@ class StarBook(StandinBackend):
 
     def verify(self, status: Mapping[str, Any], weights: bytes, slots: Iterable[int]) -> Verdict:
         """Trace the final weights of a finished job back through its means, and compare these with the history. status: as fogctl prints it."""
-        found, counted, number = list(self.violations), set(), self.decode(weights).numbers[0]
+        violations, counted, number = list(self.violations), set(), self.decode(weights).numbers[0]
         begun: dict[int, int] = {}
         for record in reversed(status["history"]):
             mean = next((each for each in self._means.get(record["round"], ()) if each.weights == number), None)
             if mean is None:
                 return Verdict(
-                    [*found, f"round {record['round']}: no mean of this run gives the weights that the next round began with"], False, frozenset()
+                    [*violations, f"round {record['round']}: no mean of this run gives the weights that the next round began with"],
+                    False,
+                    frozenset(),
                 )
             own = [each for each in mean.members if each.round == record["round"]]
             if len(own) != record["updates"] or sum(examples(each.slot) for each in own) != record["examples"]:
                 slots_in = sorted(each.slot for each in own)
-                found.append(
+                violations.append(
                     f"round {record['round']}: the history says {record['updates']} updates of {record['examples']} examples; slots {slots_in} are in it"
                 )
             for each in mean.members:
                 if (each.slot, each.round) in counted:
-                    found.append(f"slot {each.slot} of round {each.round} is counted in two rounds")
+                    violations.append(f"slot {each.slot} of round {each.round} is counted in two rounds")
                 counted.add((each.slot, each.round))
             number = begun[record["round"]] = own[0].base if own else -1
             if any(each.base != number for each in own):
-                found.append(f"round {record['round']}: updates of the same round were made from different weights")
+                violations.append(f"round {record['round']}: updates of the same round were made from different weights")
         whole = all((slot, record["round"]) in counted for slot in slots for record in status["history"])
         trained = {(each.slot, each.round) for each in self._made.values() if begun.get(each.round) == each.base}
-        return Verdict(found, whole, frozenset(counted), frozenset(trained))
+        return Verdict(violations, whole, frozenset(counted), frozenset(trained))
 
 
 class TreeBook(PlainBackend):
@@ -130,10 +132,10 @@ class TreeBook(PlainBackend):
         """Compare the final weights of a finished job with its history. status: as fogctl prints it."""
         final, wanted = self.decode(weights), len(list(slots))
         inside, last = self._judge("the final weights", final), status["history"][-1]
-        found = list(self.violations)
+        violations = list(self.violations)
         if len(inside) != last["slots"]:
-            found.append(f"round {last['round']}: the history says {last['slots']} slots; {inside} are in it")
+            violations.append(f"round {last['round']}: the history says {last['slots']} slots; {inside} are in it")
         whole = all(record["slots"] == wanted for record in status["history"])
         if whole and abs(final[0] - plain_ops.flat(len(status["history"]), wanted)) > self.TOLERANCE:
-            found.append("every slot was counted in every round, and the weights are not those of federated averaging")
-        return Verdict(found, whole, frozenset())
+            violations.append("every slot was counted in every round, and the weights are not those of federated averaging")
+        return Verdict(violations, whole, frozenset())

@@ -52,7 +52,7 @@ def run(
         ],
         simulated=[*SIMULATED, "Who comes first in a step is decided by simulated speeds and links."],
     )
-    found: dict[tuple[int, float], float] = {}
+    accuracy: dict[tuple[int, float], float] = {}
     ledger, rows = ByteLedger("batch", "straggler rate"), training_rows(base.data, settings)
     for batch in batches:
         for rate in shares:
@@ -66,21 +66,23 @@ def run(
                 moved = bytes_per_step(point, "FCDDT", done, rows)
             assert moved is not None
             ledger.add(f"batch {batch}", f"rate {rate:g}", found=moved)
-            found[batch, rate], std = mean_std(accuracies)
+            accuracy[batch, rate], std = mean_std(accuracies)
             more = {"batch": batch, "straggler_rate": rate, "p": base.nodes, **moved.as_json(), "values": accuracies}
-            outcome.rows.append(TableRow(row=f"batch {batch}", column=f"rate {rate:g}", ours=found[batch, rate], std=std, unit="accuracy", more=more))
-    lines = [Line(f"batch {batch}", [(rate, found[batch, rate]) for rate in shares]) for batch in batches]
+            outcome.rows.append(
+                TableRow(row=f"batch {batch}", column=f"rate {rate:g}", ours=accuracy[batch, rate], std=std, unit="accuracy", more=more)
+            )
+    lines = [Line(f"batch {batch}", [(rate, accuracy[batch, rate]) for rate in shares]) for batch in batches]
     outcome.plots = [Plot(name="stragglers", title=f"Accuracy by straggler rate, p = {base.nodes}", x="straggler rate", y="accuracy", lines=lines)]
     outcome.tables.append(ledger.table())
-    _judge(outcome, found, batches, shares)
+    _judge(outcome, accuracy, batches, shares)
     outcome.findings.append(ledger.finding())
     return outcome
 
 
-def _judge(outcome: Outcome, found: dict[tuple[int, float], float], batches: tuple[int, ...], rates: tuple[float, ...]) -> None:
+def _judge(outcome: Outcome, accuracy: dict[tuple[int, float], float], batches: tuple[int, ...], rates: tuple[float, ...]) -> None:
     """Compare with the paper: at the highest rate the smallest batch loses much accuracy, the two largest hardly any."""
     low, high = min(rates), max(rates)
-    loss = {batch: found[batch, low] - found[batch, high] for batch in batches}
+    loss = {batch: accuracy[batch, low] - accuracy[batch, high] for batch in batches}
     shown = ", ".join(f"batch {batch}: {loss[batch]:+.3f}" for batch in batches)
     outcome.findings.append(f"Accuracy lost from rate {low:g} to {high:g}: {shown}.")
     small, large = loss[batches[0]], max(loss[batch] for batch in batches[-2:])

@@ -362,11 +362,11 @@ def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dic
     """Run fedavg and fog on agents and brokers of this machine; add rows with the bytes of the jobs' status, and findings."""
     name = f"live: {case.clusters} sites of {case.size}"
     methods: tuple[dict[str, Any], ...] = ({"name": "fedavg"}, case.fog())
-    found: dict[str, dict[str, Any]] = {}
+    statuses: dict[str, dict[str, Any]] = {}
     for method in methods:
         say(f"{name}: {method['name']}")
         spec = {**case.spec(method, 0), "nodes": {"select": {"tier": ["edge"]}}}
-        found[method["name"]] = status = on_a_fleet(spec, case.devices, case.clusters)
+        statuses[method["name"]] = status = on_a_fleet(spec, case.devices, case.clusters)
         moved, rounds = status["bytes"], status["round"]
         up = {"uplink": moved["up"] + moved["down"] + moved["cast"], "d2d": moved["d2d"], "through the cloud's broker": _crossing(status)}
         rows = [TableRow(row=name, column=f"{method['name']} {what}", ours=count / rounds, unit="B per round") for what, count in up.items()]
@@ -376,7 +376,7 @@ def live(outcome: Outcome, say: Callable[[str], None], on_a_fleet: Callable[[dic
     saving, gap = 1 - ours["fog uplink"] / ours["fedavg uplink"], ours["fedavg accuracy"] - ours["fog accuracy"]
     outcome.rows.append(TableRow(row=name, column="uplink_saved", ours=saving, unit="fraction", more=more, note="a cast counted once"))
     outcome.rows.append(TableRow(row=name, column="accuracy_gap", ours=gap, unit="fraction", more=more))
-    strays = sum(status["stray_bytes"] for status in found.values())
+    strays = sum(status["stray_bytes"] for status in statuses.values())
     outcome.findings.append(held("live: no byte of a site's own traffic at another broker", strays == 0, f"{strays} B"))
     outcome.findings.append(held("live: fog sends less between layers than fedavg", saving > 0, f"{saving:.0%} less, gap in accuracy {gap:+.3f}"))
     outcome.simulated.append(

@@ -125,9 +125,9 @@ class Trunk(Machine):
             case "idle":
                 return Waiting("fronts", 0, 1, (), self.since)
             case "rows":
-                came = self.rows.get(self.number, {})
-                who = [slot for slot in self.active if slot not in came]
-                return Waiting(f"activations of step {self.number}", len(came), self.plan.chosen(len(self.active)), self._names(who), self.since)
+                received = self.rows.get(self.number, {})
+                who = [slot for slot in self.active if slot not in received]
+                return Waiting(f"activations of step {self.number}", len(received), self.plan.chosen(len(self.active)), self._names(who), self.since)
             case "heads":
                 who = [slot for slot in self.chosen if slot not in self.heads]
                 return Waiting(f"head gradients of step {self.number}", len(self.heads), len(self.chosen), self._names(who), self.since)
@@ -254,16 +254,16 @@ class Trunk(Machine):
         return [Measure("late_rows", 1), Send(sender, Cut(self.life, rows.number, rows.attempt, None, after))]
 
     def _compute_if_ready(self, now: float) -> list[Command]:
-        came = self.rows.get(self.number, {})
+        received = self.rows.get(self.number, {})
         if not self.active:
             return self._begin(now)
-        if self.phase != "rows" or len(came) < self.plan.chosen(len(self.active)):
+        if self.phase != "rows" or len(received) < self.plan.chosen(len(self.active)):
             return []
-        self.chosen = sorted(came)
-        self.examples = {slot: came[slot].examples for slot in self.chosen}
+        self.chosen = sorted(received)
+        self.examples = {slot: received[slot].examples for slot in self.chosen}
         self.phase, self.since = "computing", now
         assert self.trunk is not None
-        refs: dict[str, Ref] = {"trunk": self.trunk, **{f"rows{slot}": came[slot].rows for slot in self.chosen}}
+        refs: dict[str, Ref] = {"trunk": self.trunk, **{f"rows{slot}": received[slot].rows for slot in self.chosen}}
         del self.rows[self.number]
         if self.plan.u_shaped:
             return [Run("trunk_forward", refs, ("featured", *self._at()), {"step": self.number}, {"graph": GRAPH})]

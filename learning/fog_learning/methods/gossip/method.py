@@ -47,8 +47,8 @@ def check(job: JobFile, plan: Struct) -> None:
     if job.evaluation.where == "federated":
         raise ConfigError("evaluation.where: gossip rates the model of one peer; expected central or none, got federated")
     if plan.tracking and (job.train.optimizer != "sgd" or job.train.momentum):
-        found = job.train.optimizer if job.train.optimizer != "sgd" else f"momentum {job.train.momentum:g}"
-        raise ConfigError(f"method.tracking corrects plain gradient steps: expected train.optimizer sgd with momentum 0, got {found}")
+        optimiser = job.train.optimizer if job.train.optimizer != "sgd" else f"momentum {job.train.momentum:g}"
+        raise ConfigError(f"method.tracking corrects plain gradient steps: expected train.optimizer sgd with momentum 0, got {optimiser}")
     usual, say = Consensus(), plan.consensus
     if unused := [key for key in ("shrink", "max_error", "max_turns") if getattr(say, key) != getattr(usual, key)]:
         raise ConfigError(f"method.consensus.{unused[0]}: gossip exchanges for a fixed number of turns; say turns, and remove the key")
