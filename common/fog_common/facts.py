@@ -1,4 +1,4 @@
-"""What is known of nodes and of the links between them: one type each for profile, peer table, placement and simulator. Pure."""
+"""Facts of nodes and links between nodes: one type each for profile, peer table, placement and simulator. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ INSIDE: Final = Link(0.0, math.inf)
 
 
 class NodeFacts(NodeLink, frozen=True):
-    """What is known of a node and decides where tasks go and what they cost. None, '' and 0 mean unknown."""
+    """Facts of a node that decide where tasks go and what they cost. None, '' and 0 mean unknown."""
 
     tier: str
     site: str
@@ -55,7 +55,7 @@ class NodeFacts(NodeLink, frozen=True):
     flops: float | None = None
     """FLOP/s on the standard op."""
     op_s: float | None = None
-    """What an op costs whatever its size."""
+    """Seconds of an op's overhead, whatever its size."""
     battery: float | None = None
     """Charge, 0 to 1."""
     idle_w: float | None = None

@@ -45,7 +45,7 @@ class Turned(Struct, frozen=True):
 
 
 class Unsent(Struct, frozen=True):
-    """What a node is to run cannot be told: said once per content."""
+    """The Desired of a node is too large to send; emitted once per content."""
 
     node: str
     why: str

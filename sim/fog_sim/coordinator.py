@@ -23,7 +23,7 @@ USER: Final = "operator"
 
 
 class Surroundings(Protocol):
-    """What the coordinator needs of the simulation."""
+    """The simulation, as the coordinator needs it."""
 
     kernel: Kernel
     broker: SimBroker

@@ -29,7 +29,7 @@ class LinkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Energy of the node's radio or NIC per sent or received byte."""
 
     def facts(self) -> NodeLink:
-        """What an agent with this link measures and has configured."""
+        """The link as an agent measures and configures it."""
         return NodeLink(rtt_s=2 * self.latency_s, bandwidth_bytes_s=self.up_bytes_s, byte_j=self.joules_per_byte)
 
 

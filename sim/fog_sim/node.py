@@ -44,7 +44,6 @@ class SimNode:
         self.released = False
         self.core: AgentCore | None = None
         self.connection: Connection | None = None
-        self._seed = seed
         self._boots = 0
         self._codec = ControlCodec(name)
         self._vanished: list[Connection] = []
@@ -60,7 +59,7 @@ class SimNode:
         return replace(self.profile, flops=speed["flops_per_second"], op_s=speed["op_overhead_seconds"], **watts)
 
     def speed(self) -> dict[str, float]:
-        """What a worker here would measure."""
+        """Speed that a worker on this node would measure: FLOP/s and seconds of an op's overhead."""
         return {"flops_per_second": self.model.flops / self.slowness, "op_overhead_seconds": self.model.op_overhead_s * self.slowness}
 
     # -- faults ----------------------------------------------------------------------------

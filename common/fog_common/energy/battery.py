@@ -14,7 +14,7 @@ HOLD_S: Final = 600.0
 
 
 class Battery:
-    """What a battery has given while it discharges, from its own energy gauge. While it charges: unknown.
+    """Energy that a battery gave while discharging, from its own energy gauge; unknown while it charges.
 
     The gauge moves in steps: while it stands still, what was used since its last step is not known yet, and is not zero.
     """

@@ -1,4 +1,4 @@
-"""How every command of foglearn answers with --json, and how it tells an error: one line, what is wrong, what to do.
+"""The JSON answer of every command with --json, and its errors: one line that names the problem and the remedy.
 
 `{"schema_version": 1, "status": "ok", "data": …}` or `{…, "status": "error", "error": {"kind", "message", "exit_code", …}}`; what stands in an
 exception's `details` stands beside its message.

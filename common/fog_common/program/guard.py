@@ -1,4 +1,4 @@
-"""How a daemon's command ends with an error: one line on standard error, or the JSON envelope on standard output; a traceback on request."""
+"""The end of a daemon's command with an error: one line on standard error, or the JSON envelope on standard output; a traceback on request."""
 
 from __future__ import annotations
 

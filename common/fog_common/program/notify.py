@@ -22,7 +22,7 @@ def notify(*states: str) -> bool:
 
 
 def watchdog_s() -> float | None:
-    """How often to send WATCHDOG=1 (a third of systemd's limit), or None if nobody watches this process."""
+    """Seconds between WATCHDOG=1 messages (a third of systemd's limit); None without a watchdog."""
     limit_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not limit_us.isdigit() or int(limit_us) == 0 or (pid and pid != str(os.getpid())):
         return None

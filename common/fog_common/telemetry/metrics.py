@@ -181,7 +181,7 @@ NODE_COUNTERS: Final = {
 
 
 def add_node(samples: Samples, node: str, site: str, gauges: Mapping[str, float], totals: Mapping[str, float]) -> None:
-    """What a node measured of itself. totals: its counters."""
+    """Samples of a node's own measurements. totals: its counters."""
     labels = (node, site)
     for name, metric in NODE_GAUGES.items():
         if (value := gauges.get(name)) is not None:

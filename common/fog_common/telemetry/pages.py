@@ -50,7 +50,7 @@ class Pages:
                 return "foglearn"
 
             def log_message(self, format: str, *arguments: Any) -> None:
-                """A scrape is no news."""
+                """Do not log scrapes."""
 
         try:
             self._server = _Server((host, port), Handler)

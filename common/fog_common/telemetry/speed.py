@@ -1,4 +1,4 @@
-"""How fast a node computes, as its workers measure it. The agent's daemon reads it without importing a backend."""
+"""Speed of a node, measured by its workers. The agent's daemon reads it without importing a backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Speed(Struct, frozen=True):
-    """How fast a node runs the standard op (fog_learning.backend.speed), for placement."""
+    """Speed of a node on the standard op (fog_learning.backend.speed), for placement."""
 
     flops: float
     """FLOP/s."""

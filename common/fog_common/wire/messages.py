@@ -104,7 +104,7 @@ class ReplicaState(Struct, frozen=True):
 
 
 class ClassSet(Struct, frozen=True):
-    """What the labels of a worker's data mean. Nodes of one job must agree, or the same output would stand for two things."""
+    """Meaning of the labels of a worker's data. Nodes of one job must agree, or one output would stand for two things."""
 
     outputs: int
     """Of the model, on this node."""
@@ -117,7 +117,7 @@ class ClassSet(Struct, frozen=True):
 
 
 class BlockReport(Struct, frozen=True):
-    """What a block of a user's own module has and costs, per example, as only torch can tell."""
+    """Shapes and costs of a block of a user's own module, per example, as torch measures them."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -211,7 +211,7 @@ class Placement(Struct, frozen=True):
 
 
 class DesiredJob(Struct, frozen=True):
-    """What one node is to run of a job. spec: the job file as builtins (fog_learning.job.sections decodes it)."""
+    """The part of a job that one node is to run. spec: the job file as builtins (fog_learning.job.sections decodes it)."""
 
     job: str
     spec: dict[str, Any]

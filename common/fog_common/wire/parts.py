@@ -40,7 +40,7 @@ class _Unfinished:
 
 
 class ControlCodec:
-    """What one connection sends and receives. name: of the process, unique among its lives; it begins the ids of messages in parts."""
+    """Control messages of one connection. name: of the process, unique among its lives; the ids of messages in parts begin with it."""
 
     def __init__(self, name: str) -> None:
         self._name = name[: MAX_ID // 2]

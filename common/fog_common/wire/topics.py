@@ -96,7 +96,7 @@ def group(job: str, role: str) -> str:
 
 
 def inbox_filters(fleet: str, site: str, node: str, kind: str) -> list[str]:
-    """What a process subscribes to for its node's inbox of one kind."""
+    """Filters of a node's inbox of one kind."""
     return [topic.filter(fleet=fleet, site=site, node=node, kind=kind) for topic in (D2D, TO)]
 
 

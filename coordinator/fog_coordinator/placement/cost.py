@@ -1,4 +1,4 @@
-"""What one training step costs on given nodes: seconds, joules, bytes. Pure arithmetic over Demands; everything here is modelled.
+"""Cost of one training step on given nodes: seconds, joules, bytes. Pure arithmetic over Demands; everything here is modelled.
 
     seconds = sum over phases of max over tasks (ops x overhead + FLOPs / FLOP/s  +  transfer)
     transfer = latency + handling + bytes / the slowest hop + one chunk / the faster hop of a relay (fog_common.facts.Links)
@@ -20,13 +20,13 @@ from fog_learning.costs.place import USUAL_LINK, Place
 from fog_learning.job.sections import Placing
 
 CHUNK_BYTES: Final = 256 * 1024
-"""What is on its way at once: a receiver has the first chunk before the sender has sent the last."""
+"""Bytes of a chunk: a receiver has the first chunk before the sender has sent the last."""
 HANDLING_S: Final = 0.8e-3
 """Of a message in both its workers: frames, checksums, the inbox, the machine."""
 
 
 def value(cost: Cost, rules: Placing) -> float:
-    """What placement makes as small as possible, in the unit of the job's objective."""
+    """The cost that placement minimises, in the unit of the job's objective."""
     return OBJECTIVES[rules.objective].price(cost, rules.weights)
 
 

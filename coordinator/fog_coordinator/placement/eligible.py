@@ -46,7 +46,7 @@ class Refusal(Struct, frozen=True):
 
 
 class TaskNeeds(Struct, frozen=True):
-    """What a task asks of its node."""
+    """Requirements of a task on its node."""
 
     role: str
     bound: Bound
@@ -66,7 +66,7 @@ def task_of(job: Job, seat: Seat) -> TaskNeeds:
 
 
 def where_of(file: JobFile, role: str) -> Where | None:
-    """What the job file says of where the tasks of a role may be; None: nothing."""
+    """Conditions of the job file for the tasks of a role; None: no conditions."""
     return file.placement.of(role) if file.placement is not None else None
 
 
@@ -177,7 +177,7 @@ def _changed(before: Refuser, node: Node, worker: WorkerState | None) -> bool:
 
 
 def _made_of(profile: Profile) -> str:
-    """What a profile says of the node itself; measured figures change without a repair."""
+    """Parts of a profile that only a repair changes; measured figures are left out."""
     names = ("tier", "site", "cores", "memory_bytes", "arch", "python", "version", "torch", "datasets", "labels")
     return msgspec.json.encode({name: getattr(profile, name) for name in names}, order="sorted").decode()
 

@@ -8,7 +8,7 @@ from fog_learning.job.sections import Where
 
 
 def most_alike(node: Node, first: int, need: int) -> int | None:
-    """How many tasks of one kind the node has room for in one worker; None: any number. first: bytes with one of them and all else that the
+    """Number of tasks of one kind that fit on the node in one worker; None: any number. first: bytes with one of them and all else that the
     job has there; need: bytes of a worker for one alone, 0 = unknown. The interpreter counts once."""
     free, more = node.free_bytes, need - WORKER_BYTES
     if free is None or not need:

@@ -43,7 +43,7 @@ class Plan(Struct, frozen=True):
     title: str
     """'cut after c1, trunk on cloud-1'."""
     settings: dict[str, Any] = {}
-    """What it fixes of the job's `method` section."""
+    """Keys of the job's `method` section that the plan fixes."""
     places: dict[str, str] = {}
     """Task id -> node, of the free tasks."""
     memory: dict[str, int] = {}
@@ -52,7 +52,7 @@ class Plan(Struct, frozen=True):
     joules: float = 0.0
     bytes: float = 0.0
     value: float = 0.0
-    """What the objective makes small."""
+    """Cost under the job's objective; smaller is better."""
     parts: tuple[tuple[str, float], ...] = ()
     """Seconds by phase."""
     round_steps: int = 1
@@ -219,7 +219,7 @@ class _Table:
         return [self._plan(self.options[number], places) for _, number, _, places in priced[:keep]]
 
     def _assignments(self, option: Demands, seen: Mapping[tuple[str, ...], tuple[float, dict[str, Place]]]) -> Iterator[dict[str, Place]]:
-        """What is worth a price. seen: those that have one already, so that the search goes on from the best of them."""
+        """Assignments worth a price. seen: assignments that have one; the search goes on from the best of them."""
         names = [task.task for task in self.tasks]
         if prod(len(self.open[name]) for name in names) <= MOST_ASSIGNMENTS:
             yield from (dict(zip(names, places, strict=True)) for places in product(*(self.open[name] for name in names)))

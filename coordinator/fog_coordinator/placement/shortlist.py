@@ -17,7 +17,7 @@ from fog_learning.costs.place import Place
 MOST_PRICED: Final = 4096
 """Candidates times (data nodes + BASE): about 50 ms of the coordinator's time for a model of four blocks."""
 BASE: Final = 10
-"""What a price costs besides, in data nodes."""
+"""Fixed effort of a price, in data nodes."""
 FEWEST: Final = 8
 
 

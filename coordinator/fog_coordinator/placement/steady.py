@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Steady(Struct):
-    """What is known of one job's better plan. A plan is named by whatever tells it from others."""
+    """A better plan of one job, and since when it is better. Its name tells it from other plans."""
 
     better: str = ""
     since: float = 0.0

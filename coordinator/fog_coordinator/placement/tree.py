@@ -11,7 +11,7 @@ turns. A cluster of one is none: the member hangs one layer higher.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -25,7 +25,6 @@ from fog_learning.methods.base import Role
 ROOT: Final = -1
 MEMBER: Final = "member"
 """Tier of the heads of a layer: one of the cluster itself."""
-Seek = Callable[[str], Node | None]
 
 
 class Head(Struct):
@@ -227,7 +226,7 @@ def named_root(topology: Topology, nodes: Mapping[str, Node]) -> str:
 
 
 def _named(parents: Mapping[str, str], roster: Sequence[str], nodes: Mapping[str, Node], root: str) -> Tree:
-    """Who is named as a parent heads a cluster if somebody with data is below; a data node that heads one belongs to it."""
+    """A node named as a parent heads a cluster if a node with data is below; a data node that heads a cluster belongs to it."""
     inner = set(parents.values()) - {root}
     above = {name: name if name in inner else parents.get(name, root) for name in roster}
     depth: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What a person reads of jobs. Pure; changes nothing."""
+"""Status of jobs for a person. Pure; changes nothing."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _troubles(core: Core, job: Job) -> list[str]:
 
 
 def notes(core: Core, job: Job) -> dict[str, str]:
-    """What the tasks of a job say of how they work; '' = nothing."""
+    """Notes of a job's tasks on how they work; '' = no notes."""
     return {seat.task: _task(core, job, seat).note for seat in job.seats}
 
 

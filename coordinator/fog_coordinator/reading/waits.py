@@ -1,4 +1,4 @@
-"""What a job waits for, as sentences. The decisions are data (moves.waits, lifecycle.preflight); here they get their words. Pure."""
+"""Waits of a job as sentences. The decisions are data (moves.waits, lifecycle.preflight); this module words them. Pure."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _worker_text(job: Job, worker: WorkerState | None) -> str:
 
 
 def root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
-    """What the root says of itself, if it is live where it is placed."""
+    """State of the root and its node, if the root is live where it is placed."""
     seat = job.seat(job.root)
     node = core.registry.get(seat.node) if seat is not None and seat.incarnation else None
     state = _state_of(job, seat, node) if seat is not None and node is not None else None
@@ -149,7 +149,7 @@ def root_state(core: Core, job: Job) -> tuple[TaskState, Node] | None:
 
 
 def _state_of(job: Job, seat: Seat, node: Node) -> TaskState | None:
-    """What the live instance of a task last said."""
+    """Last reported state of the live instance of a task."""
     worker = worker_of(job, node)
     if worker is None or worker.incarnation != seat.incarnation:
         return None
@@ -173,7 +173,7 @@ def _machine_wait(job: Job, state: TaskState, node: Node) -> Said:
 
 
 def _own_wait(job: Job, seat: Seat, node: Node) -> Said | None:
-    """What a live task itself waits for: its state from another node, or what its machine says."""
+    """Wait of a live task: for its state from another node, or as its machine reports."""
     if not seat.incarnation:
         return None
     state = _state_of(job, seat, node)

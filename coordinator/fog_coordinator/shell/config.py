@@ -42,7 +42,7 @@ class CoordinatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """SQLAlchemy URL of the journal; '' = journal.sqlite in state_dir."""
 
     heartbeat_s: Seconds = 5.0
-    """What the agents of this fleet have as heartbeat_s (the longest, if they differ): three missing ones and 5 s make a node offline."""
+    """heartbeat_s of the agents of this fleet (the longest, if they differ): a node is offline after three missing heartbeats and 5 s."""
     move_after_s: Seconds = 5.0
     """A task that is not bound to data moves to a copy of its state when its node is gone for this long."""
     orphan_after_s: Seconds = 60.0

@@ -1,4 +1,4 @@
-"""What finished jobs made: `{job}.safetensors` and `{job}.json` in one folder, written durably before anybody hears of them."""
+"""Results of finished jobs: `{job}.safetensors` and `{job}.json` in one folder, durable before a job is shown as finished."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ANSWER_S: Final = 10.0
 
 
 class Look(Struct, frozen=True):
-    """What the owner of the core answers."""
+    """The answer of the thread that owns the core."""
 
     samples: Samples
     problems: tuple[str, ...]

@@ -100,7 +100,7 @@ class Node(Struct):
 
     @property
     def facts(self) -> NodeFacts:
-        """What the agent announced, with the newer figures of its workers and heartbeats."""
+        """Facts that the agent announced, with newer figures of its workers and heartbeats."""
         speed = {"flops": self.profile.flops, "op_s": self.profile.op_s}
         for name, gauge in SPEED_GAUGES.items():
             speed[name] = next((figure for worker in reversed(self.workers.values()) if (figure := worker.gauges.get(gauge))), speed[name])

@@ -36,7 +36,7 @@ class Backend(Protocol):
 
     @property
     def classes(self) -> ClassSet | None:
-        """What the labels of the data on this node mean; None before the preflight, and where no data is needed."""
+        """Meaning of the labels of this node's data; None before the preflight, and where no data is needed."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Backend(Protocol):
         ...
 
     def preflight(self) -> list[str]:
-        """What keeps the job from running here, each as a sentence for a person; [] if nothing does."""
+        """Problems that keep the job from running on this node, each as a sentence for a person; [] if there are none."""
         ...
 
     def speed(self) -> Speed | None:

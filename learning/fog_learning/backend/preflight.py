@@ -29,7 +29,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     """Each a sentence for a person; [] if the job runs here."""
     classes: ClassSet | None = None
-    """What the labels of the data here mean; None where no data is needed."""
+    """Meaning of the labels of this node's data; None where no data is needed."""
     blocks: tuple[BlockReport, ...] = ()
     """Of a user's own module, if no task here owns data (one node needs to look)."""
 
@@ -146,7 +146,7 @@ def _data(backend: TensorBackend, found: Findings, slots: set[int], evaluates: b
 
 
 def class_set(dataset: Dataset, outputs: int) -> ClassSet:
-    """What its labels mean, for the coordinator to compare."""
+    """Meaning of the labels, for the coordinator to compare."""
     if not dataset.named:
         return ClassSet(outputs, dataset.classes)
     digest = hashlib.sha256("\n".join(dataset.class_names).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What an op may ask of the backend that runs it."""
+"""The backend, as an op may use it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cost(Struct, frozen=True):
-    """What one training step costs, a round's own costs shared by its steps."""
+    """Cost of one training step; the costs of a round are shared by its steps."""
 
     seconds: float
     joules: float

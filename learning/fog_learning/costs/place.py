@@ -28,7 +28,7 @@ UNCONFIGURED: Final[dict[str, set[float | None]]] = {
     "core_w": {ENERGY.core_w},
     "byte_j": set(msgspec.structs.astuple(ENERGY.joules_per_byte)),
 }
-"""What an agent announces whose configuration says nothing about energy."""
+"""Figures of an agent whose configuration has no energy section."""
 
 
 class Place(Struct, frozen=True, dict=True):
@@ -52,7 +52,7 @@ class Place(Struct, frozen=True, dict=True):
 
     @cached_property
     def op_s(self) -> float:
-        """What an op costs whatever its size."""
+        """Seconds of an op's overhead, whatever its size."""
         return self.known.op_s or USUAL_OP_S
 
     @cached_property

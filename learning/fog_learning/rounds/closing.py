@@ -126,5 +126,5 @@ def ends_at(stragglers: Stragglers, opened_at: float) -> float | None:
 
 
 def stale_weight(examples: float, age: int, staleness: float) -> float:
-    """What an update of `examples` counts when it is `age` rounds late: n (1 + s)^-a (Xie et al. 2019, polynomial)."""
+    """Weight of an update of `examples` that is `age` rounds late: n (1 + s)^-a (Xie et al. 2019, polynomial)."""
     return float(examples * (1.0 + age) ** -staleness)

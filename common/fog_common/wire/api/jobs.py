@@ -57,7 +57,7 @@ class BudgetUse(Struct, frozen=True, kw_only=True):
 
 
 class WaitShown(Struct, frozen=True, kw_only=True):
-    """What a job waits for. until and until_s are null where nothing bounds the wait."""
+    """A wait of a job. until and until_s are null where nothing bounds the wait."""
 
     what: str
     who: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ class PlannedTask(Struct, frozen=True, kw_only=True):
 
 
 class DryRun(Struct, frozen=True, kw_only=True):
-    """What the coordinator would do with a job now. choice is null where the costs of the method are not known: `note` says so."""
+    """The plan that the coordinator would choose for a job now. choice is null where the costs of the method are not known: `note` says so."""
 
     now: float
     name: str
