@@ -170,7 +170,7 @@ Said = Lacking | Ready | Contribution | NoContribution | Settled | Stuck
 
 
 class Child(Struct, frozen=True):
-    """A live member. bytes_s, rtt_s, byte_j: of its link, as in Peer; 0 = unknown."""
+    """A live member. link: of its node, as in Peer."""
 
     role: str
     site: str
