@@ -124,7 +124,7 @@ class Daemon:
         if message is None:  # part of a longer one, or an empty retained message: someone cleared the topic
             return
         if retain and isinstance(message, Presence) and message.online:
-            return  # what the broker remembers of our own past is no news, unless it says that we are gone
+            return  # a retained presence of this node is old, unless it says offline
         self._core.on_message(message, route.sender, now)
 
     # -- time --------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def read(path: str | FilePath) -> Document:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1024} KiB, which is no configuration file")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1024} KiB, the limit of a configuration file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,7 +106,7 @@ def read(path: str | FilePath) -> Document:
 def compose(text: str, source: str = "text") -> Document:
     """The untyped document in `text`. ConfigError if the text is not a plain YAML mapping."""
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"{source}: larger than {MAX_BYTES // 1024} KiB, which is no configuration file")
+        raise ConfigError(f"{source}: larger than {MAX_BYTES // 1024} KiB, the limit of a configuration file")
     return _Composer(source).compose(text)
 
 

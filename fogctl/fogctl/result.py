@@ -27,7 +27,7 @@ def fetch(client: Client, job: str, folder: Path) -> dict[str, Any]:
     Errors of the coordinator (JobFailed, ConfigError …); TimedOut if the weights stop coming.
     """
     if blocked := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
-        raise ConfigError(f"--out {folder}: {blocked} is no folder")
+        raise ConfigError(f"--out {folder}: {blocked} is not a folder")
     letterbox = Letterbox(client, job)
     body = client.ask(FetchResult(job))
     metrics, weights = folder / f"{job}.json", folder / f"{job}.safetensors"

@@ -71,4 +71,4 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that went away in the middle of a page is no fault of ours."""
+        """A reader that went away in the middle of a page is not an error."""

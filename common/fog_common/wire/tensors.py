@@ -151,7 +151,7 @@ def _header(view: memoryview, limits: TensorLimits) -> tuple[dict[str, Any], int
     except (ValueError, RecursionError) as error:
         raise WireError(f"tensor header: {error}") from None
     if not isinstance(header, dict):
-        raise WireError("tensor header is no JSON object")
+        raise WireError("tensor header is not a JSON object")
     if len(header) > limits.max_tensors:
         raise TooLarge(len(header), limits.max_tensors, "number of tensors")
     return header, _LENGTH.size + length

@@ -27,7 +27,7 @@ class Topic:
     retain: bool = False
 
     def at(self, **parts: str) -> str:
-        """The topic with its levels filled in. ValueError for a part that is no topic level."""
+        """The topic with its levels filled in. ValueError for a part that is not a topic level."""
         if bad := [part for part in parts.values() if not part or set(part) & set("+#/")]:
             raise ValueError(f"not a topic level: {bad[0]!r}")
         return self.template.format(**parts)

@@ -50,7 +50,7 @@ def listen_address(text: str) -> tuple[str, int]:
     except ValueError:
         if not _HOST.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
             raise ConfigError(
-                f"{text!r} is no address to listen on; give an address of this machine such as 192.168.1.10[:1883], or 0.0.0.0 for all"
+                f"{text!r} is not an address to listen on; give an address of this machine such as 192.168.1.10[:1883], or 0.0.0.0 for all"
             ) from None
     if not 1 <= int(port) <= 65535:
         raise ConfigError(f"{text!r}: the port must be 1 to 65535")

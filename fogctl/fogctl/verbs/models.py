@@ -105,7 +105,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
     parts = text.lower().split("x")
     if not 1 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and 0 < int(part) < 100_000 for part in parts):
-        raise ConfigError(f"--input {text!r} is no shape; expected 1 to 3 sizes such as 64, or 1x28x28")
+        raise ConfigError(f"--input {text!r} is not a shape; expected 1 to 3 sizes such as 64, or 1x28x28")
     return tuple(int(part) for part in parts)
 
 

@@ -17,10 +17,13 @@ from msgspec import Struct
 
 from fog_common import config
 from fog_common.errors import ConfigError
+from fog_common.telemetry.metrics import METRICS
 from fog_learning.job.sections import JobFile
 from fog_learning.methods.base import Method, Section
 
 GROUP: Final = "foglearn.methods"
+OF_JOBS: Final = {"", *(metric.name for metric in METRICS if metric.labels == ("job",))}
+"""Metrics that a headline number may have; '' = `fog_job_headline` alone."""
 
 
 class Methods(Mapping[str, Method]):
@@ -66,7 +69,9 @@ class Methods(Mapping[str, Method]):
             module, _, attribute = self._targets[name].partition(":")
             method = getattr(import_module(module), attribute, None)
             if not isinstance(method, Method) or method.name != name:
-                raise ConfigError(f"methods: {self._targets[name]} is no descriptor of a method {name!r}")
+                raise ConfigError(f"methods: {self._targets[name]} is not a descriptor of a method {name!r}")
+            if unknown := sorted({figure.metric for figure in method.headline} - OF_JOBS):
+                raise ConfigError(f"methods: {name!r} names the metric {unknown[0]!r} in its headline, which is not a metric of jobs; leave it out")
             self._loaded[name] = method
         return self._loaded[name]
 

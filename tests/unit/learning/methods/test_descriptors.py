@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fog_common.errors import ConfigError
 from fog_common.telemetry.metrics import BY_NAME
 from fog_learning.job.reading import job_from
 from fog_learning.methods import METHODS, Methods, resolve_method
+from fog_learning.methods.base import Headline
 from support.dice import install_dice
+from support.extension import offer
 
 
 @pytest.fixture
@@ -43,6 +46,18 @@ def test_descriptors_of_this_program_hold_together(name: str) -> None:
     assert [headline.name for headline in method.headline] == ["accuracy", "loss"]
     assert all(BY_NAME[headline.metric].labels == ("job",) for headline in method.headline if headline.metric)
     assert method.ops and len({row.name for row in method.ops}) == len(method.ops)
+
+
+@pytest.mark.parametrize(("attribute", "text"), [("WRONG", "names the metric 'fog_job_mood'"), ("ABSENT", "is not a descriptor of a method")])
+def test_a_descriptor_that_would_break_others_is_refused_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, text: str
+) -> None:
+    offer(tmp_path, monkeypatch, "moody", Path(__file__), attribute)
+    with METHODS.allowed(["moody"]), pytest.raises(ConfigError, match=text):
+        METHODS["moody"]
+
+
+WRONG = replace(METHODS["fedavg"], name="moody", headline=(Headline("mood", "mood", metric="fog_job_mood"),))
 
 
 def test_a_section_that_the_method_does_not_read_is_refused() -> None:
