@@ -191,6 +191,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @given(st.dictionaries(st.sampled_from(["name", "inner", "names", "table", "free", "on", "x"]), JSON, max_size=7))
 def test_whatever_comes_is_a_struct_or_a_config_error(value: dict[str, Any]) -> None:
     got, said = outcome(lambda: config.convert(value, Outer))

@@ -41,6 +41,7 @@ def test_the_same_seed_gives_the_same_log():
     assert simulated(seed=3, faults=faults) != simulated(seed=4, faults=faults)
 
 
+@pytest.mark.thorough
 def test_the_log_does_not_depend_on_the_hash_seed():
     script = "from fog_sim.campaign.chaos import play; from fog_sim.faults import Fault, Schedule; print(play(5, Schedule([Fault(2.0, 'power_loss', 'node-2', 4.0)])))"
     said = {
@@ -165,6 +166,7 @@ def test_a_node_with_data_that_stays_away_does_not_stop_the_job():
     assert (outcome.state, outcome.violations, outcome.whole) == ("finished", (), False)
 
 
+@pytest.mark.thorough
 def test_the_copies_of_a_server_that_was_frozen_and_replaced_change_nothing(monkeypatch: pytest.MonkeyPatch):
     written: list[int] = []
     write = JobDisk.write

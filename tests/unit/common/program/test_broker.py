@@ -25,5 +25,5 @@ def test_broker_addresses(text: str, host: str, port: int) -> None:
 
 @pytest.mark.parametrize("text", ["", ":1883", "h:port", "h:0", "h:65536", "my host"])
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"no address; expected HOST or HOST:PORT, such as 192\.168\.1\.10:1883"):
+    with pytest.raises(ConfigError, match=r"not an address; expected HOST or HOST:PORT, such as 192\.168\.1\.10:1883"):
         address(text)

@@ -71,6 +71,7 @@ def test_a_blob_that_is_announced_and_not_sent_costs_little_memory(first: int) -
     assert site.endpoint.rejected == {}
 
 
+@pytest.mark.thorough
 def test_a_blob_grows_with_what_arrives() -> None:
     part = BlobPart(DIGEST, 64 << 20, 1, 1 << 20)
     growing = Assembly(part, 0.0)

@@ -104,6 +104,7 @@ def test_random_payloads_are_messages_or_refused(payload: bytes) -> None:
 ids = st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True)
 
 
+@pytest.mark.thorough
 @given(ids, ids, ids, ids, ids)
 def test_an_inbox_is_read_as_it_was_written(fleet: str, site: str, node: str, sender: str, job: str) -> None:
     kind = f"{topics.BULK}~{job}"

@@ -156,6 +156,7 @@ def test_what_is_remembered_of_finished_messages_is_bounded(monkeypatch: pytest.
         max_size=30,
     )
 )
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None)
 def test_any_parts_are_a_message_or_refused(given_parts: list[MessagePart]) -> None:
     receiver = ControlCodec("n")

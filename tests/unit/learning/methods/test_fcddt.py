@@ -426,6 +426,7 @@ def test_any_schedule_takes_every_step_once(kind: str, faults: str) -> None:
         assert ("accuracy" in finish.numbers) == (kind != "unrated")
 
 
+@pytest.mark.thorough
 def test_ops_that_fail_now_and_then_cost_a_fronts_part_but_not_the_job() -> None:
     calls = {"n": 0}
     table = ops()

@@ -81,6 +81,7 @@ def test_it_ends_whatever_crashes_and_every_model_is_a_mean(seed: int):
     assert [record.round for record in schedule.seats["observer"].history] == [1, 2, 3]
 
 
+@pytest.mark.thorough
 def test_a_newcomer_takes_the_model_of_one_who_is_there():
     started: list[Any] = []
 

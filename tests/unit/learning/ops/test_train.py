@@ -41,6 +41,7 @@ def torch_training(backend: TorchBackend, steps: range, optimizer: Any, prox_mu:
         (Train(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1), 0.5),
     ],
 )
+@pytest.mark.thorough
 def test_training_is_what_torch_optim_does(train: Train, optimizer: Any, prox_mu: float):
     backend = backend_for(msgspec.structs.replace(JOB, train=msgspec.structs.replace(train, dtype="float64")))
     outputs, numbers = backend.run("train", "t2", {"weights": first_of(backend)}, {"round": 2, "steps": 10, "prox_mu": prox_mu})

@@ -112,6 +112,7 @@ def test_few_turns_leave_an_error_and_it_is_reported():
     assert record.numbers["consensus_error"] == watch.errors[0]
 
 
+@pytest.mark.thorough
 def test_max_error_adds_turns_until_the_measured_error_is_below_it():
     _, _, watch = run(star(6), job(rounds=2, mode="d2d", consensus={"graph": "ring", "turns": 1, "max_error": 1e-7}), tolerance=1e-6)
     assert len(watch.errors) == 2

@@ -36,6 +36,7 @@ def test_a_link_that_is_silent_is_left_out_and_the_consensus_begins_again():
     assert weights[1:] == pytest.approx(shares(range(5)), abs=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("graph", few(["measured", "ring"], 1))
 def test_a_link_that_was_silent_is_left_out_of_later_rounds_until_one_of_its_ends_is_a_new_instance(graph: str):
     """Else each round would wait for it for `stall_s`."""
@@ -99,6 +100,7 @@ def test_the_head_calls_one_member_who_passes_the_weights_on():
     assert {to for _, to in calls} == {"t0", "t1", "t2", "t3"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", few(["vertical", "d2d"], 1))
 def test_who_joins_in_a_round_takes_the_model_from_a_neighbour_of_its_site(mode: str):
     """Whose Call came first, and whether a neighbour had one when the head was told of the newcomer."""
