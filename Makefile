@@ -21,7 +21,7 @@ ARGS ?=
 help:
 	@echo "make setup   build .venv with what is tested (constraints.txt)"
 	@echo "make demo    train a classifier on four agents over a real broker (ARGS=... for fogctl demo)"
-	@echo "make check   format, lint, types, import rules, unit tests but for campaigns and matrices: about a minute and a half on two cores, no broker"
+	@echo "make check   format, lint, types, import rules, unit tests but for campaigns and matrices: about two minutes on two cores, no broker"
 	@echo "make test    all unit tests, then contract, broker and end-to-end tests"
 	@echo "make bench   measure against a bare MQTT loop, numpy and torch; writes bench/results/latest.json"
 	@echo "make chaos   the long tests: 5 000 simulated and more than 50 live schedules of faults (about half an hour)"
