@@ -105,7 +105,7 @@ class ControlCodec:
             self.forget(*key)
             known = _Unfinished(part.id, part.count)
         elif not known.count or known.parts.get(part.index) == part.data:
-            return None  # it came before
+            return None  # a repeated part
         elif known.count != part.count or part.index in known.parts:
             self.forget(*key)
             raise WireError(f"part {part.index} of {part.count} contradicts another part of the same message", "bad_part")
@@ -125,7 +125,7 @@ class ControlCodec:
         return whole
 
     def _make_room(self) -> None:
-        """Over a bound, the sender that holds the most gives up its oldest message: nobody takes the place of others."""
+        """Over a bound, the sender with the most bytes loses its oldest message, so that a flood harms only its sender."""
         while self._waiting > MAX_WAITING_BYTES or len(self._unfinished) > MAX_SENDERS:
             held: dict[str, int] = {}
             for (sender, _), message in self._unfinished.items():

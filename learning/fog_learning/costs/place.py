@@ -92,7 +92,7 @@ class Place(Struct, frozen=True, dict=True):
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """Watts and joules that nobody has configured."""
+        """Names of the watts and joules that the agent's configuration leaves out."""
         said = {name: getattr(self.known, name) for name in UNCONFIGURED}
         return tuple(name for name, usual in UNCONFIGURED.items() if said[name] is None or said[name] in usual)
 

@@ -117,7 +117,7 @@ class Played(Struct, frozen=True):
 
 
 class Inspector:
-    """What is seen while a job runs: the most that a host held, which updates were made durable and when, which rounds were shown as closed, and
+    """Observations while a job runs: the most that a host held, which updates were made durable and when, which rounds were shown as closed, and
     which invariants were broken."""
 
     def __init__(self, world: Simulation, job: str, max_bytes: int) -> None:
@@ -126,7 +126,7 @@ class Inspector:
         self.taken_back: dict[int, str] = {}
         self.durable: dict[tuple[int, int], float] = {}  # (slot, round) -> virtual seconds
         self.too_much: dict[str, str] = {}
-        self.unsound: dict[str, str] = {}  # what is wrong -> the same with its time
+        self.unsound: dict[str, str] = {}  # violation -> its text with the time
         world.on_saved = self.saved
 
     def saved(self, node: str, record: Record, replica: bool) -> None:
